@@ -1,0 +1,53 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each makes .venv and installs what it
+# needs by itself, and costs nothing when that is there already.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+DEMO_OUT ?= demo
+
+.PHONY: demo test test-fast lint format bench lock clean help
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing ailora into $(VENV) (a few minutes the first time)"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "installing the development tools into $(VENV)"
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed ## AILoRA beside LoRA, PiSSA, MiLoRA and reAILoRA on a real model: table, plots, report
+	@$(BIN)/ailora compare --out $(DEMO_OUT)
+
+test: $(VENV)/.installed-dev ## the whole test suite
+	@$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.installed-dev ## the tests that take seconds
+	@$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.installed-dev ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/.installed-dev ## let ruff rewrite what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/.installed ## time the decompositions against torch's own
+	@$(BIN)/python benchmarks/decompose.py
+
+lock: ## make constraints.txt again (needs uv)
+	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 \
+		--constraint constraints.in --no-emit-index-url --no-annotate --no-header --quiet \
+		--output-file constraints.txt
+
+clean: ## remove the virtual environment and the caches of the tools
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,57 @@
+"""Low-rank adapters that start from a pre-trained model's own spectrum, per role of the weight.
+
+>>> import ailora
+>>> config = ailora.AILoRAConfig(r=8)
+>>> config
+AILoRAConfig(q: principal r=8 scale=1 lr x1; v: minor r=8 scale=1 lr x2; base=anchored, lr_mode=groups)
+
+``ailora.get_peft_model(model, config)`` is then a stock ``peft.PeftModel``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ailora.adapters import (
+        AILoRAConfig,
+        Role,
+        create_optimizer,
+        get_peft_model,
+        load_adapter,
+        presets,
+    )
+    from ailora.linalg import Triplets, decompose
+    from ailora.roles import inspect
+
+__all__ = [
+    "AILoRAConfig",
+    "Role",
+    "Triplets",
+    "create_optimizer",
+    "decompose",
+    "get_peft_model",
+    "inspect",
+    "load_adapter",
+    "presets",
+]
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "decompose": "ailora.linalg",
+    "Triplets": "ailora.linalg",
+    "inspect": "ailora.roles",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch, transformers and PEFT only when something that needs them is asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module 'ailora' has no attribute {name!r}")
+    return getattr(import_module(_HOME.get(name, "ailora.adapters")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
