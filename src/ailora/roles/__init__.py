@@ -1,0 +1,14 @@
+"""Which module of a model is a query, key, value or output projection."""
+
+from ailora.roles.find import find_projections
+from ailora.roles.inspection import Inspection, ProjectionInfo, inspect
+from ailora.roles.projection import Projection, RoleName
+
+__all__ = [
+    "Inspection",
+    "Projection",
+    "ProjectionInfo",
+    "RoleName",
+    "find_projections",
+    "inspect",
+]

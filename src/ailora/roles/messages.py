@@ -1,0 +1,87 @@
+"""What to tell someone whose model or names do not fit: one line, with what was found instead."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from difflib import get_close_matches
+
+from torch import nn
+
+from ailora.roles.projection import RoleName
+from ailora.roles.walk import Place, model_type
+
+_MOST_LISTED = 12
+
+
+def no_projection(role: RoleName, model: nn.Module, places: Sequence[Place]) -> str:
+    """For a role without a module, in a known architecture or an unknown one."""
+    for place in places:
+        if place.known is not None and place.known[0] == role:
+            return f"role {role!r}: {_unfit(place)}"
+    kind = f"{type(model).__name__} (model type {model_type(model)!r})"
+    known = any(place.naming for place in places)
+    problem = f"has no projection of role {role!r}" if known else "is no architecture known here"
+    found = _suffixes(places, depth=1)
+    listed = f"its linear layers are named {_listed(found)}" if found else "it has no linear layer"
+    return f"{kind} {problem}; {listed}; {_by_hand(role, '...')}"
+
+
+def unmatched(role: RoleName, entry: str, places: Sequence[Place]) -> str:
+    """For a hand-given name that no module has."""
+    same_depth = _suffixes(places, depth=entry.count(".") + 1)
+    near = get_close_matches(entry, same_depth, n=4, cutoff=0.6)
+    hint = f"did you mean {_listed(near)}?" if near else f"there are {_listed(same_depth)}"
+    return f"modules of role {role!r}: no module is named {entry!r} or ends with it; {hint}"
+
+
+def not_linear(role: RoleName, entry: str, place: Place) -> str:
+    """For a hand-given name of modules that are no linear layers."""
+    return f"modules of role {role!r}: {entry!r} fits nothing usable; {_unfit(place)}"
+
+
+def two_roles(name: str, roles: Sequence[RoleName]) -> str:
+    """For a module that was given more than one role."""
+    both = " and ".join(repr(role) for role in roles)
+    return f"module {name!r} is named for roles {both}; name each module for one role only"
+
+
+def no_layer(role: RoleName, layer: int, present: Collection[int]) -> str:
+    """For a layer index that the projections of a role do not have."""
+    if not present:
+        return (
+            f"layers has {layer}, but the projections of role {role!r} belong to no one layer "
+            "(shared or not numbered); leave layers out"
+        )
+    first, last = min(present), max(present)
+    whole = len(present) == last - first + 1 and len(present) > 1
+    there = f"{first} to {last}" if whole else ", ".join(map(str, sorted(present)))
+    return f"layers has {layer}, but the projections of role {role!r} are in layers {there}"
+
+
+def _unfit(place: Place) -> str:
+    weight = getattr(place.module, "weight", None)
+    dtype = f" with a {weight.dtype} weight" if weight is not None else ""
+    return (
+        f"{place.name!r} is of class {type(place.module).__name__}{dtype}, "
+        "and only an nn.Linear with a floating-point weight can be a projection"
+    )
+
+
+def _by_hand(role: RoleName, name: str) -> str:
+    return f'name them by hand: roles={{"{role}": Role(modules=["{name}"])}}'
+
+
+def _suffixes(places: Iterable[Place], depth: int) -> list[str]:
+    # A Conv1D (GPT-2) is no nn.Linear, yet its name is what the reader needs to see.
+    paths = [place.name for place in places if _is_matrix(place.module)]
+    return list(dict.fromkeys(".".join(path.split(".")[-depth:]) for path in paths))
+
+
+def _is_matrix(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return weight is not None and weight.ndim == 2 and not isinstance(module, nn.Embedding)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+    return ", ".join(repr(name) for name in names[:_MOST_LISTED]) + more

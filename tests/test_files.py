@@ -1,0 +1,109 @@
+"""Files are whole or absent, and the cache is where the user says."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from ailora import files
+from ailora.errors import UserError
+
+
+def test_write_atomic_replaces_bytes_and_text_exactly(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.txt"
+    files.write_atomic(path, b"\x00old\r\n")
+    assert path.read_bytes() == b"\x00old\r\n"
+    files.write_atomic(path, "né\r\n")
+    assert path.read_bytes() == "né\r\n".encode()
+
+
+def test_write_atomic_that_fails_keeps_the_old_file_and_leaves_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.txt"
+    files.write_atomic(path, "old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"cannot write .*a\.txt: No space left on device"):
+        files.write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_write_atomic_gives_the_file_the_mode_of_an_ordinary_one(tmp_path: Path) -> None:
+    files.write_atomic(tmp_path / "ours", "x")
+    (tmp_path / "plain").write_text("x")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_folder_that_is_a_file_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for write in (files.write_atomic, files.append_line):
+        with pytest.raises(UserError, match="cannot write"):
+            write(tmp_path / "file" / "a.txt", "x")
+
+
+def test_write_json_keeps_key_order_and_refuses_nan_without_touching_the_file(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.json"
+    files.write_json(path, {"b": 1, "a": [0.5, "é"]})
+    assert path.read_text(encoding="utf-8").index('"b"') < path.read_text().index('"a"')
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="JSON"):
+            files.write_json(path, {"x": bad})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"b": 1, "a": [0.5, "é"]}
+
+
+def test_append_line_adds_whole_lines_only(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "m.jsonl"
+    files.append_line(path, "one")
+    files.append_line(path, "zwei ü")
+    assert path.read_bytes() == "one\nzwei ü\n".encode()
+    with pytest.raises(ValueError, match="one line"):
+        files.append_line(path, "a\nb")
+    assert path.read_bytes() == "one\nzwei ü\n".encode()
+
+
+def test_sha256_of_agrees_with_hashlib_over_several_blocks(tmp_path: Path) -> None:
+    content = os.urandom(3 * (1 << 20) + 17)
+    (tmp_path / "big").write_bytes(content)
+    assert files.sha256_of(tmp_path / "big") == hashlib.sha256(content).hexdigest()
+
+
+def test_the_cache_is_where_ailora_cache_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AILORA_CACHE", str(tmp_path / "mine"))
+    assert files.cache_path() == tmp_path / "mine"
+    assert not (tmp_path / "mine").exists()
+    assert files.cache_dir().is_dir()
+    assert not list(files.cache_dir().iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="XDG is for Unix")
+def test_xdg_cache_home_is_used_unless_relative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("AILORA_CACHE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert files.cache_path() == tmp_path / "xdg" / "ailora"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert files.cache_path() == tmp_path / ".cache" / "ailora"
+
+
+def test_a_cache_that_cannot_be_written_names_the_folder_and_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("AILORA_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(UserError, match=r"file/cache.*set AILORA_CACHE") as caught:
+        files.cache_dir()
+    assert "\n" not in str(caught.value)
