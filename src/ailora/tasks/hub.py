@@ -1,0 +1,88 @@
+"""Data sets by hub name, as tables: ``owner/name``, ``owner/name/config``, ``glue/cola``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import datasets
+
+from ailora.errors import UserError
+from ailora.tasks.read import Table
+
+# Short names in common use for collections whose repositories have an owner.
+_COLLECTIONS = {"glue": "nyu-mll/glue", "super_glue": "aps/super_glue"}
+_HIDDEN_LABEL = -1
+_SPLITS = {
+    "train": ("train",),
+    "dev": ("validation", "validation_matched", "dev"),
+    "test": ("test", "test_matched"),
+}
+
+
+def is_hub_name(name: str) -> bool:
+    """Say whether ``name`` has the form of a hub data set: two or three parts with slashes."""
+    parts = name.split("/")
+    return len(parts) in (2, 3) and all(parts) and not name.startswith((".", "~"))
+
+
+def hub_tables(name: str, label: str) -> dict[str, Table]:
+    """Load a hub data set and return those of ``train``, ``dev`` and ``test`` that have labels.
+
+    A split whose labels are hidden (-1 throughout, as GLUE's tests) counts as absent. MNLI's dev
+    is the matched one.
+
+    Args:
+        name: Of the form ``is_hub_name`` accepts.
+        label: The label column.
+
+    Raises:
+        UserError: The hub has no such data set or cannot be reached.
+    """
+    repository, config = _address(name)
+    try:
+        loaded = datasets.load_dataset(repository, config)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"cannot load data set {name!r} from the hub: {reason}; check the name and the network,"
+            " or give local files"
+        ) from error
+    found = {}
+    for part, names in _SPLITS.items():
+        split = next((candidate for candidate in names if candidate in loaded), None)
+        if split is not None and not _is_hidden(loaded[split], label):
+            found[part] = _table(loaded[split], f"{name} ({split})", label)
+    return found
+
+
+def _address(name: str) -> tuple[str, str | None]:
+    first, *rest = name.split("/")
+    if first in _COLLECTIONS:
+        return _COLLECTIONS[first], "/".join(rest)
+    return f"{first}/{rest[0]}", rest[1] if len(rest) == 2 else None
+
+
+def _is_hidden(split: datasets.Dataset, label: str) -> bool:
+    return label in split.column_names and set(split[label][:]) == {_HIDDEN_LABEL}
+
+
+def _table(split: datasets.Dataset, source: str, label: str) -> Table:
+    if split.num_rows == 0:
+        raise UserError(f"{source} has no rows: an empty split; choose another data set")
+    names = getattr(split.features.get(label), "names", None)
+    return Table(
+        source=source,
+        columns=tuple(split.column_names),
+        rows=tuple((line, _named(row, label, names)) for line, row in enumerate(split, start=1)),
+        label_names=tuple(names) if names else None,
+    )
+
+
+def _named(row: Mapping[str, Any], label: str, names: list[str] | None) -> Mapping[str, Any]:
+    # -1 marks a row without a label; as None it is reported like any missing label.
+    if not names:
+        return row
+    index = row[label]
+    known = isinstance(index, int) and 0 <= index < len(names)
+    return {**row, label: names[index] if known else None}
