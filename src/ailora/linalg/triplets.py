@@ -1,0 +1,145 @@
+"""The contract that every solver meets: triplets, their sign, and the check they carry."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Part = Literal["principal", "minor"]
+Method = Literal["krylov", "inverse", "gram", "dense"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """How a decomposition was found and how good it is.
+
+    Attributes:
+        method: "krylov" (block Krylov on W), "inverse" (block Krylov on the inverse), "gram"
+            (eigenvectors of the smaller Gram matrix) or "dense" (full SVD).
+        residual: the largest of ``||W v - sigma u||`` and ``||W^T u - sigma v||`` over all
+            triplets, divided by sigma_1, and of the deviation of U and V from orthonormality. For
+            "inverse" sigma_1 is an estimate from below, which only makes the figure larger.
+        iterations: blocks applied; 0 for the direct methods.
+        seconds: wall-clock time of the whole decomposition, a discarded attempt included.
+        fallback: why the dense SVD had to replace the method chosen first, or None.
+    """
+
+    method: Method
+    residual: float
+    iterations: int
+    seconds: float
+    fallback: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Triplets:
+    """r singular triplets of a weight W (m x n): its principal or its minor part.
+
+    Attributes:
+        U: (m, r) float64, orthonormal columns; the entry of largest magnitude in each is positive.
+        S: (r,) float64, descending.
+        Vt: (r, n) float64, orthonormal rows.
+        part: "principal" (the r largest) or "minor" (the r smallest of the min(m, n)).
+        check: method, residual, iterations, seconds.
+        dead_below: triplets whose sigma is at or below this value carry no signal, see `dead`.
+    """
+
+    U: Tensor
+    S: Tensor
+    Vt: Tensor
+    part: Part
+    check: Check
+    dead_below: float = 0.0
+
+    @property
+    def rank(self) -> int:
+        """Number of triplets, r."""
+        return self.S.shape[0]
+
+    @property
+    def dead(self) -> int:
+        """Number of triplets whose sigma is no more than rounding noise.
+
+        Factors built from such a triplet, B = U S^1/2 and A = S^1/2 V^T, are zero but for noise, so
+        no gradient reaches them.
+        """
+        return int(self.S.le(self.dead_below).sum())
+
+
+class Solution(NamedTuple):
+    """What a solver returns: U (m, r), S (r,) descending, Vt (r, n), all float64."""
+
+    U: Tensor
+    S: Tensor
+    Vt: Tensor
+    sigma_1: float
+    iterations: int = 0
+
+
+def fix_signs(U: Tensor, Vt: Tensor) -> tuple[Tensor, Tensor]:
+    """Flip pairs (u, v) so that the largest-magnitude entry of each u is positive.
+
+    The convention of scikit-learn's ``svd_flip(u_based_decision=True)``.
+
+    Args:
+        U: (m, r).
+        Vt: (r, n).
+
+    Returns:
+        The same pairs, new tensors.
+    """
+    rows = U.abs().argmax(dim=0)
+    signs = torch.where(U[rows, torch.arange(U.shape[1], device=U.device)] < 0, -1.0, 1.0).to(U)
+    return U * signs, Vt * signs[:, None]
+
+
+def residual(W: Tensor, U: Tensor, S: Tensor, Vt: Tensor, sigma_1: float) -> float:
+    """Largest error of the triplets as singular triplets of W, see `Check.residual`.
+
+    A triplet counted twice has no residual of its own, so orthonormality is measured as well.
+
+    Args:
+        W: (m, n) float64.
+        U: (m, r) float64.
+        S: (r,) float64.
+        Vt: (r, n) float64.
+        sigma_1: largest singular value of W, or a lower bound of it; 0 for W = 0.
+
+    Returns:
+        A non-negative float; NaN if any entry is NaN.
+    """
+    right = torch.linalg.vector_norm(Vt @ W.T - (U * S).T, dim=1)
+    left = torch.linalg.vector_norm(U.T @ W - S[:, None] * Vt, dim=1)
+    scale = sigma_1 if sigma_1 > 0 else 1.0
+    eye = torch.eye(S.shape[0], dtype=S.dtype, device=S.device)
+    errors = (right / scale, left / scale, U.T @ U - eye, Vt @ Vt.T - eye)
+    # torch.max keeps a NaN where Python's max may drop it.
+    return float(torch.stack([e.abs().max() for e in errors]).max())
+
+
+def rounding_noise(W: Tensor, sigma_1: float, dtype: torch.dtype) -> float:
+    """Singular value below which a weight stored in `dtype` has only rounding noise.
+
+    Two sources, the larger counts. The solver's own noise, ``max(m, n) * eps(float64) * sigma_1``,
+    is NumPy's ``matrix_rank`` convention. Rounding W's entries to eps adds a random matrix of
+    spectral norm about ``eps/4 * rms(W) * (sqrt(m) + sqrt(n))``: a rank-deficient fp32 weight has
+    such singular values where exact arithmetic has zeros; the 4 is left as margin. 16-bit weights
+    are held to float32's eps: rounding to 16 bits fills a null space with values around 1e-3
+    sigma_1, which pass gradients as any other, and a full-rank weight's own smallest are no larger.
+
+    Args:
+        W: (m, n) float64.
+        sigma_1: its largest singular value.
+        dtype: what W was stored in.
+
+    Returns:
+        The threshold, in W's units.
+    """
+    m, n = W.shape
+    eps = min(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+    stored = eps * float(torch.linalg.matrix_norm(W)) * (1 / math.sqrt(m) + 1 / math.sqrt(n))
+    return max(max(m, n) * torch.finfo(torch.float64).eps * sigma_1, stored)

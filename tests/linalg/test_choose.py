@@ -1,0 +1,260 @@
+"""`decompose`: the choice, the promises around it, and what it does when a method fails."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ailora.linalg import choose as module
+from ailora.linalg import decompose, subspace_distance
+from ailora.linalg.choose import choose
+from ailora.linalg.gram import gram
+from ailora.linalg.triplets import Part, Solution
+from tests.linalg.spectra import RANK, judge, orthonormal, spectra, with_spectrum
+
+PARTS: tuple[Part, ...] = ("principal", "minor")
+KINDS = sorted(spectra(8))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(20, 20), (90, 90), (90, 200), (200, 90)], ids=str)
+@pytest.mark.parametrize("part", PARTS)
+def test_any_weight_gets_its_triplets(part: Part, shape: tuple[int, int], kind: str) -> None:
+    W = with_spectrum(spectra(min(shape))[kind], *shape)
+    found = decompose(W, RANK, part)
+    judge(W, found.U, found.S, found.Vt, part, values=1e-8, vectors=1e-8)
+    assert found.check.residual <= 1e-8
+    assert (found.S.diff() <= 0).all()
+    assert found.rank == RANK
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (2, 2), (5, 3), (80, 80), (70, 100)])
+@pytest.mark.parametrize("part", PARTS)
+def test_all_triplets_rebuild_the_weight(part: Part, shape: tuple[int, int]) -> None:
+    W = torch.randn(shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    found = decompose(W, min(shape), part)
+    torch.testing.assert_close((found.U * found.S) @ found.Vt, W, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("size", [40, 100])
+@pytest.mark.parametrize("part", PARTS)
+def test_lower_precision_weights_are_decomposed_as_they_are(
+    part: Part, size: int, dtype: torch.dtype
+) -> None:
+    W = with_spectrum(spectra(size)["stepped"], size, size).to(dtype)
+    found = decompose(W, RANK, part)
+    judge(W, found.U, found.S, found.Vt, part, values=1e-9, vectors=1e-8)
+    assert found.dead == 0
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_extreme_scales_neither_overflow_nor_vanish(part: Part, scale: float) -> None:
+    W = with_spectrum(spectra(100)["stepped"], 100, 100)
+    plain, scaled = decompose(W, RANK, part), decompose(W * scale, RANK, part)
+    torch.testing.assert_close(scaled.S / scale, plain.S, rtol=1e-10, atol=0)
+    assert scaled.dead == 0
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_tolerance_of_1e_12_is_met(part: Part) -> None:
+    W = with_spectrum(spectra(100)["even"], 100, 100)
+    found = decompose(W, RANK, part, tol=1e-12)
+    assert found.check.residual <= 1e-12
+    assert found.check.fallback is None
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("size", [640, 1100])
+def test_large_weights_go_through_the_iterative_methods(part: Part, size: int) -> None:
+    if part == "principal" and size == 640:
+        pytest.skip("Gram, tested above")
+    S = spectra(size)["stepped"]
+    W = with_spectrum(S, size, size, seed=7)
+    found = decompose(W, RANK, part)
+    truth = orthonormal(size, size, seed=8)
+    end = slice(None, RANK) if part == "principal" else slice(-RANK, None)
+    assert found.check.method == ("krylov" if part == "principal" else "inverse")
+    assert found.check.iterations > 0
+    assert subspace_distance(found.Vt.T, truth[:, end]) <= 1e-8
+    assert (found.S - S[end]).abs().max() <= 1e-10
+
+
+@pytest.mark.parametrize(
+    ("shape", "rank", "part", "method"),
+    [
+        ((64, 900), 8, "principal", "dense"),
+        ((384, 384), 8, "principal", "gram"),
+        ((384, 384), 8, "minor", "inverse"),
+        ((192, 576), 8, "minor", "gram"),
+        ((1024, 4096), 8, "minor", "gram"),
+        ((4096, 4096), 8, "principal", "krylov"),
+        ((4096, 4096), 8, "minor", "inverse"),
+        ((4096, 4096), 2000, "principal", "gram"),
+        ((4096, 4096), 2000, "minor", "inverse"),
+    ],
+)
+def test_the_shape_decides_the_method(
+    shape: tuple[int, int], rank: int, part: Part, method: str
+) -> None:
+    assert choose(shape, rank, part) == method
+
+
+def test_the_largest_entry_of_each_u_is_positive() -> None:
+    for part in PARTS:
+        U = decompose(with_spectrum(spectra(80)["even"], 80, 80), RANK, part).U
+        assert (U.gather(0, U.abs().argmax(dim=0, keepdim=True)) > 0).all()
+
+
+def test_a_parameter_that_is_not_contiguous_is_read_and_left_alone() -> None:
+    W = with_spectrum(spectra(90)["even"], 90, 120)
+    parameter = torch.nn.Parameter(W.T.contiguous().T)
+    before = parameter.detach().clone()
+    found = decompose(parameter, RANK, "principal")
+    plain = decompose(W, RANK, "principal")
+    assert not found.U.requires_grad and not found.S.requires_grad
+    assert torch.equal(parameter.detach(), before)
+    torch.testing.assert_close(found.S, plain.S, rtol=1e-12, atol=0)
+
+
+def test_global_random_state_is_neither_read_nor_moved() -> None:
+    W = with_spectrum(spectra(600)["stepped"], 600, 600)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = decompose(W, RANK, "minor")
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert torch.equal(decompose(W, RANK, "minor").U, first.U)
+
+
+_SCRIPT = """
+import hashlib, torch
+from ailora.linalg import decompose
+torch.set_num_threads(1)
+torch.manual_seed({seed})
+W = torch.randn(1030, 1030, generator=torch.Generator().manual_seed(4))
+digest = hashlib.sha256()
+for part, size in (("principal", 1030), ("minor", 520), ("minor", 100), ("principal", 100)):
+    found = decompose(W[:size, :size], 4, part)
+    for tensor in (found.U, found.S, found.Vt):
+        digest.update(tensor.numpy().tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_another_process_computes_the_same_bytes() -> None:
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", _SCRIPT.format(seed=seed)],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in (1, 2)
+    }
+    assert len(digests) == 1
+
+
+# Rank-deficient weights.
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("shape", [(90, 90), (70, 120), (600, 600)], ids=str)
+def test_an_all_zero_weight_has_only_dead_triplets(part: Part, shape: tuple[int, int]) -> None:
+    found = decompose(torch.zeros(shape), RANK, part)
+    judge(torch.zeros(shape), found.U, found.S, found.Vt, part, values=0, vectors=0)
+    assert found.dead == RANK
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(30, 30), (90, 90), (90, 150), (600, 600)], ids=str)
+def test_dead_triplets_of_a_rank_deficient_weight_are_counted(
+    shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    k = min(shape)
+    S = torch.where(torch.arange(k) < k - 3, 1.0, 0.0).to(torch.float64)
+    W = with_spectrum(S, *shape).to(dtype)
+    found = decompose(W, 5, "minor")
+    assert found.dead == 3
+    judge(W, found.U, found.S, found.Vt, "minor", values=1e-8, vectors=1e-6)
+
+
+def test_dead_triplets_of_a_principal_part_are_counted() -> None:
+    W = with_spectrum(torch.ones(3, dtype=torch.float64), 1100, 1100)
+    found = decompose(W, 8, "principal")
+    assert found.check.method == "krylov"
+    assert found.dead == 5
+    assert found.check.residual <= 1e-8
+
+
+def test_small_but_real_singular_values_are_not_dead() -> None:
+    S = torch.ones(90, dtype=torch.float64)
+    S[-3:] = torch.tensor([3e-6, 2e-6, 1e-6])
+    assert decompose(with_spectrum(S, 90, 90).float(), 3, "minor").dead == 0
+
+
+# The fallback.
+
+
+@pytest.mark.parametrize("shape", [(90, 90), (600, 600)], ids=str)
+def test_a_singular_weight_falls_back_to_the_full_svd_and_says_so(
+    shape: tuple[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    W = with_spectrum(spectra(shape[0])["even"], *shape)
+    W[:, 5] = 0
+    with caplog.at_level(logging.WARNING, logger="ailora"):
+        found = decompose(W, RANK, "minor")
+    assert found.check.method == "dense"
+    assert found.check.fallback is not None and "LU pivot 6" in found.check.fallback
+    assert found.check.fallback in caplog.text
+    assert found.dead == 1
+    judge(W, found.U, found.S, found.Vt, "minor", values=1e-12, vectors=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["fast decay", "rank-deficient"])
+def test_singular_values_the_gram_matrix_loses_come_from_the_qr_factor(kind: str) -> None:
+    W = with_spectrum(spectra(90)[kind], 90, 200)
+    lost = gram(W, RANK, "minor")
+    with pytest.raises(AssertionError):
+        judge(W, lost.U, lost.S, lost.Vt, "minor", values=1e-9, vectors=1e-8)
+    found = decompose(W, RANK, "minor")
+    assert found.check.method == "inverse"
+    assert found.check.fallback is None
+    judge(W, found.U, found.S, found.Vt, "minor", values=1e-9, vectors=1e-8)
+
+
+@pytest.mark.parametrize("wrong", ["noise", "nan", "repeated"])
+def test_a_solver_that_goes_astray_is_replaced(
+    wrong: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def astray(*args: object) -> object:
+        good, method = run(*args)  # type: ignore[arg-type]
+        if wrong == "repeated":
+            first = slice(0, 1)
+            same = Solution(
+                good.U[:, first].repeat(1, RANK),
+                good.S[first].repeat(RANK),
+                good.Vt[first].repeat(RANK, 1),
+                good.sigma_1,
+            )
+            return same, method
+        return good._replace(U=good.U + (1e-6 if wrong == "noise" else float("nan"))), method
+
+    run = module._run
+    monkeypatch.setattr(module, "_run", astray)
+    W = with_spectrum(spectra(90)["even"], 90, 90)
+    found = decompose(W, RANK, "principal")
+    assert found.check.method == "dense"
+    assert "residual" in caplog.text
+    judge(W, found.U, found.S, found.Vt, "principal", values=1e-12, vectors=1e-10)
+
+
+def test_a_tolerance_nothing_can_meet_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    found = decompose(with_spectrum(spectra(90)["even"], 90, 90), RANK, "minor", tol=1e-30)
+    assert found.check.residual > 1e-30
+    assert "full SVD of a 90 x 90 weight: residual" in caplog.text
