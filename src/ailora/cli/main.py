@@ -1,0 +1,32 @@
+"""``ailora``: the commands, and how bad input ends."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from ailora.cli import compare, inspect, train
+from ailora.errors import UserError
+
+app = typer.Typer(
+    name="ailora",
+    help="Start low-rank adapters from a model's own spectrum, per role of the weight.",
+    epilog="Start with: ailora compare",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+app.command("compare")(compare.compare)
+app.command("train")(train.train)
+app.command("inspect")(inspect.inspect)
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one line and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        sys.stderr.write(f"ailora: {error}\n")
+        sys.exit(2)

@@ -1,0 +1,106 @@
+"""``ailora train``: one adapter on one task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ailora.cli import options
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def train(
+    method: Annotated[
+        str, typer.Option(help="lora, pissa, milora, ailora or reailora.")
+    ] = "ailora",
+    model: options.Model = "demo",
+    task: options.Task = "movies",
+    rank: options.Rank = 8,
+    alpha: options.Alpha = None,
+    lr: Annotated[float, typer.Option(help="Learning rate; AILoRA's v has twice this.")] = 2e-3,
+    epochs: options.Epochs = 2,
+    batch_size: options.BatchSize = 16,
+    warmup_ratio: Annotated[float, typer.Option(help="Share of the steps to warm up.")] = 0.06,
+    weight_decay: Annotated[float, typer.Option(help="Decoupled, as in AdamW.")] = 0.0,
+    dropout: Annotated[float, typer.Option(help="On the adapter's input.")] = 0.0,
+    base: Annotated[str, typer.Option(help="anchored (base untouched) or folded (W - BA).")] = (
+        "anchored"
+    ),
+    lr_mode: Annotated[str, typer.Option(help="groups, or baked into the factors.")] = "groups",
+    max_length: options.MaxLength = 128,
+    limit: options.Limit = None,
+    eval_limit: options.EvalLimit = None,
+    early_stopping: Annotated[
+        int | None, typer.Option(help="Stop after this many evaluations without a better score.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of head, order and dropout.")] = 0,
+    text: options.Text = None,
+    label: options.Label = "label",
+    dev: options.Dev = None,
+    test: options.Test = None,
+    regression: options.Regression = None,
+    metrics: options.Metrics = None,
+    out: options.Out = Path("runs"),
+    resume: Annotated[bool, typer.Option(help="Continue a run that was cut off.")] = False,
+) -> None:
+    """Train one adapter; leaves it with its scores in a folder below --out.
+
+    Examples: `ailora train --limit 500` ·
+    `ailora train --task reviews.csv --text body --label stars --method ailora --lr 1e-3`
+    """
+    settings = {name: value for name, value in locals().items() if name not in ("out", "resume")}
+    settings["text"] = options.optional_names("--text", text)
+    settings["metrics"] = options.optional_names("--metrics", metrics)
+    _train(settings, out, resume)
+
+
+def _train(settings: dict[str, Any], out: Path, resume: bool) -> None:
+    from ailora.cli.console import console, progress, quiet_libraries
+    from ailora.tasks import load_task
+    from ailora.training import RunConfig
+    from ailora.training import train as run
+    from ailora.training.folder import check_writable
+    from ailora.training.methods import check_method
+
+    quiet_libraries()
+    config = RunConfig(**settings)
+    check_method(config.method)
+    check_writable(out)
+    data = load_task(config.task, **config.task_options())
+    with progress() as bar:
+        line = bar.add_task(f"{config.method} on {data.name}", total=None)
+        result = run(
+            config,
+            data,
+            out,
+            resume=resume,
+            on_progress=lambda step, steps, what: bar.update(line, completed=step, total=steps),
+        )
+    console.print(_table(result))
+    folder = out / config.run_id(data.name, data.fingerprint)
+    console.print(f"adapter and scores: {folder}", soft_wrap=True, highlight=False)
+
+
+def _table(result: dict[str, Any]) -> Table:
+    from rich.table import Table
+
+    data = result["data"]
+    table = Table(title=f"{result['config']['method']} on {result['config']['task']}")
+    table.add_column("split")
+    table.add_column("rows", justify="right")
+    for metric in result["metrics"]["test"]:
+        table.add_column(metric, justify="right")
+    for split, scores in result["metrics"].items():
+        table.add_row(split, str(data[split]), *(f"{score:.4f}" for score in scores.values()))
+    seconds, parameters = result["seconds"], result["parameters"]
+    table.caption = (
+        f"start {seconds['init']:.1f} s, training {seconds['train']:.0f} s; "
+        f"{parameters['adapter']:,} + {parameters['head']:,} (head) trainable parameters; "
+        f"step 0 differs from the base by {result['step0_deviation']:g}"
+    )
+    return table

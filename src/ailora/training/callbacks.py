@@ -1,0 +1,71 @@
+"""What a run tells while it trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ailora.errors import UserError
+from ailora.training.folder import RunFolder
+
+OnProgress = Callable[[int, int, str], None]  # step, steps in all, a few words
+
+
+class Recorder(TrainerCallback):  # type: ignore[misc]
+    """Writes one line an evaluation: step, epoch, mean training loss since the last, scores."""
+
+    def __init__(self, folder: RunFolder, metrics: tuple[str, ...]) -> None:
+        self.folder = folder
+        self.metrics = metrics
+        self.loss: float | None = None
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Keep the last training loss; stop a run whose loss is no longer a number."""
+        loss = (logs or {}).get("loss")
+        if loss is None:
+            return
+        self.loss = float(loss)
+        if not math.isfinite(self.loss):
+            raise UserError(
+                f"training diverged: the loss is {self.loss} at step {state.global_step}; "
+                "lower the learning rate"
+            )
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **_: Any,
+    ) -> None:
+        """Write the evaluation down, unless it is the final one of another split."""
+        if f"eval_{self.metrics[0]}" not in metrics:
+            return
+        entry: dict[str, Any] = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4)}
+        entry["loss"] = self.loss
+        entry |= {name: metrics[f"eval_{name}"] for name in self.metrics}
+        self.folder.log(entry)
+
+
+class Progress(TrainerCallback):  # type: ignore[misc]
+    """Tells the caller about every step."""
+
+    def __init__(self, tell: OnProgress) -> None:
+        self.tell = tell
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """After each optimiser step."""
+        self.tell(state.global_step, state.max_steps, "training")

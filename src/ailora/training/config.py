@@ -1,0 +1,108 @@
+"""One run, in full: everything that its result depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from ailora.adapters.config import Base, LrMode
+from ailora.errors import UserError
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Settings of one training run; equal settings and data give an equal `run_id`.
+
+    Attributes:
+        method: Name of a preset: lora, pissa, milora, ailora or reailora.
+        model: ``"demo"``, a local folder or a hub name.
+        task: ``"movies"``, a file, a folder or a hub name (`ailora.tasks.load_task`).
+        rank, alpha, dropout, base, lr_mode: As in `ailora.AILoRAConfig`.
+        lr: Learning rate at ``lr_ratio=1``; the task's head has this one.
+        epochs: Passes over the training rows; fractions are allowed.
+        batch_size: Rows a step.
+        warmup_ratio: Share of the steps over which the rate rises; then it falls linearly to 0.
+        weight_decay: Decoupled, as in AdamW.
+        max_length: Tokens kept of a row.
+        limit: Most rows to train on; None for all.
+        eval_limit: Most rows of the selection and of the test split; None for all.
+        evaluations: Evaluations spread over the run; None for one each epoch.
+        monitor_rows: Rows of the selection split that those evaluations use, for a curve at little
+            cost; None for all. The final scores are always of the whole splits.
+        early_stopping: Evaluations without a better selection score before the run ends; the best
+            weights are kept. None trains to the end and keeps the last weights.
+        precision: "auto" takes bf16 where the processor computes in it natively.
+        seed: Of the head's start, the order of the rows, dropout and Gaussian starts.
+        text, label, dev, test, regression, metrics: Where a task of the user's own keeps its
+            columns and splits, as in `ailora.tasks.load_text_task`.
+
+    Raises:
+        UserError: A value out of its range, named.
+    """
+
+    method: str = "ailora"
+    model: str = "demo"
+    task: str = "movies"
+    rank: int = 8
+    alpha: float | None = None
+    dropout: float = 0.0
+    base: Base = "anchored"
+    lr_mode: LrMode = "groups"
+    lr: float = 2e-3
+    epochs: float = 2
+    batch_size: int = 16
+    warmup_ratio: float = 0.06
+    weight_decay: float = 0.0
+    max_length: int = 128
+    limit: int | None = None
+    eval_limit: int | None = None
+    evaluations: int | None = None
+    monitor_rows: int | None = None
+    early_stopping: int | None = None
+    precision: Precision = "auto"
+    seed: int = 0
+    text: Sequence[str] | None = None
+    label: str = "label"
+    dev: str | None = None
+    test: str | None = None
+    regression: bool | None = None
+    metrics: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "epochs"):
+            value = getattr(self, name)
+            if not 0 < value < float("inf"):
+                raise UserError(f"{name}={value!r}: must be a positive number")
+        for name in ("rank", "batch_size", "max_length"):
+            _at_least_one(name, getattr(self, name))
+        for name in ("limit", "eval_limit", "evaluations", "monitor_rows", "early_stopping"):
+            if getattr(self, name) is not None:
+                _at_least_one(name, getattr(self, name))
+        if not 0 <= self.warmup_ratio < 1:
+            raise UserError(f"warmup_ratio={self.warmup_ratio!r}: must be in [0, 1)")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise UserError(f"weight_decay={self.weight_decay!r}: must be at least 0")
+        if self.precision not in get_args(Precision):
+            raise UserError(f"precision={self.precision!r}: must be auto, fp32 or bf16")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed={self.seed!r}: must be in [0, 2**32)")
+
+    def task_options(self) -> dict[str, Any]:
+        """What `ailora.tasks.load_task` needs beside the task's name."""
+        names = ("text", "label", "dev", "test", "regression", "metrics", "limit", "eval_limit")
+        return {name: getattr(self, name) for name in names}
+
+    def run_id(self, task_name: str, fingerprint: str) -> str:
+        """Folder name ``<method>-<task>-<hash of the settings and of the data>``."""
+        made_of = json.dumps({**asdict(self), "data": fingerprint}, sort_keys=True)
+        return f"{self.method}-{task_name}-{hashlib.sha256(made_of.encode()).hexdigest()[:10]}"
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise UserError(f"{name}={value!r}: must be at least 1")

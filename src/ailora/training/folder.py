@@ -1,0 +1,98 @@
+"""A run's folder: what is in it, whether it is finished, where it can be resumed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ailora.errors import UserError
+from ailora.files import append_line, write_atomic, write_json
+from ailora.training.config import RunConfig
+from ailora.training.environment import environment
+
+
+class RunFolder:
+    """config.json, metrics.jsonl, checkpoints/, adapter/ and, written last, result.json."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.adapter = path / "adapter"
+
+    @property
+    def started(self) -> bool:
+        """Whether a run began here."""
+        return (self.path / "config.json").exists()
+
+    def result(self) -> dict[str, Any] | None:
+        """The finished run's result; None for one that is unfinished, half-written or foreign."""
+        try:
+            result = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return result if isinstance(result, dict) and "metrics" in result else None
+
+    def start(self, config: RunConfig, fingerprint: str) -> None:
+        """Write down what the run is made of."""
+        made_of = {"config": asdict(config), "data": fingerprint, "environment": environment()}
+        write_json(self.path / "config.json", made_of)
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write the result, then drop the checkpoints that could resume the run."""
+        write_json(self.path / "result.json", result)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Forget an unfinished run."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        for name in ("metrics.jsonl", "result.json"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest whole checkpoint: Trainer writes ``trainer_state.json`` last."""
+        whole = [
+            folder
+            for folder in self.checkpoints.glob("checkpoint-*")
+            if folder.name.rpartition("-")[2].isdigit() and _is_json(folder / "trainer_state.json")
+        ]
+        return max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+
+    def history(self) -> list[dict[str, Any]]:
+        """The evaluations written so far; a last line cut off by a kill is left out."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if _parses(line)]
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """Append one evaluation."""
+        append_line(self.path / "metrics.jsonl", json.dumps(entry))
+
+    def rewind(self, step: int) -> None:
+        """Drop evaluations after a step: the resumed run will make them again."""
+        kept = [json.dumps(entry) for entry in self.history() if entry["step"] <= step]
+        write_atomic(self.path / "metrics.jsonl", "".join(f"{line}\n" for line in kept))
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder for results and raise a UserError now if it cannot be written."""
+    probe = folder / ".ailora-write-test"
+    write_atomic(probe, "")
+    try:
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
+
+
+def _is_json(path: Path) -> bool:
+    return path.exists() and _parses(path.read_text(encoding="utf-8", errors="replace"))
+
+
+def _parses(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

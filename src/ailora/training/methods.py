@@ -1,0 +1,47 @@
+"""The methods that can be trained, each a function from a model to an adapted model."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from peft import PeftModel
+from torch import nn
+
+from ailora.adapters import AILoRAConfig, get_peft_model, presets
+from ailora.errors import UserError
+from ailora.training.config import RunConfig
+
+PRESETS: dict[str, Callable[..., AILoRAConfig]] = {
+    "lora": presets.lora,
+    "pissa": presets.pissa,
+    "milora": presets.milora,
+    "ailora": presets.ailora,
+    "reailora": presets.reailora,
+}
+
+
+def check_method(name: str) -> None:
+    """Raise a UserError that lists the methods if there is none of that name."""
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"method {name!r} is not known (there are {', '.join(PRESETS)}){hint}")
+
+
+def adapt(model: nn.Module, config: RunConfig) -> PeftModel:
+    """Wrap a classifier with the run's adapter.
+
+    Raises:
+        UserError: As `ailora.get_peft_model`.
+    """
+    preset = PRESETS[config.method]
+    adapter = preset(
+        r=config.rank,
+        alpha=config.alpha,
+        dropout=config.dropout,
+        base=config.base,
+        lr_mode=config.lr_mode,
+        task_type="SEQ_CLS",
+    )
+    return get_peft_model(model, adapter)
