@@ -96,7 +96,7 @@ def _prepare(
 ) -> tuple[PeftModel, PreTrainedTokenizerBase, dict[str, Any]]:
     """Adapted model and tokeniser, with what was measured on the way."""
     base, tokenizer = load_model(config.model, task, config.seed)
-    few = tokenize(_first(task.test, STEP0_ROWS), tokenizer, config.max_length)
+    few = tokenize(_some(task.test, STEP0_ROWS), tokenizer, config.max_length)
     before = logits_on(base, few, tokenizer)
     began = time.perf_counter()
     model = adapt(base, config)
@@ -122,7 +122,7 @@ def _trainer(
         args=_arguments(config, task, folder, rows),
         train_dataset=rows,
         eval_dataset=tokenize(
-            _first(task.selection, config.monitor_rows), tokenizer, config.max_length
+            _some(task.selection, config.monitor_rows), tokenizer, config.max_length
         ),
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
@@ -134,8 +134,11 @@ def _trainer(
     return trainer
 
 
-def _first(rows: Dataset, count: int | None) -> Dataset:
-    return rows if count is None else rows.take(min(count, len(rows)))
+def _some(rows: Dataset, count: int | None) -> Dataset:
+    """A fixed sample: files often hold one class after the other."""
+    if count is None or count >= len(rows):
+        return rows
+    return rows.shuffle(seed=0).take(count)
 
 
 def _arguments(
@@ -146,7 +149,7 @@ def _arguments(
     return TrainingArguments(
         output_dir=str(folder.checkpoints),
         per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=4 * config.batch_size,
+        per_device_eval_batch_size=config.batch_size,  # small ones group by length better
         num_train_epochs=config.epochs,
         learning_rate=config.lr,
         lr_scheduler_type="linear",

@@ -1,0 +1,125 @@
+"""The summary as rows of text, and as tables for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+from rich.table import Table
+
+from ailora.report.comparison import Comparison, Run, method_of, name_of, score_of
+from ailora.report.statistics import Summary, summarize
+
+Rows = list[list[str]]
+
+
+def summary_header(comparison: Comparison) -> list[str]:
+    """Column titles of the summary."""
+    n = len(comparison.seeds)
+    header = ["method", f"{comparison.metric} (n = {n})", "minus LoRA [95 % CI]"]
+    return [*header, "lr", "trainable", "start s", "train s", "step 0"]
+
+
+def summary_rows(comparison: Comparison) -> Rows:
+    """One row a method: score, difference to LoRA, rate, parameters, seconds, step-0 deviation."""
+    return [
+        _summary_row(summary, comparison.runs_of(summary.method))
+        for summary in summarize(comparison)
+    ]
+
+
+def _summary_row(summary: Summary, runs: list[Run]) -> list[str]:
+    parameters = runs[0]["parameters"]
+    return [
+        name_of(summary.method),
+        _with_spread(summary),
+        _difference(summary),
+        f"{summary.rate:g}",
+        f"{parameters['adapter']:,} + {parameters['head']:,}",
+        f"{fmean(run['seconds']['init'] for run in runs):.2f}",
+        f"{fmean(run['seconds']['train'] for run in runs):.1f}",
+        f"{max(run['step0_deviation'] for run in runs):.2g}",
+    ]
+
+
+def _with_spread(summary: Summary) -> str:
+    return f"{summary.mean:.4f}" + ("" if summary.sd is None else f" ± {summary.sd:.4f}")
+
+
+def _difference(summary: Summary) -> str:
+    if summary.difference is None:
+        return "-"
+    if summary.interval is None:
+        return f"{summary.difference:+.4f}"
+    low, high = summary.interval
+    return f"{summary.difference:+.4f} [{low:+.3f}, {high:+.3f}]"
+
+
+def run_header(comparison: Comparison) -> list[str]:
+    """Column titles of the list of runs."""
+    metric = comparison.metric
+    return ["method", "seed", "lr", f"selection {metric}", f"test {metric}", "seconds"]
+
+
+def run_rows(runs: list[Run]) -> Rows:
+    """One row a run, by method, rate and seed."""
+    ordered = sorted(
+        runs, key=lambda run: (name_of(method_of(run)), run["config"]["lr"], run["config"]["seed"])
+    )
+    return [
+        [
+            name_of(method_of(run)),
+            str(run["config"]["seed"]),
+            f"{run['config']['lr']:g}",
+            f"{score_of(run, 'selection'):.4f}",
+            f"{score_of(run):.4f}",
+            f"{sum(run['seconds'].values()):.0f}",
+        ]
+        for run in ordered
+    ]
+
+
+def search_rows(comparison: Comparison) -> tuple[list[str], Rows]:
+    """Mean selection score of each method at each rate; the chosen one is marked."""
+    header = ["method", *(f"{rate:g}" for rate in comparison.rates)]
+    return header, [_search_row(comparison, method) for method in comparison.methods]
+
+
+def _search_row(comparison: Comparison, method: str) -> list[str]:
+    chosen = comparison.runs_of(method)[0]["config"]["lr"]
+    row = [name_of(method)]
+    for rate in comparison.rates:
+        scores = [
+            score_of(run, "selection")
+            for run in comparison.searched
+            if method_of(run) == method and run["config"]["lr"] == rate
+        ]
+        mark = " *" if rate == chosen else ""
+        row.append(f"{fmean(scores):.4f}{mark}" if scores else "failed")
+    return row
+
+
+def summary_table(comparison: Comparison) -> Table:
+    """The summary for the terminal."""
+    table = Table(title=f"{_task(comparison)}: {comparison.metric} on the test split")
+    for index, title in enumerate(summary_header(comparison)):
+        table.add_column(title, justify="left" if index == 0 else "right")
+    for row in summary_rows(comparison):
+        table.add_row(*(cell.replace(" [", "\n[") for cell in row))
+    majority = comparison.runs[0]["majority"]
+    always = "" if majority is None else f" Always the commonest class: {majority:.4f}."
+    table.caption = comparison.caveat + always
+    table.caption_justify = "left"
+    return table
+
+
+def markdown(header: list[str], rows: Rows) -> str:
+    """A Markdown table; pipes in the cells are escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(
+        f"| {' | '.join(c.replace('|', chr(92) + '|') for c in row)} |\n" for row in lines
+    )
+
+
+def _task(comparison: Comparison) -> str:
+    config = comparison.runs[0]["config"]
+    return f"{config['model']} on {config['task']}"
