@@ -1,0 +1,153 @@
+import csv
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+
+from ailora.report.html import write_report
+from tests.report.runs import comparison, run
+
+EVIL = "<script>alert('x')</script><img src=http://evil.example/x>"
+
+
+@pytest.fixture
+def runs():
+    return [run(m, s, 0.7 + s / 100) for m in ("lora", "ailora") for s in (0, 1)]
+
+
+def _page(made, out):
+    return write_report(made, out).read_text(encoding="utf-8")
+
+
+class _Tags(HTMLParser):
+    """Names of the tags and the addresses that a browser would load."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.loads, self.ids = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loads += [v for k, v in attrs if k in ("src", "href", "xlink:href", "srcset", "data")]
+        self.ids += [v for k, v in attrs if k == "id"]
+
+
+def _parsed(page):
+    parser = _Tags()
+    parser.feed(page)
+    return parser
+
+
+def test_page_needs_no_network_and_no_scripts(runs, tmp_path):
+    page = _page(comparison(runs), tmp_path)
+    parsed = _parsed(page)
+    assert "script" not in parsed.tags
+    assert all(address.startswith("#") for address in parsed.loads)
+    assert not re.search(r"url\((?!#|['\"]?#)", page)
+    assert parsed.tags.count("svg") == 3
+
+
+def test_texts_of_strangers_do_nothing(runs, tmp_path):
+    for made in runs:
+        made["config"] |= {"task": EVIL, "model": EVIL}
+        made["data"]["labels"] = [EVIL, EVIL]
+    failed = [{"config": {"method": EVIL, "lr": 1, "seed": 0}, "error": EVIL}]
+    parsed = _parsed(_page(comparison(runs, failed=failed, command=EVIL, notes=[EVIL]), tmp_path))
+    assert "script" not in parsed.tags
+    assert "img" not in parsed.tags
+
+
+def test_a_method_of_a_stranger_is_escaped_inside_the_figures(tmp_path):
+    parsed = _parsed(_page(comparison([run(EVIL, 0, 0.7)]), tmp_path))
+    assert "script" not in parsed.tags
+    assert "img" not in parsed.tags
+
+
+def test_ids_of_the_figures_do_not_clash(runs, tmp_path):
+    ids = _parsed(_page(comparison(runs), tmp_path)).ids
+    referenced = [i for i in ids if i and not i.startswith(("figure_", "axes_", "patch_"))]
+    defs = [i for i in referenced if re.fullmatch(r"[mp][0-9a-f]{10}", i)]
+    assert len(defs) == len(set(defs))
+    assert defs
+
+
+def test_one_rate_is_said_to_rank_nothing(runs, tmp_path):
+    assert "No ranking of methods" in _page(comparison(runs), tmp_path)
+
+
+def test_own_rates_show_the_search(runs, tmp_path):
+    searched = [*runs, *(run(m, 0, 0.5, lr=2e-3) for m in ("lora", "ailora"))]
+    made = comparison(runs, searched=searched, chosen="selected", rates=(1e-3, 2e-3))
+    page = _page(made, tmp_path)
+    assert "No ranking" not in page
+    assert "Choosing the rate" in page
+    assert "0.5100" in page
+
+
+def test_failed_runs_are_shown_with_their_reason(runs, tmp_path):
+    failed = [{"config": {"method": "pissa", "lr": 9.0, "seed": 3}, "error": "training diverged"}]
+    page = _page(comparison(runs, failed=failed), tmp_path)
+    assert "Runs that failed" in page
+    assert "training diverged" in page
+
+
+def test_figures_lie_beside_with_the_data_they_were_drawn_from(runs, tmp_path):
+    write_report(comparison(runs), tmp_path)
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    made = ("training_loss", "selection_score", "update_norms")
+    assert names == {f"{name}.{kind}" for name in made for kind in ("svg", "png", "csv")}
+    with (tmp_path / "figures" / "training_loss.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 4 * 3
+    losses = {float(r["loss"]) for r in rows if (r["seed"], r["step"]) == ("1", "10")}
+    assert losses == {0.61}
+
+
+def test_the_same_runs_give_the_same_page(runs, tmp_path):
+    assert _page(comparison(runs), tmp_path / "a") == _page(comparison(runs), tmp_path / "b")
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM = CHROMIUM or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(
+    CHROMIUM is None and not os.environ.get("AILORA_REQUIRE_BROWSER"),
+    reason="no chromium on this machine (set AILORA_REQUIRE_BROWSER=1 to insist)",
+)
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_real_browser_shows_it_without_sideways_scrolling(runs, tmp_path, width):
+    page = write_report(comparison(runs), tmp_path / "out")
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f"<iframe id=f src='{page.as_uri()}' style='width:{width}px;height:900px;border:0'>"
+        "</iframe>"
+        "<p id=said></p><script>f.onload=()=>{const d=f.contentDocument,e=d.documentElement;"
+        "const s=[...d.querySelectorAll('svg')].map(x=>x.getBoundingClientRect().height);"
+        "said.textContent=JSON.stringify([e.scrollWidth,e.clientWidth,Math.min(...s),s.length])}"
+        "</script>"
+    )
+    done = subprocess.run(
+        [
+            *(CHROMIUM or "chromium", "--headless", "--no-sandbox", "--disable-gpu"),
+            *("--no-first-run", "--disable-background-networking", "--disable-sync"),
+            *("--disable-component-update", "--allow-file-access-from-files"),
+            *("--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"),
+            *("--virtual-time-budget=5000", "--dump-dom", frame.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    said = re.search(r"<p id=\"said\">\[([\d.,]+)\]", done.stdout)
+    assert said, done.stdout[-500:]
+    scroll, client, lowest, count = (float(number) for number in said[1].split(","))
+    assert client > width - 20  # less a vertical scroll bar
+    assert scroll <= client
+    assert lowest > 100
+    assert count == 3
+    assert "CONSOLE" not in done.stderr
