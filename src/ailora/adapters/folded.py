@@ -1,0 +1,56 @@
+"""The paper's own form: W <- W - s B0 A0 in the base, a plain rank-r adapter beside it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+
+from ailora.adapters import peft_layers
+from ailora.adapters.starts import Start
+
+logger = logging.getLogger(__name__)
+
+
+def fold_all(model: PeftModel, adapter: str, starts: Sequence[Start]) -> dict[str, Tensor]:
+    """Fold every spectral start into the base; returns the anchors to save along."""
+    anchors: dict[str, Tensor] = {}
+    lost: dict[str, float] = {}
+    for start in (start for start in starts if start.spectral):
+        layer = peft_layers.lora_layer(model, start.name)
+        lost[start.name] = fold(layer, adapter, start.A, start.B)
+        anchors |= {f"{start.name}.A": start.A, f"{start.name}.B": start.B}
+    _report_rounding(lost)
+    return anchors
+
+
+@torch.no_grad()
+def fold(layer: LoraLayer, adapter: str, A: Tensor, B: Tensor) -> float:
+    """W <- W - s B A (eqs. 3 and 5), computed in fp64 and rounded once to the base's dtype.
+
+    The scale s is the layer's own, which a reload finds again to the last bit.
+
+    Returns:
+        What that rounding cost, ||W - (W_r + s B A)|| / ||s B A||.
+    """
+    weight = layer.get_base_layer().weight
+    part = (layer.scaling[adapter] * (B.double() @ A.double())).to(weight.device)
+    exact = weight.double() - part
+    weight.copy_(exact)
+    lost = torch.linalg.norm(weight.double() - exact) / torch.linalg.norm(part)
+    return float(lost.nan_to_num())
+
+
+def _report_rounding(lost: dict[str, float]) -> None:
+    worst = max(lost, key=lambda name: lost[name], default="")
+    if worst and lost[worst] > 0.01:
+        logger.warning(
+            "base='folded': rounding W - B A to the base's dtype loses %.0f %% of B A at %s; "
+            "base='anchored' loses nothing",
+            100 * lost[worst],
+            worst,
+        )

@@ -1,0 +1,145 @@
+"""Starting factors of every adapted projection: eqs. 2 and 5 of the paper."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ailora.adapters.config import AILoRAConfig
+from ailora.errors import UserError
+from ailora.linalg import Check, Triplets, decompose
+from ailora.roles import Projection, RoleName, find_projections
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What one projection starts from.
+
+    Attributes:
+        name: Dotted module name in the model.
+        role: q, k, v or o.
+        spectral: Whether the factors are a part of the weight (else Gaussian A, zero B).
+        A: Starting lora_A, (r x n).
+        B: Starting lora_B, (m x r).
+        scaling: s in y = W x + s B A x.
+        lr_ratio: Learning rate as a multiple of the optimiser's, for parameter groups.
+        dead: Triplets with a singular value of zero: their factors never receive a gradient.
+        check: How the decomposition was made and how exact it is; None for Gaussian starts.
+    """
+
+    name: str
+    role: RoleName
+    spectral: bool
+    A: Tensor
+    B: Tensor
+    scaling: float
+    lr_ratio: float
+    dead: int = 0
+    check: Check | None = None
+
+    @property
+    def rank(self) -> int:
+        """Rank r of the factors."""
+        return self.A.shape[0]
+
+
+def make_starts(model: nn.Module, config: AILoRAConfig) -> list[Start]:
+    """Decompose every weight the config names; the model is only read.
+
+    A progress bar with the time left appears when this takes more than two seconds.
+
+    Raises:
+        UserError: no such projection, a rank above a weight's size, or a weight with NaN or Inf.
+    """
+    found = projections_of(model, config)
+    for projection in found:
+        _check_rank(projection, config)
+    bar = tqdm(found, desc="starting factors", unit="weight", delay=2, leave=False, disable=None)
+    starts = [_start(projection, config) for projection in bar]
+    _report_dead(starts)
+    return starts
+
+
+def projections_of(model: nn.Module, config: AILoRAConfig) -> list[Projection]:
+    """The projections that the config adapts, in the model's order.
+
+    Raises:
+        UserError: As `ailora.roles.find_projections`.
+    """
+    by_hand = {name: role.modules for name, role in config.roles.items() if role.modules}
+    return find_projections(model, tuple(config.roles), modules=by_hand, layers=config.layers)
+
+
+def _check_rank(projection: Projection, config: AILoRAConfig) -> None:
+    rank, most = config.rank_of(projection.role), min(projection.shape)
+    if rank > most:
+        raise UserError(
+            f"r={rank} for role {projection.role!r} is above what {projection.name} has: its "
+            f"weight is {projection.shape[0]} x {projection.shape[1]}, so r can be at most {most}"
+        )
+
+
+def _start(projection: Projection, config: AILoRAConfig) -> Start:
+    role = config.roles[projection.role]
+    rank, scaling = config.rank_of(projection.role), config.scaling_of(projection.role)
+    baked = role.lr_ratio if config.lr_mode == "baked" else 1.0
+    triplets = None
+    if role.init == "gaussian":
+        A, B = _gaussian(projection, rank)
+    else:
+        triplets = _decompose(projection, rank, role.init)
+        A, B = _factors(triplets, scaling)
+    return Start(
+        name=projection.name,
+        role=projection.role,
+        spectral=triplets is not None,
+        # Under Adam a step has the size of the rate whatever the gradient's: A / c moved by lr
+        # is A moved by c lr, and c^2 in the scale puts the size back.
+        A=A / baked,
+        B=B / baked,
+        scaling=scaling * baked**2,
+        lr_ratio=role.lr_ratio / baked,
+        dead=triplets.dead if triplets else 0,
+        check=triplets.check if triplets else None,
+    )
+
+
+def _decompose(projection: Projection, rank: int, part: str) -> Triplets:
+    weight = projection.module.weight
+    try:
+        return decompose(weight, rank, part)  # type: ignore[arg-type]
+    except UserError as error:
+        raise UserError(f"{projection.name} ({projection.role}): {error}") from error
+
+
+def _factors(triplets: Triplets, scaling: float) -> tuple[Tensor, Tensor]:
+    """A = (S/s)^1/2 V^T and B = U (S/s)^1/2, so that s B A is the part itself."""
+    root = (triplets.S / scaling).sqrt()
+    return root[:, None] * triplets.Vt, triplets.U * root
+
+
+def _gaussian(projection: Projection, rank: int) -> tuple[Tensor, Tensor]:
+    out_features, in_features = projection.shape
+    std = 1 / math.sqrt(3 * in_features)  # that of PEFT's default, U(-n^-1/2, n^-1/2)
+    A = torch.randn(rank, in_features) * std
+    return A, torch.zeros(out_features, rank)
+
+
+def _report_dead(starts: list[Start]) -> None:
+    dead = [start for start in starts if start.dead]
+    if dead:
+        listed = ", ".join(f"{start.name} {start.dead} of {start.rank}" for start in dead[:8])
+        more = f" and {len(dead) - 8} more" if len(dead) > 8 else ""
+        logger.warning(
+            "dead triplets: the weight has singular values of zero there, so these factors start "
+            "at zero and never learn: %s%s. A smaller r or init='gaussian' avoids it.",
+            listed,
+            more,
+        )

@@ -1,0 +1,105 @@
+"""Models, batches and short training loops that the adapter tests share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+import ailora
+from ailora import AILoRAConfig, Role
+from ailora.demo import encoder_dir
+from tests.families import FAMILIES, inputs_for
+
+Q0 = "bert.encoder.layer.0.attention.self.query"
+V0 = "bert.encoder.layer.0.attention.self.value"
+
+
+def tiny(dtype: torch.dtype = torch.float64, family: str = "bert") -> PreTrainedModel:
+    return FAMILIES[family]().to(dtype)
+
+
+def batch(model: nn.Module, family: str = "bert", *, labels: bool = True) -> dict[str, Tensor]:
+    return inputs_for(family, model, labels=labels)
+
+
+def encoder(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The embedded MiniLM with a seeded head of two classes, in eval mode."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            encoder_dir(), num_labels=2, dtype=dtype
+        )
+    transformers_logging.set_verbosity(before)
+    return model.eval()
+
+
+def sentences(*, labels: bool = False) -> dict[str, Tensor]:
+    """Seeded token ids of MiniLM's vocabulary, the last row padded."""
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(1000, 30000, (4, 12), generator=generator)
+    mask = torch.ones_like(ids)
+    ids[-1, -4:], mask[-1, -4:] = 0, 0
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    return {**inputs, "labels": torch.tensor([0, 1, 1, 0])} if labels else inputs
+
+
+@torch.no_grad()
+def logits(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    return model(**inputs).logits
+
+
+def train(
+    model: nn.Module,
+    inputs: dict[str, Tensor],
+    steps: int,
+    optimizer: Optimizer | None = None,
+    lr: float = 1e-2,
+) -> list[float]:
+    """AdamW steps on one batch (eval mode: no dropout); the losses before each step."""
+    model.eval()
+    optimizer = optimizer or ailora.create_optimizer(model, AdamW, lr=lr)
+    losses = []
+    for _ in range(steps):
+        loss = model(**inputs).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def base_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of what is not an adapter's or a head's, under the names of the unwrapped model."""
+    return {
+        name.removeprefix("base_model.model.").replace("base_layer.", ""): value.detach().clone()
+        for name, value in model.state_dict().items()
+        if "lora_" not in name and "modules_to_save" not in name
+    }
+
+
+def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+def factors(model: nn.Module, name: str, adapter: str = "default") -> tuple[Any, Any]:
+    layer = model.get_base_model().get_submodule(name)
+    return layer.lora_A[adapter], layer.lora_B[adapter]
+
+
+ROLES = {"q": Role(init="principal", r=3), "v": Role(init="minor", lr_ratio=2)}
+
+
+def trained(base: str = "anchored", dtype: torch.dtype = torch.float64, **fields) -> PeftModel:
+    config = AILoRAConfig(**{"r": 2, "alpha": 5, "roles": ROLES, "base": base, **fields})
+    model = ailora.get_peft_model(tiny(dtype), config)
+    train(model, batch(model), 3)
+    return model

@@ -1,0 +1,202 @@
+"""`ailora.load_adapter`: exact again for training and for use, or one line that says why not."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch.optim import AdamW
+
+import ailora
+from ailora import AILoRAConfig, Role, presets
+from ailora.errors import UserError
+from tests.adapters.models import (
+    Q0,
+    V0,
+    batch,
+    encoder,
+    factors,
+    logits,
+    same,
+    sentences,
+    tiny,
+    train,
+    trained,
+)
+
+BASES = pytest.mark.parametrize("base", ["anchored", "folded"])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    trained().save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_anchors_and_differences_come_back_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = trained(dtype=dtype)
+    model.save_pretrained(tmp_path)
+    again = ailora.load_adapter(tiny(dtype), tmp_path, is_trainable=True)
+    assert torch.equal(logits(again, batch(again)), logits(model, batch(model)))
+    for name in (Q0, V0):
+        for ours, theirs in zip(factors(model, name), factors(again, name), strict=True):
+            assert type(ours) is type(theirs)
+            assert torch.equal(ours.anchor, theirs.anchor)
+            assert torch.equal(ours.delta, theirs.delta)
+            assert ours.delta.any()
+
+
+def test_the_anchor_saved_beside_is_what_makes_it_exact(folder: Path) -> None:
+    """(A0 + D_A) - D_A is off by a rounding: the negative control."""
+    saved = load_file(folder / "adapter_model.safetensors")
+    anchor = load_file(folder / "ailora_anchor.safetensors")
+    A = saved[f"base_model.model.{Q0}.lora_A.weight"]
+    upper, lower = A.chunk(2)
+    assert not torch.equal(upper - lower, anchor[f"{Q0}.A"])
+    torch.testing.assert_close(upper - lower, anchor[f"{Q0}.A"], rtol=0, atol=1e-12)
+
+
+@BASES
+@pytest.mark.parametrize("lr_mode", ["groups", "baked"])
+def test_training_goes_on_as_if_it_had_never_stopped(
+    base: str, lr_mode: str, tmp_path: Path
+) -> None:
+    def sgd(model: PeftModel) -> torch.optim.Optimizer:  # no state of its own to carry over
+        return ailora.create_optimizer(model, torch.optim.SGD, lr=0.05)
+
+    model = trained(base, lr_mode=lr_mode)
+    model.save_pretrained(tmp_path)
+    again = ailora.load_adapter(tiny(), tmp_path, is_trainable=True)
+    losses = train(model, batch(model), 5, sgd(model))
+    assert train(again, batch(again), 5, sgd(again)) == losses
+    assert len(set(losses)) == 5
+
+
+@BASES
+def test_saving_what_was_loaded_writes_the_same_files(base: str, tmp_path: Path) -> None:
+    trained(base).save_pretrained(tmp_path / "first")
+    again = ailora.load_adapter(tiny(), tmp_path / "first")
+    again.save_pretrained(tmp_path / "second")
+    for name in ("adapter_model.safetensors", "ailora_anchor.safetensors"):
+        first, second = (load_file(tmp_path / run / name) for run in ("first", "second"))
+        assert same(first, second)
+    for name in ("ailora.json", "README.md"):
+        first, second = ((tmp_path / run / name).read_text() for run in ("first", "second"))
+        assert first == second
+    again.save_pretrained(tmp_path / "second")
+    assert (tmp_path / "second/README.md").read_text().count("How this adapter started") == 1
+
+
+@BASES
+def test_loading_for_use_freezes_everything(base: str, tmp_path: Path) -> None:
+    model = trained(base)
+    model.save_pretrained(tmp_path)
+    again = ailora.load_adapter(tiny(), tmp_path)
+    assert torch.equal(logits(again, batch(again)), logits(model, batch(model)))
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+    assert not again.training
+    with pytest.raises(UserError, match="load it with is_trainable=True"):
+        ailora.create_optimizer(again, lr=1e-3)
+
+
+@pytest.mark.parametrize("ratio", [2, 0.5])
+def test_rates_come_back_with_the_adapter(
+    ratio: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    roles = {"q": Role(init="principal"), "v": Role(init="gaussian", lr_ratio=ratio)}
+    trained(roles=roles).save_pretrained(tmp_path)
+    again = ailora.load_adapter(tiny(), tmp_path, is_trainable=True)
+    groups = ailora.create_optimizer(again, lr=1e-3).param_groups
+    assert sorted(group["lr"] for group in groups) == sorted([1e-3, 1e-3 * ratio])
+    parameters = [value for value in again.parameters() if value.requires_grad]
+    train(again, batch(again), 1, AdamW(parameters, lr=1e-3))
+    assert any("trains all roles at one rate" in record.message for record in caplog.records)
+
+
+def test_modules_named_by_hand_and_layers_survive(tmp_path: Path) -> None:
+    roles = {"q": Role(init="principal", modules=["self.key"])}
+    model = trained(roles=roles, layers=[1])
+    model.save_pretrained(tmp_path)
+    again = ailora.load_adapter(tiny(), tmp_path, is_trainable=True)
+    assert train(again, batch(again), 1) == train(model, batch(model), 1)
+
+
+def test_factors_keep_the_bases_dtype_where_asked(tmp_path: Path) -> None:
+    trained(dtype=torch.bfloat16).save_pretrained(tmp_path)
+    for autocast, dtype in ((True, torch.float32), (False, torch.bfloat16)):
+        for beside in (False, True):
+            base = tiny(torch.bfloat16)
+            if beside:
+                base = ailora.get_peft_model(base, presets.pissa(2), "first")
+            model = ailora.load_adapter(base, tmp_path, autocast_adapter_dtype=autocast)
+            assert {module.delta.dtype for module in factors(model, Q0)} == {dtype}
+            assert {module.anchor.dtype for module in factors(model, Q0)} == {dtype}
+
+
+def test_an_adapter_loads_beside_others_and_leaves_them_alone(folder: Path) -> None:
+    alone = ailora.load_adapter(tiny(), folder)
+    model = ailora.get_peft_model(tiny(), presets.pissa(2), "first")
+    train(model, batch(model), 2)
+    first = logits(model, batch(model))
+    assert ailora.load_adapter(model, folder, "second", is_trainable=True) is model
+    assert torch.equal(logits(model, batch(model)), first)
+    assert factors(model, Q0, "second")[0].delta.requires_grad
+    ailora.load_adapter(model, folder, "third")
+    assert not factors(model, Q0, "third")[0].delta.requires_grad
+    assert model.peft_config["third"].inference_mode
+    model.set_adapter("second")
+    assert torch.equal(logits(model, batch(model)), logits(alone, batch(model)))
+    train(model, batch(model), 1)
+    model.set_adapter("first")
+    assert torch.equal(logits(model, batch(model)), first)
+
+
+def test_an_adapter_saved_under_another_name_lies_in_its_own_folder(tmp_path: Path) -> None:
+    model = ailora.get_peft_model(tiny(), presets.pissa(2), "first")
+    ailora.get_peft_model(model, AILoRAConfig(r=3), "second")
+    model.set_adapter("second")
+    train(model, batch(model), 2)
+    model.save_pretrained(tmp_path)
+    again = ailora.load_adapter(tiny(), tmp_path / "second")
+    assert torch.equal(logits(again, batch(again)), logits(model, batch(model)))
+
+
+def test_heads_come_back_as_pefts_do(tmp_path: Path) -> None:
+    model = trained(task_type="SEQ_CLS")
+    model.save_pretrained(tmp_path)
+    for again in (
+        ailora.load_adapter(tiny(), tmp_path, is_trainable=True),
+        PeftModel.from_pretrained(tiny(), str(tmp_path)),
+    ):
+        assert torch.equal(logits(again, batch(again)), logits(model, batch(model)))
+
+
+def test_a_file_cast_to_16_bits_still_loads_for_training(folder: Path) -> None:
+    exact = ailora.load_adapter(tiny(), folder)
+    path = folder / "adapter_model.safetensors"
+    save_file({name: value.bfloat16() for name, value in load_file(path).items()}, path)
+    again = ailora.load_adapter(tiny(), folder, is_trainable=True)
+    torch.testing.assert_close(
+        logits(again, batch(again)), logits(exact, batch(exact)), rtol=0, atol=0.02
+    )
+
+
+def test_resuming_stock_files_on_the_real_encoder_is_exact(tmp_path: Path) -> None:
+    model = ailora.get_peft_model(encoder(), presets.ailora(8, task_type="SEQ_CLS"))
+    train(model, sentences(labels=True), 3)
+    model.save_pretrained(tmp_path)
+    again = ailora.load_adapter(encoder(), tmp_path, is_trainable=True)
+    assert torch.equal(logits(again, sentences()), logits(model, sentences()))
+
+
+def test_loading_says_nothing_when_all_is_well(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="ailora"):
+        ailora.load_adapter(tiny(), folder)
+    assert not caplog.records

@@ -1,0 +1,144 @@
+"""What `ailora.load_adapter` refuses: one line, and the model stays as it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+
+import ailora
+from ailora import AILoRAConfig, Role, presets
+from ailora.errors import UserError
+from tests.adapters.models import (
+    Q0,
+    base_weights,
+    encoder,
+    same,
+    tiny,
+    trained,
+)
+
+BASES = pytest.mark.parametrize("base", ["anchored", "folded"])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    trained().save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def refused(model: torch.nn.Module, folder: Path, **options: object) -> str:
+    weights, modules = base_weights(model), [id(module) for module in model.modules()]
+    with pytest.raises(UserError) as caught:
+        ailora.load_adapter(model, folder, **options)
+    assert same(base_weights(model), weights)
+    assert [id(module) for module in model.modules()] == modules
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
+    assert refused(tiny(), tmp_path) == (
+        f"{tmp_path}: no adapter_config.json there; give the folder of a saved adapter"
+    )
+    assert "no adapter_config.json" in refused(tiny(), tmp_path / "absent")
+
+
+def test_a_stock_adapter_is_refused_with_the_call_that_loads_it(tmp_path: Path) -> None:
+    import peft
+
+    config = LoraConfig(target_modules=["query"])
+    peft.get_peft_model(tiny(), config).save_pretrained(tmp_path)
+    assert refused(tiny(), tmp_path) == (
+        f"{tmp_path}: has no ailora.json, so it was not started by ailora; "
+        "load it with peft.PeftModel.from_pretrained"
+    )
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 1}', '{"config": {}}'])
+def test_a_corrupted_marker_is_refused(folder: Path, text: str) -> None:
+    (folder / "ailora.json").write_text(text)
+    assert "ailora.json: not a marker ailora wrote" in refused(tiny(), folder)
+
+
+def test_a_marker_with_an_impossible_value_is_refused_by_name(folder: Path) -> None:
+    marker = json.loads((folder / "ailora.json").read_text())
+    marker["config"]["r"] = -2
+    (folder / "ailora.json").write_text(json.dumps(marker))
+    assert "AILoRAConfig.r=-2" in refused(tiny(), folder)
+
+
+def test_a_marker_of_a_later_version_is_refused(folder: Path) -> None:
+    marker = json.loads((folder / "ailora.json").read_text())
+    (folder / "ailora.json").write_text(json.dumps({**marker, "format": 2}))
+    assert refused(tiny(), folder).endswith("format 2 is not known; update ailora")
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def drop_one(path: Path) -> None:
+    tensors = load_file(path)
+    tensors.pop(sorted(tensors)[0])
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize("name", ["ailora_anchor.safetensors", "adapter_model.safetensors"])
+@pytest.mark.parametrize("harm", [Path.unlink, cut, drop_one])
+@BASES
+def test_a_missing_cut_off_or_incomplete_file_is_refused(
+    base: str, name: str, harm: Callable[[Path], None], tmp_path: Path
+) -> None:
+    trained(base).save_pretrained(tmp_path)
+    harm(tmp_path / name)
+    assert "copy" in refused(tiny(), tmp_path)
+
+
+@BASES
+def test_an_anchor_of_another_adapter_is_refused(base: str, tmp_path: Path) -> None:
+    trained(base).save_pretrained(tmp_path / "ours")
+    other = {"q": Role(init="minor", r=3), "v": Role(init="principal", r=4)}
+    trained(base, roles=other).save_pretrained(tmp_path / "other")
+    shutil.copy(tmp_path / "other/ailora_anchor.safetensors", tmp_path / "ours")
+    assert "does not belong to this adapter" in refused(tiny(), tmp_path / "ours")
+
+
+def test_an_anchor_of_the_same_shape_from_another_part_is_refused(tmp_path: Path) -> None:
+    for name in ("pissa", "milora"):
+        trained(roles=getattr(presets, name)().roles).save_pretrained(tmp_path / name)
+    shutil.copy(tmp_path / "pissa/ailora_anchor.safetensors", tmp_path / "milora")
+    assert "does not belong to this adapter" in refused(tiny(), tmp_path / "milora")
+
+
+def test_an_adapter_of_another_architecture_is_refused(folder: Path) -> None:
+    message = refused(tiny(family="llama"), folder)
+    assert f"adapts {Q0}, which this LlamaForCausalLM does not have" in message
+
+
+def test_lora_presets_are_checked_against_the_model_too(tmp_path: Path) -> None:
+    trained(roles=presets.lora().roles).save_pretrained(tmp_path)
+    assert "does not have" in refused(tiny(family="llama"), tmp_path)
+
+
+def test_an_adapter_of_another_size_is_refused_with_both_shapes(tmp_path: Path) -> None:
+    ailora.get_peft_model(encoder(), AILoRAConfig(r=2, layers=[0])).save_pretrained(tmp_path)
+    message = refused(tiny(), tmp_path)
+    assert "(384, 384)" in message and "(32, 32)" in message
+
+
+def test_a_taken_name_is_refused(folder: Path) -> None:
+    model = ailora.load_adapter(tiny(), folder)
+    assert refused(model, folder).startswith("adapter_name='default': this model has that adapter")
+
+
+def test_folding_under_other_adapters_is_refused(tmp_path: Path) -> None:
+    trained("folded").save_pretrained(tmp_path)
+    model = ailora.get_peft_model(tiny(), AILoRAConfig(r=2))
+    assert "would change the base weights" in refused(model, tmp_path, adapter_name="second")

@@ -1,0 +1,182 @@
+"""Eqs. 2 and 5 of the paper, and what is refused before a model is touched."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import ailora
+from ailora import AILoRAConfig, Role
+from ailora.adapters.starts import Start, make_starts
+from ailora.errors import UserError
+from tests.adapters.models import Q0, V0, base_weights, same, tiny
+
+Array = NDArray[np.float64]
+
+
+def part_of(weight: torch.Tensor, rank: int, part: str) -> tuple[Array, Array]:
+    """(the part, the remaining singular values), by numpy in fp64."""
+    U, S, Vt = np.linalg.svd(weight.detach().double().numpy(), full_matrices=False)
+    taken = slice(0, rank) if part == "principal" else slice(len(S) - rank, len(S))
+    return (U[:, taken] * S[taken]) @ Vt[taken], np.delete(S, np.arange(len(S))[taken])
+
+
+def start_of(config: AILoRAConfig, name: str) -> Start:
+    return next(start for start in make_starts(tiny(), config) if start.name == name)
+
+
+@pytest.mark.parametrize("part", ["principal", "minor"])
+@pytest.mark.parametrize(("rank", "alpha"), [(1, None), (4, None), (4, 8), (3, 1), (32, 5)])
+def test_the_scaled_product_is_the_part_and_the_residual_is_all_the_rest(
+    part: str, rank: int, alpha: float | None
+) -> None:
+    model = tiny()
+    config = AILoRAConfig(r=rank, alpha=alpha, roles={"q": Role(init=part)})  # type: ignore[arg-type]
+    for start in make_starts(model, config):
+        weight = model.get_submodule(start.name).weight
+        wanted, others = part_of(weight, rank, part)
+        got = start.scaling * (start.B @ start.A).numpy()
+        np.testing.assert_allclose(got, wanted, atol=1e-10)
+        residual = np.linalg.svd(weight.detach().numpy() - got, compute_uv=False)
+        np.testing.assert_allclose(residual[: len(others)], others, atol=1e-10)
+        assert residual[len(others) :].max(initial=0) < 1e-10
+
+
+def test_the_singular_values_are_shared_evenly_by_both_factors() -> None:
+    start = start_of(AILoRAConfig(r=4, alpha=12), Q0)
+    S = torch.linalg.svdvals(tiny().get_submodule(Q0).weight)[:4] / 3
+    torch.testing.assert_close(start.A @ start.A.T, torch.diag(S), rtol=0, atol=1e-9)
+    torch.testing.assert_close(start.B.T @ start.B, torch.diag(S), rtol=0, atol=1e-9)
+
+
+def test_each_role_has_its_own_rank_alpha_and_rate() -> None:
+    roles = {
+        "q": Role(init="principal", r=2, alpha=6),
+        "v": Role(init="minor", r=3, lr_ratio=4),
+    }
+    config = AILoRAConfig(r=8, alpha=12, roles=roles)
+    q, v = start_of(config, Q0), start_of(config, V0)
+    assert (q.rank, q.scaling, q.lr_ratio) == (2, 3.0, 1.0)
+    assert (v.rank, v.scaling, v.lr_ratio) == (3, 4.0, 4.0)
+    assert (q.A.shape, q.B.shape) == ((2, 32), (32, 2))
+
+
+def test_only_the_layers_asked_for_are_adapted() -> None:
+    starts = make_starts(tiny(), AILoRAConfig(r=2, layers=[1]))
+    assert {start.name for start in starts} == {
+        name.replace("layer.0", "layer.1") for name in (Q0, V0)
+    }
+    model = ailora.get_peft_model(tiny(), AILoRAConfig(r=2, layers=[1]))
+    wrapped = {name.split(".lora_")[0] for name, _ in model.named_modules() if ".lora_A" in name}
+    assert {name.removeprefix("base_model.model.") for name in wrapped} == {
+        name.replace("layer.0", "layer.1") for name in (Q0, V0)
+    }
+
+
+def test_layers_with_ranks_of_their_own_reach_just_their_modules() -> None:
+    roles = {"q": Role(init="principal", r=3), "v": Role(init="gaussian", r=5, alpha=10)}
+    model = ailora.get_peft_model(tiny(), AILoRAConfig(roles=roles))
+    for layer in (0, 1):
+        q = model.get_base_model().get_submodule(Q0.replace("0", str(layer)))
+        v = model.get_base_model().get_submodule(V0.replace("0", str(layer)))
+        assert (q.r["default"], q.scaling["default"]) == (6, 1.0)
+        assert (v.r["default"], v.scaling["default"]) == (5, 2.0)
+
+
+def test_baked_factors_are_divided_by_the_rate_and_the_scale_makes_up_for_it() -> None:
+    groups, baked = (
+        start_of(AILoRAConfig(r=4, alpha=8, lr_mode=mode), V0)  # type: ignore[arg-type]
+        for mode in ("groups", "baked")
+    )
+    assert torch.equal(baked.A, groups.A / 2)
+    assert torch.equal(baked.B, groups.B / 2)
+    assert (groups.scaling, baked.scaling) == (2.0, 8.0)
+    assert (groups.lr_ratio, baked.lr_ratio) == (2.0, 1.0)
+
+
+def test_gaussian_starts_have_pefts_spread_and_nothing_to_add() -> None:
+    config = AILoRAConfig(r=32, roles={"q": Role(init="gaussian")})
+    starts = make_starts(tiny(), config)
+    values = torch.cat([start.A.flatten() for start in starts])
+    assert float(values.std()) == pytest.approx((3 * 32) ** -0.5, rel=0.1)
+    assert float(values.mean()) == pytest.approx(0, abs=0.01)
+    assert not any(start.B.any() or start.spectral for start in starts)
+
+
+def test_a_rank_above_the_weights_size_is_refused_with_the_module_and_the_limit() -> None:
+    with pytest.raises(UserError) as caught:
+        ailora.get_peft_model(tiny(), AILoRAConfig(r=33))
+    assert str(caught.value) == (
+        f"r=33 for role 'q' is above what {Q0} has: its weight is 32 x 32, so r can be at most 32"
+    )
+
+
+@pytest.mark.parametrize("base", ["anchored", "folded"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_broken_weight_is_named_and_the_model_stays_as_it_was(base: str, bad: float) -> None:
+    model = tiny()
+    last = V0.replace("layer.0", "layer.1")
+    with torch.no_grad():
+        model.get_submodule(last).weight[2, 3] = bad
+    before, modules = base_weights(model), [type(module) for module in model.modules()]
+    needs_grad = [parameter.requires_grad for parameter in model.parameters()]
+    with pytest.raises(UserError, match=f"^{last} \\(v\\): .*1 ") as caught:
+        ailora.get_peft_model(model, AILoRAConfig(r=2, base=base))  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert [type(module) for module in model.modules()] == modules
+    assert [parameter.requires_grad for parameter in model.parameters()] == needs_grad
+    for name, value in base_weights(model).items():
+        assert torch.equal(value.nan_to_num(7), before[name].nan_to_num(7)), name
+
+
+def test_dead_triplets_are_reported_with_the_module_and_the_count(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = tiny()
+    with torch.no_grad():
+        model.get_submodule(V0).weight[:, 3:] = 0  # rank 3 of 32
+    with caplog.at_level(logging.WARNING, logger="ailora"):
+        starts = make_starts(model, AILoRAConfig(r=4))
+    dead = {start.name: start.dead for start in starts if start.dead}
+    assert dead == {V0: 4}
+    assert [record.message for record in caplog.records if "dead" in record.message] == [
+        "dead triplets: the weight has singular values of zero there, so these factors start at "
+        f"zero and never learn: {V0} 4 of 4. A smaller r or init='gaussian' avoids it."
+    ]
+
+
+def test_no_dead_triplet_is_reported_for_weights_of_full_rank(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="ailora"):
+        make_starts(tiny(), AILoRAConfig(r=4))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("base", ["anchored", "folded"])
+def test_an_all_zero_weight_works_and_starts_at_the_base(base: str) -> None:
+    model = tiny()
+    with torch.no_grad():
+        model.get_submodule(V0).weight.zero_()
+    before = base_weights(model)
+    wrapped = ailora.get_peft_model(
+        model,
+        AILoRAConfig(
+            r=2,
+            base=base,
+            roles={  # type: ignore[arg-type]
+                "v": Role(init="minor")
+            },
+            layers=[0],
+        ),
+    )
+    assert same(base_weights(wrapped), before)
+
+
+def test_another_kind_of_config_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^config is a dict: give an ailora.AILoRAConfig"):
+        ailora.get_peft_model(tiny(), {"r": 8})  # type: ignore[arg-type]
