@@ -75,8 +75,8 @@ def compare(
     shared["text"] = options.optional_names("--text", text)
     shared["metrics"] = options.optional_names("--metrics", metrics)
     if task.startswith("movies"):
-        shared["limit"] = limit or DEMO_ROWS
-        shared["eval_limit"] = eval_limit or DEMO_EVAL_ROWS
+        shared["limit"] = DEMO_ROWS if limit is None else limit
+        shared["eval_limit"] = DEMO_EVAL_ROWS if eval_limit is None else eval_limit
     plan = {
         "methods": options.names("--methods", methods),
         "seeds": options.numbers("--seeds", seeds, int),

@@ -35,7 +35,7 @@ def quiet_libraries() -> None:
 
 
 def progress() -> Progress:
-    """A bar with the time passed and the time left."""
+    """A bar with the time passed and the time left; nothing in a log."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -45,4 +45,5 @@ def progress() -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console,
+        disable=not console.is_terminal,
     )

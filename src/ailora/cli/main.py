@@ -28,5 +28,5 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        sys.stderr.write(f"ailora: {error}\n")
+        sys.stderr.write(f"ailora: {' '.join(str(error).split())}\n")
         sys.exit(2)

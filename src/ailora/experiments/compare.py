@@ -14,6 +14,7 @@ from typing import Any
 from ailora.errors import UserError
 from ailora.tasks import TextTask
 from ailora.training import RunConfig, train
+from ailora.training.measure import DivergedError
 from ailora.training.methods import PRESETS, check_method
 
 Run = dict[str, Any]
@@ -79,7 +80,8 @@ def compare(
 ) -> Outcome:
     """Run all that is not finished yet below ``out`` and choose each method's rate.
 
-    A run that fails is kept with its reason and does not stop the others.
+    A run that diverges or runs out of memory is kept with its reason and does not stop the others;
+    bad input does.
 
     Args:
         config: What to compare.
@@ -87,6 +89,9 @@ def compare(
         out: Folder of runs.
         on_progress: Called with (run, runs, its config, step, steps) after every step.
         on_finish: Called with every run's result, or with its config and ``error``.
+
+    Raises:
+        UserError: As `ailora.training.train`, but for `DivergedError`.
     """
     plan = list(config.runs())
     results = []
@@ -105,7 +110,7 @@ def _attempt(
 ) -> Run:
     try:
         return train(run, task, out, resume=True, on_progress=tell)
-    except (UserError, RuntimeError, MemoryError) as error:
+    except (DivergedError, RuntimeError, MemoryError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return {"config": asdict(run), "error": reason}
 

@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ailora.errors import UserError
 from ailora.training.folder import RunFolder
+from ailora.training.measure import DivergedError
 
 OnProgress = Callable[[int, int, str], None]  # step, steps in all, a few words
 
 
 class Recorder(TrainerCallback):  # type: ignore[misc]
-    """Writes one line an evaluation: step, epoch, mean training loss since the last, scores."""
+    """Writes one line an evaluation.
+
+    Step, epoch, seconds of training steps so far (over all sessions of a resumed run), mean
+    training loss since the last line, scores.
+    """
 
     def __init__(self, folder: RunFolder, metrics: tuple[str, ...]) -> None:
         self.folder = folder
         self.metrics = metrics
         self.loss: float | None = None
+        history = folder.history()
+        self.seconds: float = history[-1]["seconds"] if history else 0.0
+        self.began = 0.0
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Start the watch."""
+        self.began = time.perf_counter()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Stop the watch."""
+        self.seconds += time.perf_counter() - self.began
 
     def on_log(
         self,
@@ -36,7 +56,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             return
         self.loss = float(loss)
         if not math.isfinite(self.loss):
-            raise UserError(
+            raise DivergedError(
                 f"training diverged: the loss is {self.loss} at step {state.global_step}; "
                 "lower the learning rate"
             )
@@ -53,7 +73,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         if f"eval_{self.metrics[0]}" not in metrics:
             return
         entry: dict[str, Any] = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4)}
-        entry["loss"] = self.loss
+        entry |= {"seconds": round(self.seconds, 4), "loss": self.loss}
         entry |= {name: metrics[f"eval_{name}"] for name in self.metrics}
         self.folder.log(entry)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from ailora.adapters.config import Base, LrMode
+from ailora.adapters.config import AILoRAConfig, Base, LrMode
 from ailora.errors import UserError
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -91,6 +91,21 @@ class RunConfig:
             raise UserError(f"precision={self.precision!r}: must be auto, fp32 or bf16")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed={self.seed!r}: must be in [0, 2**32)")
+        self._settle()
+
+    def _settle(self) -> None:
+        """Check what the adapter checks; 2 and 2.0 are one setting, and so must be one run."""
+        adapter = AILoRAConfig(
+            r=self.rank,
+            alpha=self.alpha,
+            dropout=self.dropout,
+            base=self.base,
+            lr_mode=self.lr_mode,
+        )
+        for name in ("alpha", "dropout"):
+            object.__setattr__(self, name, getattr(adapter, name))
+        for name in ("lr", "epochs", "warmup_ratio", "weight_decay"):
+            object.__setattr__(self, name, float(getattr(self, name)))
 
     def task_options(self) -> dict[str, Any]:
         """What `ailora.tasks.load_task` needs beside the task's name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from ailora.errors import UserError
 from ailora.files import append_line, write_atomic, write_json
 from ailora.training.config import RunConfig
 from ailora.training.environment import environment
+
+STATE = "trainer_state.json"  # what Trainer writes last into a checkpoint
 
 
 class RunFolder:
@@ -40,10 +43,11 @@ class RunFolder:
         made_of = {"config": asdict(config), "data": fingerprint, "environment": environment()}
         write_json(self.path / "config.json", made_of)
 
-    def finish(self, result: dict[str, Any]) -> None:
-        """Write the result, then drop the checkpoints that could resume the run."""
+    def finish(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Write the result, drop the checkpoints, and return the result as it will be read."""
         write_json(self.path / "result.json", result)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
+        return self.result() or result
 
     def clear(self) -> None:
         """Forget an unfinished run."""
@@ -52,11 +56,11 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
 
     def last_checkpoint(self) -> Path | None:
-        """The newest whole checkpoint: Trainer writes ``trainer_state.json`` last."""
+        """The newest checkpoint that was written to its end."""
         whole = [
             folder
             for folder in self.checkpoints.glob("checkpoint-*")
-            if folder.name.rpartition("-")[2].isdigit() and _is_json(folder / "trainer_state.json")
+            if folder.name.rpartition("-")[2].isdigit() and _is_json(folder / STATE)
         ]
         return max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
 
@@ -77,13 +81,15 @@ class RunFolder:
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder for results and raise a UserError now if it cannot be written."""
-    probe = folder / ".ailora-write-test"
-    write_atomic(probe, "")
+    """Raise a UserError if results cannot be written to a folder; nothing is made or left."""
     try:
-        probe.unlink()
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); give another folder with --out"
+        ) from error
 
 
 def _is_json(path: Path) -> bool:

@@ -13,14 +13,24 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
 
+from ailora.errors import UserError
 from ailora.tasks import TextTask, compute
 
 
+class DivergedError(UserError):
+    """Training ended in NaN or infinity."""
+
+
 def scorer(task: TextTask) -> Callable[[EvalPrediction], dict[str, float]]:
-    """The task's metrics as Trainer's ``compute_metrics``."""
+    """The task's metrics as Trainer's ``compute_metrics``; DivergedError for outputs not finite."""
 
     def score(prediction: EvalPrediction) -> dict[str, float]:
-        return compute(task.metrics, _logits(prediction.predictions), prediction.label_ids)
+        logits = _logits(prediction.predictions)
+        if not np.isfinite(logits).all():
+            raise DivergedError(
+                "training diverged: the model's outputs are not finite; lower the learning rate"
+            )
+        return compute(task.metrics, logits, prediction.label_ids)
 
     return score
 
@@ -39,8 +49,7 @@ def majority_score(task: TextTask) -> float | None:
 def logits_on(model: nn.Module, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """Logits in evaluation mode for a few rows, as one batch; the mode is restored."""
     collate = DataCollatorWithPadding(tokenizer)
-    features = [{name: row[name] for name in row if name != "length"} for row in rows]
-    batch = collate(features).to(next(model.parameters()).device)
+    batch = collate(list(rows)).to(next(model.parameters()).device)
     batch.pop("labels")
     training = model.training
     model.eval()

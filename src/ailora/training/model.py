@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,11 @@ from ailora import demo
 from ailora.errors import UserError
 from ailora.tasks import TextTask
 
+logger = logging.getLogger(__name__)
+
+# What every from_pretrained gets: no pickle, no code out of the model's folder.
+_SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
+
 
 def load_model(
     name: str, task: TextTask, seed: int
@@ -41,12 +47,13 @@ def load_model(
     """
     path = _resolve(name)
     with _named_in_errors(name):
-        config = AutoConfig.from_pretrained(path, **_head(task))
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, **_head(task))
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         set_seed(seed)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            path, config=config, use_safetensors=True
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            path, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **_SAFE
         )
+        _check_loaded(model, loaded)
     _give_padding(model, tokenizer)
     return model, tokenizer
 
@@ -58,7 +65,7 @@ def load_backbone(name: str) -> PreTrainedModel:
         UserError: As `load_model`.
     """
     with _named_in_errors(name):
-        return AutoModel.from_pretrained(_resolve(name), use_safetensors=True)
+        return AutoModel.from_pretrained(_resolve(name), **_SAFE)
 
 
 @contextmanager
@@ -67,22 +74,52 @@ def _named_in_errors(name: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"model {name!r} cannot be loaded: {reason[0]} (give 'demo', a folder with config, "
-            "tokenizer and safetensors, or a hub name that is cached or reachable)"
+            f"model {name!r} cannot be loaded: {_reason(error)} (give 'demo', a folder with "
+            "config, tokenizer and safetensors, or a hub name that is cached or reachable)"
         ) from error
 
 
+def _reason(error: Exception) -> str:
+    text = str(error).strip()
+    if "trust_remote_code" in text:
+        return "it needs code of its own, which ailora never runs"
+    return (text.splitlines() or [type(error).__name__])[0]
+
+
+def _check_loaded(model: PreTrainedModel, loaded: dict[str, Any]) -> None:
+    """The head alone may be new: a body of random weights would train without complaint."""
+    body = f"{model.base_model_prefix}."
+    misshapen = sorted(str(key[0]) for key in loaded["mismatched_keys"] if key[0].startswith(body))
+    if misshapen:
+        raise ValueError(f"{misshapen[0]} has another shape than its config.json says")
+    missing = sorted(key for key in loaded["missing_keys"] if key.startswith(body))
+    if len(missing) == sum(key.startswith(body) for key in model.state_dict()):
+        raise ValueError(f"its file has none of the weights of a {model.config.model_type}")
+    if missing:
+        logger.warning("%d weights are not in the file and start anew: %s", len(missing), missing)
+
+
+def check_length(
+    max_length: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raise a UserError for rows that are to be longer than the model can read."""
+    known = (tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
+    longest = min(length for length in known if length is not None)
+    if max_length > longest:
+        raise UserError(
+            f"max_length={max_length}: this model reads {longest} tokens; give that or fewer"
+        )
+
+
 def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-    """Token ids, their number and the label of each row; padding waits for the batch."""
+    """Token ids and the label of each row; padding waits for the batch."""
     texts = [list(rows["text"])]
     if "text_pair" in rows.column_names:
         texts.append(list(rows["text_pair"]))
     encoded = tokenizer(*texts, truncation=True, max_length=max_length)
     columns: dict[str, Any] = dict(encoded)
-    columns["length"] = [len(ids) for ids in columns["input_ids"]]
     columns["labels"] = list(rows["label"])
     return Dataset.from_dict(columns)
 
@@ -112,5 +149,7 @@ def _head(task: TextTask) -> dict[str, Any]:
 def _give_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Decoders without a padding token pad with their end token, and read the last real one."""
     if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise UserError("the model's tokenizer has neither a padding nor an end token")
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id

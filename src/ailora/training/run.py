@@ -1,37 +1,27 @@
-"""One training run from settings to a finished folder, by transformers' Trainer."""
+"""One training run from settings to a finished folder."""
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from datasets import Dataset
 from peft import PeftModel
-from transformers import (
-    DataCollatorWithPadding,
-    EarlyStoppingCallback,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import PreTrainedTokenizerBase, Trainer
 
-from ailora.adapters import create_optimizer
 from ailora.adapters.update import update_norms
 from ailora.errors import UserError
 from ailora.tasks import TextTask
-from ailora.training.callbacks import OnProgress, Progress, Recorder
+from ailora.training.callbacks import OnProgress
 from ailora.training.config import RunConfig
-from ailora.training.environment import computes_bf16_natively, environment
+from ailora.training.environment import environment
 from ailora.training.folder import RunFolder
-from ailora.training.measure import logits_on, majority_score, scorer
+from ailora.training.measure import logits_on, majority_score
 from ailora.training.methods import adapt, check_method
-from ailora.training.model import load_model, tokenize
+from ailora.training.model import check_length, load_model, tokenize
+from ailora.training.trainer import build_trainer, run_to_end, some
 
 logger = logging.getLogger(__name__)
 
@@ -59,36 +49,41 @@ def train(
         The result that stands in ``result.json``; a finished run's is returned at once.
 
     Raises:
-        UserError: Unfinished run without ``resume``, unknown method or model, diverged training.
+        UserError: Unfinished run without ``resume``, unknown method or model, settings that do
+            not fit the model; then nothing has been written.
+        DivergedError: The loss or the outputs are no longer numbers.
     """
     check_method(config.method)
-    folder = RunFolder(out / config.run_id(task.name, task.fingerprint))
+    folder = RunFolder(out.absolute() / config.run_id(task.name, task.fingerprint))
     finished = folder.result()
     if finished is not None:
         logger.info("%s is finished already", folder.path)
         return finished
-    checkpoint = _begin(folder, config, task, resume)
-    model, tokenizer, init = _prepare(config, task)
-    trainer = _trainer(config, task, folder, model, tokenizer, on_progress)
-    began = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    init["seconds"]["train"] = time.perf_counter() - began
-    return _finish(config, task, folder, trainer, init)
+    checkpoint = _last_checkpoint(folder, resume)
+    model, tokenizer, measured = _prepare(config, task)
+    _begin(folder, config, task, checkpoint)  # nothing is written for settings that do not work
+    trainer = build_trainer(
+        config, task, folder, model, tokenizer, on_progress=on_progress, fresh=checkpoint is None
+    )
+    run_to_end(trainer, checkpoint)
+    return _finish(config, task, folder, trainer, measured)
 
 
-def _begin(folder: RunFolder, config: RunConfig, task: TextTask, resume: bool) -> Path | None:
+def _last_checkpoint(folder: RunFolder, resume: bool) -> Path | None:
     if folder.started and not resume:
         raise UserError(
             f"{folder.path}: holds an unfinished run of these settings; "
             "continue it with --resume or remove the folder"
         )
-    checkpoint = folder.last_checkpoint() if resume else None
+    return folder.last_checkpoint() if resume else None
+
+
+def _begin(folder: RunFolder, config: RunConfig, task: TextTask, checkpoint: Path | None) -> None:
     if checkpoint is None:
         folder.clear()
         folder.start(config, task.fingerprint)
     else:
         folder.rewind(int(checkpoint.name.rpartition("-")[2]))
-    return checkpoint
 
 
 def _prepare(
@@ -96,97 +91,18 @@ def _prepare(
 ) -> tuple[PeftModel, PreTrainedTokenizerBase, dict[str, Any]]:
     """Adapted model and tokeniser, with what was measured on the way."""
     base, tokenizer = load_model(config.model, task, config.seed)
-    few = tokenize(_some(task.test, STEP0_ROWS), tokenizer, config.max_length)
+    check_length(config.max_length, base, tokenizer)
+    few = tokenize(some(task.test, STEP0_ROWS), tokenizer, config.max_length)
     before = logits_on(base, few, tokenizer)
     began = time.perf_counter()
     model = adapt(base, config)
     seconds = time.perf_counter() - began
     moved = (logits_on(model, few, tokenizer) - before).abs().max()
-    return model, tokenizer, {"seconds": {"init": seconds}, "step0_deviation": float(moved)}
-
-
-def _trainer(
-    config: RunConfig,
-    task: TextTask,
-    folder: RunFolder,
-    model: PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    on_progress: OnProgress,
-) -> Trainer:
-    rows = tokenize(task.train, tokenizer, config.max_length)
-    callbacks = [Recorder(folder, task.metrics), Progress(on_progress)]
-    if config.early_stopping:
-        callbacks.append(EarlyStoppingCallback(config.early_stopping))
-    trainer = Trainer(
-        model=model,
-        args=_arguments(config, task, folder, rows),
-        train_dataset=rows,
-        eval_dataset=tokenize(
-            _some(task.selection, config.monitor_rows), tokenizer, config.max_length
-        ),
-        data_collator=DataCollatorWithPadding(tokenizer),
-        processing_class=tokenizer,
-        compute_metrics=scorer(task),
-        optimizers=(create_optimizer(model, lr=config.lr, weight_decay=config.weight_decay), None),
-        callbacks=callbacks,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def _some(rows: Dataset, count: int | None) -> Dataset:
-    """A fixed sample: files often hold one class after the other."""
-    if count is None or count >= len(rows):
-        return rows
-    return rows.shuffle(seed=0).take(count)
-
-
-def _arguments(
-    config: RunConfig, task: TextTask, folder: RunFolder, rows: Dataset
-) -> TrainingArguments:
-    every = _steps_between_evaluations(config, rows)
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and computes_bf16_natively())
-    return TrainingArguments(
-        output_dir=str(folder.checkpoints),
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=config.batch_size,  # small ones group by length better
-        num_train_epochs=config.epochs,
-        learning_rate=config.lr,
-        lr_scheduler_type="linear",
-        warmup_steps=config.warmup_ratio,  # below 1 it is a share of the steps
-        weight_decay=config.weight_decay,
-        bf16=bf16,
-        seed=config.seed,
-        train_sampling_strategy="group_by_length",
-        eval_strategy="steps",
-        eval_steps=every,
-        eval_on_start=True,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=1,
-        logging_strategy="steps",
-        logging_steps=every,
-        logging_nan_inf_filter=False,  # it would show the last finite loss of a diverged run
-        load_best_model_at_end=config.early_stopping is not None,
-        metric_for_best_model=f"eval_{task.metrics[0]}",
-        greater_is_better=True,
-        restore_callback_states_from_checkpoint=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        report_to="none",
-        disable_tqdm=True,
-        log_level="error",
-    )
-
-
-def _steps_between_evaluations(config: RunConfig, rows: Dataset) -> int:
-    an_epoch = math.ceil(len(rows) / config.batch_size)
-    if config.evaluations is None:
-        return an_epoch
-    return max(1, math.ceil(an_epoch * config.epochs / config.evaluations))
+    return model, tokenizer, {"init_seconds": seconds, "step0_deviation": float(moved)}
 
 
 def _finish(
-    config: RunConfig, task: TextTask, folder: RunFolder, trainer: Trainer, init: dict[str, Any]
+    config: RunConfig, task: TextTask, folder: RunFolder, trainer: Trainer, measured: dict[str, Any]
 ) -> dict[str, Any]:
     model: PeftModel = trainer.model
     metrics, evaluating = {}, _evaluation_seconds(trainer)
@@ -196,25 +112,24 @@ def _finish(
         metrics[name] = {metric: scores[f"{name}_{metric}"] for metric in task.metrics}
         evaluating += scores[f"{name}_runtime"]
     model.save_pretrained(str(folder.adapter))
-    seconds = init["seconds"]
+    history = folder.history()
     result = {
         "config": asdict(config),
         "data": _data(task),
         "metrics": metrics,
         "majority": majority_score(task),
-        "history": folder.history(),
+        "history": history,
         "parameters": _parameters(model),
         "seconds": {
-            "init": seconds["init"],
-            "train": seconds["train"] - _evaluation_seconds(trainer),
+            "init": measured["init_seconds"],
+            "train": history[-1]["seconds"],
             "evaluate": evaluating,
         },
-        "step0_deviation": init["step0_deviation"],
+        "step0_deviation": measured["step0_deviation"],
         "updates": [asdict(norm) for norm in update_norms(model)],
         "environment": environment(),
     }
-    folder.finish(result)
-    return result
+    return folder.finish(result)
 
 
 def _evaluation_seconds(trainer: Trainer) -> float:

@@ -1,0 +1,142 @@
+"""transformers' Trainer set up for one run, and how it goes on from a checkpoint."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import (
+    DataCollatorWithPadding,
+    EarlyStoppingCallback,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerState,
+    TrainingArguments,
+)
+
+from ailora.adapters import create_optimizer
+from ailora.tasks import TextTask
+from ailora.training.callbacks import OnProgress, Progress, Recorder
+from ailora.training.config import RunConfig
+from ailora.training.environment import computes_bf16_natively
+from ailora.training.folder import STATE, RunFolder
+from ailora.training.measure import scorer
+from ailora.training.model import tokenize
+from ailora.training.order import OrderedTrainer
+
+
+def build_trainer(
+    config: RunConfig,
+    task: TextTask,
+    folder: RunFolder,
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    on_progress: OnProgress,
+    fresh: bool,
+) -> Trainer:
+    """A Trainer that writes its evaluations and checkpoints into the run's folder.
+
+    Args:
+        config: The run's settings.
+        task: Its data.
+        folder: Of the run.
+        model: The adapted classifier.
+        tokenizer: Its tokeniser.
+        on_progress: Called with (step, steps, what) after every step.
+        fresh: Whether it begins at step 0, which is then evaluated too.
+    """
+    rows = tokenize(task.train, tokenizer, config.max_length)
+    monitored = some(task.selection, config.monitor_rows)
+    callbacks = [Recorder(folder, task.metrics), Progress(on_progress)]
+    if config.early_stopping:
+        callbacks.append(EarlyStoppingCallback(config.early_stopping))
+    trainer = OrderedTrainer(
+        model=model,
+        args=_arguments(config, task, folder, rows, fresh),
+        train_dataset=rows,
+        eval_dataset=tokenize(monitored, tokenizer, config.max_length),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        processing_class=tokenizer,
+        compute_metrics=scorer(task),
+        optimizers=(create_optimizer(model, lr=config.lr, weight_decay=config.weight_decay), None),
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def run_to_end(trainer: Trainer, checkpoint: Path | None) -> None:
+    """Train from the start or from a checkpoint; the model then has the run's end weights."""
+    if checkpoint is None:
+        trainer.train()
+        return
+    state = TrainerState.load_from_json(str(checkpoint / STATE))
+    if not _was_over(state):
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+        return
+    # Trainer would forget that an early stop was decided, and train on.
+    trainer.state = state
+    keeps_best = trainer.args.load_best_model_at_end
+    best = checkpoint.with_name(f"checkpoint-{state.best_global_step}")
+    trainer.model.load_adapter(str(best if keeps_best else checkpoint), "default")
+
+
+def some(rows: Dataset, count: int | None) -> Dataset:
+    """A fixed sample: files often hold one class after the other."""
+    if count is None or count >= len(rows):
+        return rows
+    return rows.shuffle(seed=0).take(count)
+
+
+def _was_over(state: TrainerState) -> bool:
+    return bool(state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"])
+
+
+def _arguments(
+    config: RunConfig, task: TextTask, folder: RunFolder, rows: Dataset, fresh: bool
+) -> TrainingArguments:
+    every = _steps_between_evaluations(config, rows)
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and computes_bf16_natively())
+    return TrainingArguments(
+        output_dir=str(folder.checkpoints),
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,  # small ones group by length better
+        num_train_epochs=config.epochs,
+        learning_rate=config.lr,
+        lr_scheduler_type="linear",
+        warmup_steps=config.warmup_ratio,  # below 1 it is a share of the steps
+        weight_decay=config.weight_decay,
+        bf16=bf16,
+        use_cpu=not torch.accelerator.is_available(),  # said so, a processor may have bf16 too
+        seed=config.seed,
+        train_sampling_strategy="group_by_length",  # for evaluations; see `order` for training
+        eval_strategy="steps",
+        eval_steps=every,
+        eval_on_start=fresh,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,  # the best and the last; at 1, Trainer ends by deleting the last
+        logging_strategy="steps",
+        logging_steps=every,
+        logging_nan_inf_filter=False,  # it would show the last finite loss of a diverged run
+        load_best_model_at_end=config.early_stopping is not None,
+        metric_for_best_model=f"eval_{task.metrics[0]}",
+        greater_is_better=True,
+        restore_callback_states_from_checkpoint=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+    )
+
+
+def _steps_between_evaluations(config: RunConfig, rows: Dataset) -> int:
+    an_epoch = math.ceil(len(rows) / config.batch_size)
+    if config.evaluations is None:
+        return an_epoch
+    return max(1, math.ceil(an_epoch * config.epochs / config.evaluations))
