@@ -89,11 +89,12 @@ def _explicit(W: Tensor, rank: int) -> tuple[Tensor, Tensor, int]:
 
 def _iterated(W: Tensor, rank: int, seed: int, tol: float) -> tuple[Tensor, Tensor, int]:
     """U and V (n, r) by block Krylov, one LU and two triangular solves a block."""
-    LU, pivots, info = torch.linalg.lu_factor_ex(W)
+    # LAPACK wants columns: W.T of a row-major W is that already, W would be transposed in a copy.
+    LU, pivots, info = torch.linalg.lu_factor_ex(W.T)
     _require_regular(int(info), W)
     op = Operator(
-        lambda X: torch.linalg.lu_solve(LU, pivots, X, adjoint=True),
-        lambda Y: torch.linalg.lu_solve(LU, pivots, Y),
+        lambda X: torch.linalg.lu_solve(LU, pivots, X),
+        lambda Y: torch.linalg.lu_solve(LU, pivots, Y, adjoint=True),
         (W.shape[0], W.shape[1]),
         W.device,
     )
