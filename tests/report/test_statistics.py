@@ -64,3 +64,12 @@ def test_without_lora_there_is_no_difference():
 
 def test_one_seed_has_no_spread():
     assert summarize(comparison([run("lora", 0, 0.9)]))[0].sd is None
+
+
+def test_equal_differences_are_no_certainty():
+    # 0.1 + 0.2 - 0.2 and the like: equal but for rounding.
+    runs = [run("lora", seed, score) for seed, score in enumerate(LORA)]
+    runs += [run("ailora", seed, score + 0.01) for seed, score in enumerate(LORA)]
+    summary = _of("ailora", summarize(comparison(runs)))
+    assert summary.interval is None
+    assert "no interval" in summary.verdict

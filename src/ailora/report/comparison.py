@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ailora.errors import UserError
+
 Run = dict[str, Any]  # the content of a run's result.json
 
 NAMES = {
@@ -15,6 +17,14 @@ NAMES = {
     "ailora": "AILoRA",
     "reailora": "reAILoRA",
 }
+STARTS = {
+    "lora": "a Gaussian A and a zero B on q and v, one rate (Hu et al. 2021)",
+    "pissa": "the principal parts of q and v, one rate (Meng et al. 2024)",
+    "milora": "the minor parts of q and v, one rate (Wang et al. 2024)",
+    "ailora": "the principal part of q, the minor part of v, and twice the rate for v",
+    "reailora": "the reverse of AILoRA: q minor, v principal, and twice the rate for v",
+}
+ENOUGH = 5  # seeds below which an interval says nothing worth concluding from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +40,9 @@ class Comparison:
         rates: The rates that were tried.
         seconds: Wall-clock time of the last call.
         notes: One line each on how the data was split.
+
+    Raises:
+        UserError: There is no finished run, or two of one method with one seed.
     """
 
     runs: Sequence[Run]
@@ -41,6 +54,18 @@ class Comparison:
     seconds: float
     notes: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        if not self.runs:
+            reason = f"the first failed: {self.failed[0]['error']}" if self.failed else "none given"
+            raise UserError(f"no finished run to report ({reason}); finish at least one")
+        kept = [(method_of(run), run["config"]["seed"]) for run in self.runs]
+        for method, seed in kept:
+            if kept.count((method, seed)) > 1:
+                raise UserError(
+                    f"runs: method {method!r} has seed {seed} more than once; report one run a "
+                    "seed, at one rate a method"
+                )
+
     @property
     def metric(self) -> str:
         """The headline metric."""
@@ -50,8 +75,7 @@ class Comparison:
     def methods(self) -> list[str]:
         """The methods that have runs, in one fixed order."""
         present = {method_of(run) for run in self.runs}
-        known = [method for method in NAMES if method in present]
-        return known + sorted(present - set(known))
+        return sorted(present, key=order_of)
 
     @property
     def seeds(self) -> list[int]:
@@ -70,22 +94,40 @@ class Comparison:
             return (
                 f"No ranking of methods: all were trained at one learning rate, {self.rates[0]:g}, "
                 "and the order of the methods changes with the rate. For a fair comparison give "
-                "several rates (--lr 5e-4,1e-3,2e-3,4e-3) and at least five seeds."
+                "several rates (--lr 1e-3,2e-3,4e-3,8e-3) and at least five seeds."
             )
         words = (
             "Each method is reported at its own best learning rate, chosen by its mean score on "
             "the selection split; the scores below are of the test split, which chose nothing."
         )
-        if len(self.seeds) < 5:
-            words += (
-                f" With {len(self.seeds)} seed(s) nothing can be concluded about which is best."
-            )
-        return words
+        fewest = min(len(self.runs_of(method)) for method in self.methods)
+        if fewest < ENOUGH:
+            seeds = "1 seed" if fewest == 1 else f"{fewest} seeds"
+            words += f" With {seeds} nothing can be concluded about which is best."
+        return words + self._beyond_the_rates()
+
+    def _beyond_the_rates(self) -> str:
+        """Whose best rate may lie outside those that were tried."""
+        edges = (min(self.rates), max(self.rates))
+        cut = [m for m in self.methods if self.runs_of(m)[0]["config"]["lr"] in edges]
+        if not cut:
+            return ""
+        names = ", ".join(name_of(method) for method in cut)
+        return (
+            f" The best rate of {names} was the smallest or largest tried: a better one may lie "
+            "beyond, so try a wider range."
+        )
 
 
 def method_of(run: Run) -> str:
     """The method of a run."""
     return str(run["config"]["method"])
+
+
+def order_of(method: str) -> tuple[int, str]:
+    """Sort key of the one order in which methods stand: known ones first."""
+    known = list(NAMES)
+    return (known.index(method) if method in known else len(known), method)
 
 
 def name_of(method: str) -> str:

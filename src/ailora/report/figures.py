@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -27,18 +28,24 @@ LOOKS: dict[str, tuple[str, str, str]] = {
     "reailora": ("#CC79A7", ":", "v"),
 }
 OTHER_LOOK = ("#D55E00", "-", "x")
-ROLE_COLORS = {"q": "#0072B2", "k": "#56B4E9", "v": "#D55E00", "o": "#F0E442"}
+ROLE_LOOKS: dict[str, tuple[str, str]] = {
+    "q": ("#0072B2", "o"),
+    "k": ("#56B4E9", "s"),
+    "v": ("#D55E00", "^"),
+    "o": ("#009E73", "D"),
+}
+LOG_FROM = 100  # largest norm over smallest from which a linear axis hides the small ones
 
 Rows = list[list[Any]]
 
 
 def training_loss(comparison: Comparison) -> tuple[Figure, Rows]:
-    """Mean training loss since the last point: mean of the seeds, band min to max."""
+    """Mean training loss since the last point: mean of the seeds, band from least to most."""
     return _along_the_run(comparison, "loss", "training loss (mean since the last point)")
 
 
 def selection_score(comparison: Comparison) -> tuple[Figure, Rows]:
-    """Headline score on selection rows: mean of the seeds, band min to max."""
+    """Headline score on selection rows: mean of the seeds, band from least to most."""
     return _along_the_run(comparison, comparison.metric, f"{comparison.metric} on selection rows")
 
 
@@ -54,40 +61,52 @@ def update_norms(comparison: Comparison) -> tuple[Figure, Rows]:
         runs = comparison.runs_of(method)
         for offset, role in enumerate(roles):
             y = place + (offset - (len(roles) - 1) / 2) * height
-            _box(axes, y, height, _norms(runs, role), ROLE_COLORS[role])
+            _box(axes, y, height, _norms(runs, role), ROLE_LOOKS[role])
         rows += [
             [method, run["config"]["seed"], u["name"], u["role"], u["norm"], u["relative"]]
             for run in runs
             for u in run["updates"]
         ]
     axes.set_yticks(range(len(methods)), [name_of(method) for method in methods])
-    axes.set(xlabel="||ΔW||_F after training", xlim=(0, None), ylim=(len(methods) - 0.5, -0.5))
-    count = len(_norms(comparison.runs_of(methods[0]), roles[0])) if roles else 0
+    axes.set(xlabel=r"$\|\Delta W\|_F$ after training", ylim=(len(methods) - 0.5, -0.5))
+    _scale(axes, [row[4] for row in rows[1:]])
     for role in roles:
-        label = f"$W^{role.upper()}$ ({count} weights a method)"
-        axes.plot([], [], "s", color=ROLE_COLORS[role], label=label)
-    figure.legend(loc="outside upper center", ncols=len(roles))
+        color, marker = ROLE_LOOKS[role]
+        count = _count([len(_norms(comparison.runs_of(method), role)) for method in methods])
+        label = f"$W^{role.upper()}$ (n = {count} a method)"
+        axes.plot([], [], marker, color=color, markersize=5, label=label)
+    figure.legend(loc="outside upper center", ncols=max(len(roles), 1))
     return figure, rows
 
 
 def draw(
     make: Callable[[Comparison], tuple[Figure, Rows]], comparison: Comparison, path: Path
 ) -> str:
-    """Draw a figure in the project's style; write .svg, .png and .csv; return the SVG."""
+    """Draw a figure in the project's style; write .svg, .png and .csv; return the SVG.
+
+    Raises:
+        UserError: The folder of ``path`` cannot be written.
+    """
     sheet = resources.files("ailora.report") / "ailora.mplstyle"
-    # A fixed salt makes the ids repeatable; one a figure keeps two on a page from clashing.
+    # A fixed salt makes the ids repeatable.
     salt = mpl.rc_context({"svg.hashsalt": path.name})
     with resources.as_file(sheet) as file, style.context(file), salt:
         figure, rows = make(comparison)
         svg, png = io.StringIO(), io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         figure.savefig(png, format="png")
-    write_atomic(path.with_suffix(".svg"), svg.getvalue())
+    drawing = _with_own_ids(svg.getvalue(), path.name)
+    write_atomic(path.with_suffix(".svg"), drawing)
     write_atomic(path.with_suffix(".png"), png.getvalue())
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows(rows)
     write_atomic(path.with_suffix(".csv"), table.getvalue())
-    return svg.getvalue()
+    return drawing
+
+
+def _with_own_ids(svg: str, name: str) -> str:
+    """Put ``name`` before every id, so that two figures on one page do not clash."""
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
 
 
 def _along_the_run(comparison: Comparison, key: str, label: str) -> tuple[Figure, Rows]:
@@ -102,7 +121,8 @@ def _along_the_run(comparison: Comparison, key: str, label: str) -> tuple[Figure
             for run in runs
             for entry in run["history"]
         ]
-    axes.set(xlabel=f"optimiser step (seeds: n = {len(comparison.seeds)})", ylabel=label)
+    count = _count([len(comparison.runs_of(method)) for method in comparison.methods])
+    axes.set(xlabel=f"optimiser step (seeds: n = {count})", ylabel=label)
     figure.legend(loc="outside upper center", ncols=3)
     return figure, rows
 
@@ -113,7 +133,8 @@ def _curve(axes: Axes, method: str, runs: list[Run], key: str) -> None:
     for entry in (entry for run in runs for entry in run["history"]):
         if entry[key] is not None:
             by_step.setdefault(entry["step"], []).append(entry[key])
-    steps = sorted(by_step)
+    # A mean over fewer seeds, where some stopped early, would jump without any learning.
+    steps = sorted(step for step, values in by_step.items() if len(values) == len(runs))
     mean = [np.mean(by_step[step]) for step in steps]
     low, high = ([pick(by_step[step]) for step in steps] for pick in (min, max))
     name = name_of(method)
@@ -125,9 +146,22 @@ def _norms(runs: list[Run], role: str) -> list[float]:
     return [u["norm"] for run in runs for u in run["updates"] if u["role"] == role]
 
 
-def _box(axes: Axes, y: float, height: float, values: list[float], color: str) -> None:
+def _count(counts: list[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _scale(axes: Axes, norms: list[float]) -> None:
+    if norms and min(norms) > 0 and max(norms) / min(norms) > LOG_FROM:
+        axes.set_xscale("log")
+    else:
+        axes.set_xlim(left=0)
+
+
+def _box(axes: Axes, y: float, height: float, values: list[float], look: tuple[str, str]) -> None:
     if not values:
         return
+    color, marker = look
     box = axes.boxplot(
         [values],
         positions=[y],
@@ -139,4 +173,4 @@ def _box(axes: Axes, y: float, height: float, values: list[float], color: str) -
     box["boxes"][0].set(facecolor=color, alpha=0.45)
     box["medians"][0].set(color="black")
     spread = np.linspace(-0.2, 0.2, len(values)) * height
-    axes.plot(values, y + spread, ".", color=color, markersize=3)
+    axes.plot(values, y + spread, marker, color=color, markersize=2.5)

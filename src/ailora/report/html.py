@@ -11,14 +11,21 @@ from markupsafe import Markup
 
 from ailora.files import write_atomic, write_json
 from ailora.report import figures, tables
-from ailora.report.comparison import Comparison, method_of, name_of
+from ailora.report.comparison import STARTS, Comparison, method_of, name_of
 from ailora.report.statistics import summarize
 
 
 def write_report(comparison: Comparison, out: Path) -> Path:
     """Write ``report.html``, ``summary.md``, ``comparison.json`` and ``figures/`` below ``out``.
 
-    Every text of the runs is escaped; the page needs no network and no scripts.
+    Every text of the runs is escaped; the page needs no network and no scripts. Each file is
+    written atomically, the page last.
+
+    Returns:
+        The path of ``report.html``.
+
+    Raises:
+        UserError: ``out`` cannot be written.
     """
     header, rows = tables.summary_header(comparison), tables.summary_rows(comparison)
     write_atomic(out / "summary.md", f"{comparison.caveat}\n\n{tables.markdown(header, rows)}")
@@ -61,6 +68,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "majority": first["majority"],
         "metric": comparison.metric,
         "methods": [name_of(method) for method in comparison.methods],
+        "starts": [(name_of(m), STARTS[m]) for m in comparison.methods if m in STARTS],
         "seeds": comparison.seeds,
         "summary": (tables.summary_header(comparison), tables.summary_rows(comparison)),
         "verdicts": [(name_of(s.method), s.verdict) for s in summarize(comparison) if s.verdict],
@@ -73,9 +81,18 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "command": comparison.command,
         "seconds": comparison.seconds,
         "notes": comparison.notes,
-        "environment": first["environment"],
+        "environments": _environments(comparison),
         "settings": json.dumps(_shared_settings(comparison), indent=2, ensure_ascii=False),
     }
+
+
+def _environments(comparison: Comparison) -> list[dict[str, Any]]:
+    """The machines and versions, each once: seconds of different ones do not compare."""
+    different: list[dict[str, Any]] = []
+    for run in comparison.runs:
+        if run["environment"] not in different:
+            different.append(run["environment"])
+    return different
 
 
 def _shared_settings(comparison: Comparison) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from ailora.report.comparison import Comparison, score_of
+from ailora.report.comparison import ENOUGH, Comparison, score_of
 
 BASELINE = "lora"
-ENOUGH = 5  # seeds below which an interval says nothing worth concluding from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +23,8 @@ class Summary:
         sd: Standard deviation (n - 1); None for one seed.
         rate: Learning rate of its runs.
         difference: Mean difference to LoRA with the same seed; None without LoRA.
-        interval: 95 % confidence interval of that difference (Student's t); None below two pairs.
+        interval: 95 % confidence interval of that difference (Student's t); None below two pairs,
+            and where all differences are equal: no spread to judge by is not certainty.
         pairs: Seeds that both have.
     """
 
@@ -43,8 +43,10 @@ class Summary:
         if self.difference is None:
             return ""
         if self.pairs < ENOUGH:
-            return f"n = {self.pairs}: too few to conclude"
-        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
+            return f"n = {self.pairs}: too few to conclude anything"
+        if self.interval is None:
+            return "all differences equal: no interval"
+        if self.interval[0] <= 0 <= self.interval[1]:
             return "no difference shown"
         return "above LoRA" if self.difference > 0 else "below LoRA"
 
@@ -80,9 +82,8 @@ def _by_seed(comparison: Comparison, method: str) -> dict[int, float]:
 
 
 def _interval(differences: list[float]) -> tuple[float, float] | None:
-    if len(differences) < 2:
+    # Scores are counts over rows: equal differences differ by rounding alone.
+    if len(differences) < 2 or np.allclose(differences, differences[0], rtol=0, atol=1e-12):
         return None
-    if np.ptp(differences) == 0:  # equal differences have no spread to estimate
-        return differences[0], differences[0]
     low, high = stats.ttest_1samp(differences, 0.0).confidence_interval(0.95)
     return float(low), float(high)
