@@ -1,0 +1,15 @@
+"""Runs small enough for a test, on one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import one_thread
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield

@@ -1,0 +1,105 @@
+"""Ways to cut a run off, and what must not differ afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import Trainer
+
+from ailora.tasks import TextTask
+from ailora.training import RunConfig, run, train
+from ailora.training.folder import RunFolder
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+class Killed(BaseException):
+    """What no `except` of the code under test may catch."""
+
+
+def folder_of(out: Path) -> Path:
+    (folder,) = out.iterdir()
+    return folder
+
+
+def traces(out: Path) -> dict[str, Any]:
+    """What must not differ: weights to the bit, scores, and the curve but for its seconds."""
+    folder = folder_of(out)
+    result = json.loads((folder / "result.json").read_text())
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert lines == result["history"]
+    for line in lines:
+        assert line.pop("seconds") >= 0
+    return {
+        "adapter": (folder / "adapter" / "adapter_model.safetensors").read_bytes(),
+        "anchor": (folder / "adapter" / "ailora_anchor.safetensors").read_bytes(),
+        "history": lines,
+        "updates": result["updates"],
+        **{name: result[name] for name in ("metrics", "parameters", "step0_deviation")},
+    }
+
+
+def in_step(step: int) -> Break:
+    def arrange(patch: pytest.MonkeyPatch) -> None:
+        inner = Trainer.training_step
+
+        def stop(self: Trainer, *args: Any, **kwargs: Any) -> Any:
+            if self.state.global_step == step - 1:
+                raise Killed
+            return inner(self, *args, **kwargs)
+
+        patch.setattr(Trainer, "training_step", stop)
+
+    return arrange
+
+
+def between_a_line_and_its_checkpoint(patch: pytest.MonkeyPatch) -> None:
+    inner = RunFolder.log
+
+    def stop(self: RunFolder, entry: dict[str, Any]) -> None:
+        inner(self, entry)
+        if entry["step"] == 12:
+            raise Killed
+
+    patch.setattr(RunFolder, "log", stop)
+
+
+def while_a_checkpoint_is_written(patch: pytest.MonkeyPatch) -> None:
+    inner = Trainer._save_rng_state
+
+    def stop(self: Trainer, folder: str) -> None:
+        if self.state.global_step == 12:
+            raise Killed
+        inner(self, folder)
+
+    patch.setattr(Trainer, "_save_rng_state", stop)
+
+
+def in_the_final_evaluation(patch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any) -> None:
+        raise Killed
+
+    patch.setattr(run, "majority_score", stop)
+
+
+def before_the_adapter_is_saved(patch: pytest.MonkeyPatch) -> None:
+    inner = Trainer.evaluate
+
+    def stop(self: Trainer, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("metric_key_prefix") == "test":
+            raise Killed
+        return inner(self, *args, **kwargs)
+
+    patch.setattr(Trainer, "evaluate", stop)
+
+
+def cut_off(config: RunConfig, task: TextTask, out: Path, where: Break) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        where(patch)
+        with pytest.raises(Killed):
+            train(config, task, out)
+    assert not (folder_of(out) / "result.json").exists()
