@@ -19,7 +19,7 @@ def summary_header(comparison: Comparison) -> list[str]:
     n = _shared_n(comparison)
     score = f"{comparison.metric} (n)" if n is None else f"{comparison.metric} (n = {n})"
     header = ["method", score, "minus LoRA [95 % CI]"]
-    return [*header, "lr", "trainable", "start s", "train s", "step 0"]
+    return [*header, "lr", "params", "start s", "train s", "step 0"]
 
 
 def _shared_n(comparison: Comparison) -> int | None:
