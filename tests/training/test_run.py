@@ -63,7 +63,9 @@ def test_a_finished_folder_holds_the_settings_the_curve_the_scores_and_the_adapt
     assert settings["config"] == result["config"]
     assert settings["config"]["lr"] == config.lr
     assert settings["data"] == result["data"]["fingerprint"]
-    assert settings["environment"]["torch"] == torch.__version__
+    # A package's own version lacks the "+cu130" that some builds of torch add.
+    assert torch.__version__.startswith(settings["environment"]["torch"])
+    assert settings["environment"]["torch"].startswith("2.")
 
 
 def test_the_result_says_all_that_a_comparison_needs(done: tuple[dict[str, Any], Path]) -> None:
