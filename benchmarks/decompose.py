@@ -104,9 +104,12 @@ def machine() -> dict[str, str | int | None]:
 
 def show(rows: list[Result], about: dict[str, str | int | None]) -> None:
     """The table on the terminal."""
-    table = Table(title=", ".join(f"{k} {v}" for k, v in about.items()))
-    for column in ("shape", "rank", "part", "method", "seconds", "x svd fp32", "subspace error"):
-        left = column in ("part", "method")
+    table = Table(
+        title=", ".join(f"{k} {v}" for k, v in about.items()),
+        caption="x svd: times the speed of torch.linalg.svd in fp32; error: of the subspace",
+    )
+    for column in ("shape", "rank", "part", "method", "seconds", "x svd", "error"):
+        left = column in ("shape", "part", "method")
         table.add_column(column, justify="left" if left else "right", no_wrap=left)
     for row in rows:
         table.add_row(
