@@ -31,12 +31,6 @@ from tests.adapters.models import (
 BASES = pytest.mark.parametrize("base", ["anchored", "folded"])
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    trained().save_pretrained(tmp_path / "adapter")
-    return tmp_path / "adapter"
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_anchors_and_differences_come_back_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> None:
     model = trained(dtype=dtype)

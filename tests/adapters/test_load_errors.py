@@ -27,12 +27,6 @@ from tests.adapters.models import (
 BASES = pytest.mark.parametrize("base", ["anchored", "folded"])
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    trained().save_pretrained(tmp_path / "adapter")
-    return tmp_path / "adapter"
-
-
 def refused(model: torch.nn.Module, folder: Path, **options: object) -> str:
     weights, modules = base_weights(model), [id(module) for module in model.modules()]
     with pytest.raises(UserError) as caught:

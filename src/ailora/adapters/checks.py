@@ -15,6 +15,7 @@ from ailora.adapters.config import AILoRAConfig
 from ailora.adapters.reading import SavedStart, StockFactors
 from ailora.adapters.starts import projections_of
 from ailora.errors import UserError
+from ailora.roles import unwrapped
 
 
 def check_room(model: nn.Module, config: AILoRAConfig, adapter_name: str) -> None:
@@ -82,7 +83,7 @@ def check_fits(
 
 
 def _weight_shape(model: nn.Module, name: str, path: Path) -> tuple[int, ...]:
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = unwrapped(model)
     try:
         module = base.get_submodule(name)
         weight = cast(nn.Linear, getattr(module, "base_layer", module)).weight

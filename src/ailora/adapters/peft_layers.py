@@ -16,6 +16,7 @@ from ailora.adapters.config import AILoRAConfig
 from ailora.adapters.factors import AnchoredA, AnchoredB
 from ailora.adapters.saved import StartedLoraConfig
 from ailora.adapters.starts import Start
+from ailora.roles import unwrapped
 
 
 def lora_config(model: nn.Module, config: AILoRAConfig, starts: Sequence[Start]) -> LoraConfig:
@@ -80,10 +81,9 @@ def lora_layer(model: PeftModel, name: str) -> LoraLayer:
 
 def factor_modules(model: nn.Module, adapter: str) -> dict[str, tuple[Any, Any]]:
     """(lora_A, lora_B) modules of the adapter by the name of the wrapped module."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
     return {
         name: (layer.lora_A[adapter], layer.lora_B[adapter])
-        for name, layer in base.named_modules()
+        for name, layer in unwrapped(model).named_modules()
         if isinstance(layer, LoraLayer) and adapter in layer.lora_A
     }
 
@@ -117,6 +117,6 @@ def _pattern(model: nn.Module, values: dict[str, Any], common: Any) -> dict[str,
 def _shortest(model: nn.Module, names: Collection[str]) -> list[str]:
     """Last parts of the names ("query") where these select just those modules, else full names."""
     last = {name.rpartition(".")[2] for name in names}
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    selected = {name for name, _ in base.named_modules() if name.rpartition(".")[2] in last}
+    every = (name for name, _ in unwrapped(model).named_modules())
+    selected = {name for name in every if name.rpartition(".")[2] in last}
     return sorted(last if selected == set(names) else names)

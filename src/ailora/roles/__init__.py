@@ -3,6 +3,7 @@
 from ailora.roles.find import find_projections
 from ailora.roles.inspection import Inspection, ProjectionInfo, inspect
 from ailora.roles.projection import Projection, RoleName
+from ailora.roles.walk import unwrapped
 
 __all__ = [
     "Inspection",
@@ -11,4 +12,5 @@ __all__ = [
     "RoleName",
     "find_projections",
     "inspect",
+    "unwrapped",
 ]

@@ -95,17 +95,16 @@ class RunConfig:
 
     def _settle(self) -> None:
         """Check what the adapter checks; 2 and 2.0 are one setting, and so must be one run."""
-        adapter = AILoRAConfig(
-            r=self.rank,
-            alpha=self.alpha,
-            dropout=self.dropout,
-            base=self.base,
-            lr_mode=self.lr_mode,
-        )
+        adapter = AILoRAConfig(**self.adapter_options())
         for name in ("alpha", "dropout"):
             object.__setattr__(self, name, getattr(adapter, name))
         for name in ("lr", "epochs", "warmup_ratio", "weight_decay"):
             object.__setattr__(self, name, float(getattr(self, name)))
+
+    def adapter_options(self) -> dict[str, Any]:
+        """The fields of `ailora.AILoRAConfig` that a run sets."""
+        names = ("alpha", "dropout", "base", "lr_mode")
+        return {"r": self.rank, **{name: getattr(self, name) for name in names}}
 
     def task_options(self) -> dict[str, Any]:
         """What `ailora.tasks.load_task` needs beside the task's name."""

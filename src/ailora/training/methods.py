@@ -35,13 +35,5 @@ def adapt(model: nn.Module, config: RunConfig) -> PeftModel:
     Raises:
         UserError: As `ailora.get_peft_model`.
     """
-    preset = PRESETS[config.method]
-    adapter = preset(
-        r=config.rank,
-        alpha=config.alpha,
-        dropout=config.dropout,
-        base=config.base,
-        lr_mode=config.lr_mode,
-        task_type="SEQ_CLS",
-    )
+    adapter = PRESETS[config.method](**config.adapter_options(), task_type="SEQ_CLS")
     return get_peft_model(model, adapter)
