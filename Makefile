@@ -45,7 +45,7 @@ bench: $(VENV)/.installed ## time the decompositions against torch's own
 	@$(BIN)/python benchmarks/decompose.py
 
 lock: ## make constraints.txt again (needs uv)
-	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 \
+	@uv pip compile pyproject.toml --extra dev --extra quantized --universal --python-version 3.10 \
 		--constraint constraints.in --no-emit-index-url --no-annotate --no-header --quiet \
 		--output-file constraints.txt
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +17,17 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
+# Before any test imports ailora, and for the processes that tests start: decompositions are made
+# anew, and the user's own cache is left alone.
+os.environ.setdefault("AILORA_CACHE_LIMIT", "0")
+
 GOOD, BAD = ("good", "fine", "superb"), ("bad", "poor", "awful")
 FILLER = ("the", "a", "film", "plot", "cast", "was", "and", "very", "not", "story", "end", "all")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
-def _tokenizer() -> hf.PreTrainedTokenizerFast:
+def tokenizer() -> hf.PreTrainedTokenizerFast:
+    """A word-level tokeniser of the words below."""
     words = {word: index for index, word in enumerate((*SPECIAL, *GOOD, *BAD, *FILLER))}
     inner = Tokenizer(WordLevel(words, unk_token=SPECIAL[1]))
     inner.pre_tokenizer = Whitespace()
@@ -64,7 +70,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         hf.BertModel(config).save_pretrained(folder)
-    _tokenizer().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
     return folder
 
 

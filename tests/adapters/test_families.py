@@ -26,10 +26,10 @@ def test_gradients_reach_every_factor(family: str, name: str, base: str) -> None
     inputs = batch(model, family)
     model = ailora.get_peft_model(model, getattr(presets, name)(3, base=base))
     train(model, inputs, 2, lr=1e-3)  # LoRA's A has none before its B has moved
-    for module_name, factors in peft_layers.factor_modules(model, "default").items():
-        for letter, module in zip("AB", factors, strict=True):
+    for key, factors in peft_layers.role_factors(model, "default").items():
+        for letter, module in zip("AB", (factors.A, factors.B), strict=True):
             (parameter,) = module.parameters()
-            assert parameter.grad.any(), (module_name, letter)
+            assert parameter.grad.any(), (key, letter)
 
 
 @PRESETS

@@ -2,6 +2,7 @@
 
 from ailora.adapters import presets
 from ailora.adapters.config import AILoRAConfig, Role
+from ailora.adapters.deferred import peft_config
 from ailora.adapters.initialize import get_peft_model
 from ailora.adapters.load import load_adapter
 from ailora.adapters.optimizer import create_optimizer
@@ -12,5 +13,6 @@ __all__ = [
     "create_optimizer",
     "get_peft_model",
     "load_adapter",
+    "peft_config",
     "presets",
 ]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
 import torch
 from peft import PeftModel
@@ -12,10 +11,12 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from ailora.adapters.config import AILoRAConfig
+from ailora.adapters.parts import SavedRole, saved_roles, saved_starts
 from ailora.adapters.reading import SavedStart, StockFactors
-from ailora.adapters.starts import projections_of
+from ailora.adapters.starts import Start, projections_of
 from ailora.errors import UserError
 from ailora.roles import unwrapped
+from ailora.roles.weights import is_quantised, shape_of
 
 
 def check_room(model: nn.Module, config: AILoRAConfig, adapter_name: str) -> None:
@@ -45,21 +46,53 @@ def check_room(model: nn.Module, config: AILoRAConfig, adapter_name: str) -> Non
             )
 
 
-def check_apart(config: AILoRAConfig, names: Collection[str]) -> None:
-    """Raise a UserError if a module to adapt lies in one that is trained in full."""
+def check_starts(model: nn.Module, config: AILoRAConfig, starts: Sequence[Start]) -> None:
+    """Raise a UserError if these layers cannot be adapted in this way."""
     for whole in config.modules_to_save or ():
-        inside = [name for name in names if f".{whole}." in f".{name}."]
+        inside = [start.name for start in starts if f".{whole}." in f".{start.name}."]
         if inside:
             raise UserError(
                 f"modules_to_save has {whole!r}, which {inside[0]} is a part of; "
                 "a module is either trained in full or adapted"
             )
+    for start in starts:
+        if config.use_dora and start.projection.rows is not None:
+            raise UserError(
+                f"use_dora=True: {start.name} is a fused layer, where DoRA's norms would train "
+                "other roles' rows as well; leave DoRA out for this model"
+            )
+    if config.base == "folded":
+        _check_foldable(model, starts)
+
+
+def _check_foldable(model: nn.Module, starts: Sequence[Start]) -> None:
+    owners: dict[int, set[str]] = {}
+    for name, module in unwrapped(model).named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), set()).add(name)
+    for start in (start for start in starts if start.spectral):
+        module = start.projection.module
+        if is_quantised(module):
+            raise UserError(
+                f"base='folded' would change the quantised weight of {start.name}; "
+                "use base='anchored', which leaves it as it is"
+            )
+        others = owners.get(id(module.weight), set()) - {start.name}
+        if others:
+            raise UserError(
+                f"base='folded' would change {start.name}, whose weight {min(others)} shares; "
+                "use base='anchored', which leaves it as it is"
+            )
 
 
 def check_fits(
     model: nn.Module, path: Path, saved: SavedStart, factors: Mapping[str, StockFactors]
-) -> None:
-    """Raise a UserError unless the files of a folder belong to the model and to each other."""
+) -> list[Start]:
+    """The starts of a saved adapter.
+
+    Raises:
+        UserError: the files of a folder do not belong to the model or to each other.
+    """
     for name, (A, B) in factors.items():
         shape, needed = _weight_shape(model, name, path), (B.shape[0], A.shape[1])
         if shape != needed:
@@ -67,49 +100,45 @@ def check_fits(
                 f"{path}: adapts a weight of shape {needed} at {name}, where this model has "
                 f"{shape}; load it into the model it was made for"
             )
-    spectral = {
-        projection.name
-        for projection in projections_of(model, saved.config)
-        if saved.config.roles[projection.role].init != "gaussian"
-    }
-    odd = sorted(spectral.symmetric_difference(saved.anchors) | (spectral - set(factors)))
+    projections = projections_of(model, saved.config)
+    spectral = {p.key for p in projections if saved.config.roles[p.role].init != "gaussian"}
+    odd = spectral.symmetric_difference(saved.anchors)
+    odd |= {projection.name for projection in projections} - set(factors)
     if odd:
         raise UserError(
-            f"{path}: the adapter and its anchors are not of the same modules, see {odd[0]}; "
+            f"{path}: the adapter and its anchors are not of the same modules, see {min(odd)}; "
             "copy the whole adapter folder again"
         )
-    for name in spectral:
-        _check_anchor(name, path, saved.config, saved.anchors[name], factors[name])
+    roles = saved_roles(projections, saved, factors)
+    for role in roles:
+        if role.projection.key in spectral:
+            _check_anchor(path, saved, role)
+    return saved_starts(roles, saved)
 
 
 def _weight_shape(model: nn.Module, name: str, path: Path) -> tuple[int, ...]:
     base = unwrapped(model)
     try:
         module = base.get_submodule(name)
-        weight = cast(nn.Linear, getattr(module, "base_layer", module)).weight
-        return tuple(weight.shape)
-    except AttributeError as error:
+        return shape_of(getattr(module, "base_layer", module))
+    except (AttributeError, TypeError) as error:
         raise UserError(
             f"{path}: adapts {name}, which this {type(base).__name__} does not have; "
             "load it into the model it was made for"
         ) from error
 
 
-def _check_anchor(
-    name: str, path: Path, config: AILoRAConfig, anchor: Mapping[str, Tensor], factors: StockFactors
-) -> None:
+def _check_anchor(path: Path, saved: SavedStart, role: SavedRole) -> None:
     """Anchored: A0 + D_A is the upper half of A', up to a cast of the file to 16 bits."""
-    A, B = factors
-    if config.base == "folded":
-        belongs = set(anchor) == {"A", "B"} and (anchor["A"].shape, anchor["B"].shape) == (
-            A.shape,
-            B.shape,
-        )
+    anchor = saved.anchors[role.projection.key]
+    if role.anchored:
+        belongs = set(anchor) == {"A"} and _upper_half_is(role.A.double(), anchor["A"].double())
     else:
-        belongs = set(anchor) == {"A"} and _upper_half_is(A.double(), anchor["A"].double())
+        shapes = (role.A.shape, role.B.shape)
+        belongs = set(anchor) == {"A", "B"} and (anchor["A"].shape, anchor["B"].shape) == shapes
     if not belongs:
         raise UserError(
-            f"{path}: the anchor of {name} does not belong to this adapter; copy "
+            f"{path}: the anchor of {role.projection.key} does not belong to this adapter; copy "
             "adapter_model.safetensors and ailora_anchor.safetensors from one folder"
         )
 

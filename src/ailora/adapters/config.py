@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -57,7 +58,8 @@ class AILoRAConfig:
 
     Attributes:
         r: Rank of the factors, lora_A (r x n) and lora_B (m x r).
-        alpha: Scale of the update is alpha / r; None means alpha = r, a scale of 1.
+        alpha: Scale of the update is alpha / r; None means alpha = r, a scale of 1. No scale moves
+            step 0, since it is divided out of the factors.
         dropout: Dropout on the adapter's input, 0 <= dropout < 1. The anchored form drops only
             the *update's* input; the folded form drops a part of W itself, so step 0 moves.
         base: ``"anchored"`` leaves the base weights untouched; ``"folded"`` is the paper's form,
@@ -65,6 +67,9 @@ class AILoRAConfig:
         lr_mode: ``"groups"`` gives roles their rates through `ailora.create_optimizer`;
             ``"baked"`` puts the ratio into the factors and the scale, which under Adam does the
             same in any trainer, up to Adam's eps, decoupled weight decay and gradient clipping.
+        use_rslora: As in PEFT: the scale is alpha / sqrt(r) (rsLoRA, arXiv 2312.03732).
+        use_dora: As in PEFT: norms of W + dW learn apart from directions (DoRA, arXiv 2402.09353).
+            Not in fused layers, where the norms of other roles' rows would learn too.
         roles: What each role's weights start from; roles not named are not adapted.
         task_type: As in PEFT (``"SEQ_CLS"``, ``"CAUSAL_LM"``, ...).
         modules_to_save: As in PEFT: modules trained in full and saved with the adapter.
@@ -79,6 +84,8 @@ class AILoRAConfig:
     dropout: float = 0.0
     base: Base = "anchored"
     lr_mode: LrMode = "groups"
+    use_rslora: bool = False
+    use_dora: bool = False
     roles: Mapping[RoleName, Role] = field(default_factory=_ailora_roles)
     task_type: str | None = None
     modules_to_save: Sequence[str] | None = None
@@ -95,6 +102,11 @@ class AILoRAConfig:
         if self.task_type is not None:
             _one_of("AILoRAConfig.task_type", self.task_type, [kind.value for kind in TaskType])
             _freeze(self, "task_type", TaskType(self.task_type).value)
+        for name in ("use_rslora", "use_dora"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(
+                    f"AILoRAConfig.{name}={getattr(self, name)!r}: must be True or False"
+                )
         _freeze(self, "roles", _roles(self.roles))
         for name, kind, content in (
             ("modules_to_save", str, "module names"),
@@ -103,15 +115,23 @@ class AILoRAConfig:
             values = _tuple_of(kind, f"AILoRAConfig.{name}", getattr(self, name), content)
             _freeze(self, name, values)
 
+    @property
+    def base_model_name_or_path(self) -> str:
+        """What ``peft.get_peft_model`` looks at first: it takes another kind of config."""
+        raise UserError(
+            "peft.get_peft_model was given an AILoRAConfig: call ailora.get_peft_model(model, "
+            "config), or give PEFT and trainers ailora.peft_config(config)"
+        )
+
     def rank_of(self, role: RoleName) -> int:
         """Rank of one role's factors."""
         return self.roles[role].r or self.r
 
     def scaling_of(self, role: RoleName) -> float:
-        """Scale alpha / r of one role's update."""
+        """Scale of one role's update: alpha / r, or alpha / sqrt(r) with rsLoRA."""
         rank = self.rank_of(role)
         alpha = self.roles[role].alpha or self.alpha or float(rank)
-        return alpha / rank
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
     def __repr__(self) -> str:
         """Say in words what each role does."""
@@ -121,9 +141,9 @@ class AILoRAConfig:
             for name, role in self.roles.items()
         ]
         rest = [f"base={self.base}", f"lr_mode={self.lr_mode}"]
-        for name in ("dropout", "task_type", "modules_to_save", "layers"):
+        for name in ("dropout", "use_rslora", "use_dora", "task_type", "modules_to_save", "layers"):
             value = getattr(self, name)
-            if value not in (None, 0.0):
+            if value not in (None, 0.0, False):
                 rest.append(f"{name}={value!r}")
         return f"AILoRAConfig({'; '.join(says)}; {', '.join(rest)})"
 

@@ -21,36 +21,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class AnchoredFactor(nn.Module):
-    """One factor: a frozen ``anchor``, a trainable ``delta`` and the rank-2r ``weight`` they make.
+class Factor(nn.Module):
+    """What stands in a stock PEFT layer where ``lora_A`` or ``lora_B`` has an ``nn.Linear``."""
 
-    Args:
-        anchor: A0 (r x n) or B0 (m x r), in the dtype and on the device to train in.
-        lr_ratio: This role's learning rate as a multiple of the optimiser's.
-    """
-
-    anchor: Tensor
     bias = None  # PEFT asks for it
-
-    def __init__(self, anchor: Tensor, lr_ratio: float = 1.0) -> None:
-        super().__init__()
-        self.register_buffer("anchor", anchor.detach().clone(), persistent=False)
-        self.delta = nn.Parameter(torch.zeros_like(self.anchor))
-        self.lr_ratio = lr_ratio
+    part_of_fused = False  # then the fused factor saves and loads for it
 
     @property
     def weight(self) -> Tensor:
-        """The stock LoRA matrix of rank 2r, made anew at each look: writes to it are lost."""
+        """The stock LoRA matrix, made anew at each look: writes to it are lost."""
         raise NotImplementedError
 
     def restore(self, weight: Tensor) -> None:
-        """Take anchor and delta from a stock matrix of rank 2r, in place."""
+        """Take the parameters from a stock matrix, in place."""
         raise NotImplementedError
-
-    @torch.no_grad()
-    def set_delta(self, delta: Tensor) -> None:
-        """Set the trainable difference, in place."""
-        self.delta.copy_(delta)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply ``weight`` as ``nn.Linear`` would."""
@@ -59,7 +43,8 @@ class AnchoredFactor(nn.Module):
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
-        destination[prefix + "weight"] = self.weight if keep_vars else self.weight.detach()
+        if not self.part_of_fused:
+            destination[prefix + "weight"] = self.weight if keep_vars else self.weight.detach()
 
     def _load_from_state_dict(
         self,
@@ -71,6 +56,8 @@ class AnchoredFactor(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        if self.part_of_fused:
+            return
         key = prefix + "weight"
         loaded, shape = state_dict.get(key), self.weight.shape
         if loaded is None:
@@ -78,10 +65,32 @@ class AnchoredFactor(nn.Module):
         elif loaded.shape != shape:
             error_msgs.append(
                 f"size mismatch for {key}: the file has {tuple(loaded.shape)}, "
-                f"this anchored factor needs {tuple(shape)}"
+                f"this factor needs {tuple(shape)}"
             )
         else:
             self.restore(loaded)
+
+
+class AnchoredFactor(Factor):
+    """One factor: a frozen ``anchor``, a trainable ``delta`` and the rank-2r ``weight`` they make.
+
+    Args:
+        anchor: A0 (r x n) or B0 (m x r), in the dtype and on the device to train in.
+        lr_ratio: This role's learning rate as a multiple of the optimiser's.
+    """
+
+    anchor: Tensor
+
+    def __init__(self, anchor: Tensor, lr_ratio: float = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("anchor", anchor.detach().clone(), persistent=False)
+        self.delta = nn.Parameter(torch.zeros_like(self.anchor))
+        self.lr_ratio = lr_ratio
+
+    @torch.no_grad()
+    def set_delta(self, delta: Tensor) -> None:
+        """Set the trainable difference, in place."""
+        self.delta.copy_(delta)
 
     def extra_repr(self) -> str:
         """Shape of the anchor and rate, for ``print(model)``."""

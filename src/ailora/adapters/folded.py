@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from ailora.adapters import peft_layers
 from ailora.adapters.starts import Start
+from ailora.roles import Projection
 
 logger = logging.getLogger(__name__)
 
@@ -21,27 +21,27 @@ def fold_all(model: PeftModel, adapter: str, starts: Sequence[Start]) -> dict[st
     anchors: dict[str, Tensor] = {}
     lost: dict[str, float] = {}
     for start in (start for start in starts if start.spectral):
-        layer = peft_layers.lora_layer(model, start.name)
-        lost[start.name] = fold(layer, adapter, start.A, start.B)
-        anchors |= {f"{start.name}.A": start.A, f"{start.name}.B": start.B}
+        lost[start.key] = fold(model, adapter, start.projection, start.A, start.B)
+        anchors |= {f"{start.key}.A": start.A, f"{start.key}.B": start.B}
     _report_rounding(lost)
     return anchors
 
 
 @torch.no_grad()
-def fold(layer: LoraLayer, adapter: str, A: Tensor, B: Tensor) -> float:
+def fold(model: PeftModel, adapter: str, projection: Projection, A: Tensor, B: Tensor) -> float:
     """W <- W - s B A (eqs. 3 and 5), computed in fp64 and rounded once to the base's dtype.
 
-    The scale s is the layer's own, which a reload finds again to the last bit.
+    The scale s is the wrapped layer's own, which a reload finds again to the last bit.
 
     Returns:
         What that rounding cost, ||W - (W_r + s B A)|| / ||s B A||.
     """
-    weight = layer.get_base_layer().weight
-    part = (layer.scaling[adapter] * (B.double() @ A.double())).to(weight.device)
+    scaling = peft_layers.role_factors(model, adapter)[projection.key].scaling
+    weight = projection.weight()
+    part = (scaling * (B.double() @ A.double())).to(weight.device)
     exact = weight.double() - part
-    weight.copy_(exact)
-    lost = torch.linalg.norm(weight.double() - exact) / torch.linalg.norm(part)
+    projection.set_weight(exact)
+    lost = torch.linalg.norm(projection.weight().double() - exact) / torch.linalg.norm(part)
     return float(lost.nan_to_num())
 
 

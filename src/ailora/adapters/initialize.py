@@ -11,12 +11,14 @@ from peft import LoraConfig, PeftModel
 from torch import nn
 
 from ailora.adapters import peft_layers
-from ailora.adapters.checks import check_apart, check_room
+from ailora.adapters.checks import check_room, check_starts
 from ailora.adapters.config import AILoRAConfig
 from ailora.adapters.folded import fold_all
+from ailora.adapters.lora_config import lora_config
 from ailora.adapters.optimizer import warn_if_rates_are_ignored
 from ailora.adapters.saved import remember
-from ailora.adapters.starts import make_starts
+from ailora.adapters.starts import OnProgress, make_starts
+from ailora.adapters.tuner import use_started_tuner
 from ailora.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -28,6 +30,7 @@ def get_peft_model(
     adapter_name: str = "default",
     *,
     autocast_adapter_dtype: bool = True,
+    on_progress: OnProgress | None = None,
 ) -> PeftModel:
     """Wrap a model with LoRA factors that start as the config says.
 
@@ -40,6 +43,8 @@ def get_peft_model(
         adapter_name: Name of the adapter in the PEFT model.
         autocast_adapter_dtype: As in PEFT: factors over fp16 or bf16 weights are kept in fp32;
             False gives them the base's dtype.
+        on_progress: Called with the weights done, their number, and the name of the next one, in
+            place of the progress bar that appears after two seconds.
 
     Returns:
         A stock ``peft.PeftModel``. `ailora.create_optimizer` gives the roles their rates.
@@ -49,10 +54,11 @@ def get_peft_model(
             a weight holds NaN or Inf, or the adapter's name is taken.
     """
     _check(model, config, adapter_name)
-    starts = make_starts(model, config)
-    check_apart(config, [start.name for start in starts])
-    lora = peft_layers.lora_config(model, config, starts)
+    starts = make_starts(model, config, on_progress)
+    check_starts(model, config, starts)
+    lora = lora_config(model, config, starts)
     wrapped = _wrap(model, lora, adapter_name, autocast_adapter_dtype)
+    use_started_tuner(wrapped)
     anchored = config.base == "anchored"
     peft_layers.install(wrapped, adapter_name, starts, anchored=anchored)
     anchors: Mapping[str, Any] = peft_layers.anchors(wrapped, adapter_name)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig, PeftModel
-from torch import nn
+from torch import Tensor, nn
 
 from ailora.adapters import peft_layers
 from ailora.adapters.checks import check_fits, check_room
-from ailora.adapters.config import AILoRAConfig
 from ailora.adapters.folded import fold
 from ailora.adapters.optimizer import warn_if_rates_are_ignored
 from ailora.adapters.reading import SavedStart, read_factors, read_start
 from ailora.adapters.saved import StartedLoraConfig, remember
-from ailora.adapters.starts import projections_of
+from ailora.adapters.starts import Start
+from ailora.adapters.tuner import use_started_tuner
 
 
 def load_adapter(
@@ -47,12 +47,17 @@ def load_adapter(
     path = Path(folder)
     saved, factors = read_start(path), read_factors(path)
     check_room(model, saved.config, adapter_name)
-    check_fits(model, path, saved, factors)
+    starts = check_fits(model, path, saved, factors)
     wrapped = _load_stock(model, path, adapter_name, is_trainable, autocast_adapter_dtype)
+    use_started_tuner(wrapped)
     anchored = saved.config.base == "anchored"
-    anchors = (_reanchor if anchored else _refold)(wrapped, adapter_name, saved)
+    peft_layers.install(wrapped, adapter_name, starts, anchored=anchored)
+    for name, (A, B) in factors.items():
+        peft_layers.restore(wrapped, adapter_name, name, A, B)
+    anchors: Mapping[str, Any] = peft_layers.anchors(wrapped, adapter_name)
+    if not anchored:
+        anchors = _refold(wrapped, adapter_name, starts, saved)
     remember(wrapped, adapter_name, saved.config, anchors)
-    _restore_rates(wrapped, adapter_name, saved.config)
     if is_trainable:
         warn_if_rates_are_ignored(wrapped)
     return wrapped
@@ -81,31 +86,12 @@ def _load_stock(
     return model
 
 
-def _reanchor(model: PeftModel, adapter: str, saved: SavedStart) -> Mapping[str, Any]:
-    for name, anchor in saved.anchors.items():
-        layer = peft_layers.lora_layer(model, name)
-        A, B = (module[adapter].weight.detach() for module in (layer.lora_A, layer.lora_B))
-        rank = anchor["A"].shape[0]
-        peft_layers.put_anchored(layer, adapter, anchor["A"].to(A), B[:, rank:])
-        layer.lora_A[adapter].set_delta(A[rank:])
-        layer.lora_B[adapter].set_delta(B[:, :rank])
-    return peft_layers.anchors(model, adapter)
-
-
-def _refold(model: PeftModel, adapter: str, saved: SavedStart) -> Mapping[str, Any]:
-    for name, anchor in saved.anchors.items():
-        fold(peft_layers.lora_layer(model, name), adapter, anchor["A"], anchor["B"])
-    return {
-        f"{name}.{letter}": tensor
-        for name, anchor in saved.anchors.items()
-        for letter, tensor in anchor.items()
-    }
-
-
-def _restore_rates(model: PeftModel, adapter: str, config: AILoRAConfig) -> None:
-    """Give every factor its role's rate again; "baked" has none, it is in the scale."""
-    factors = peft_layers.factor_modules(model, adapter)
-    for projection in projections_of(model, config):
-        ratio = config.roles[projection.role].lr_ratio if config.lr_mode == "groups" else 1.0
-        for module in factors[projection.name]:
-            module.lr_ratio = ratio
+def _refold(
+    model: PeftModel, adapter: str, starts: Sequence[Start], saved: SavedStart
+) -> dict[str, Tensor]:
+    anchors: dict[str, Tensor] = {}
+    for start in (start for start in starts if start.spectral):
+        A, B = (saved.anchors[start.key][letter] for letter in "AB")
+        fold(model, adapter, start.projection, A, B)
+        anchors |= {f"{start.key}.A": A, f"{start.key}.B": B}
+    return anchors

@@ -29,18 +29,18 @@ def update_norms(model: PeftModel, adapter: str = "default") -> list[UpdateNorm]
 
     dW has rank 2r at most, so its norm comes from two thin QRs and dW itself is never built.
     """
-    factors = peft_layers.factor_modules(model, adapter)
+    factors = peft_layers.role_factors(model, adapter)
     lora = model.peft_config[adapter]
     config, folded = getattr(lora, "start_config", None), getattr(lora, "anchors", None) or {}
     found = projections_of(model, config) if config else find_projections(model)
     norms = []
     for projection in found:
-        if projection.name not in factors:
+        if projection.key not in factors:
             continue
-        A, B = (module.weight.double() for module in factors[projection.name])
-        scaling = peft_layers.lora_layer(model, projection.name).scaling[adapter]
-        weight = projection.module.weight.double()
-        A0, B0 = (folded.get(f"{projection.name}.{letter}") for letter in "AB")
+        role = factors[projection.key]
+        A, B, scaling = role.A.weight.double(), role.B.weight.double(), role.scaling
+        weight = projection.weight().double()
+        A0, B0 = (folded.get(f"{projection.key}.{letter}") for letter in "AB")
         if isinstance(A0, Tensor) and isinstance(B0, Tensor):
             A0, B0 = A0.to(A), B0.to(B)
             weight = weight + scaling * B0 @ A0
@@ -48,7 +48,7 @@ def update_norms(model: PeftModel, adapter: str = "default") -> list[UpdateNorm]
         norm = scaling * product_norm(B, A)
         norms.append(
             UpdateNorm(
-                name=projection.name,
+                name=projection.key,
                 role=projection.role,
                 norm=float(norm),
                 relative=float(norm / torch.linalg.norm(weight)),

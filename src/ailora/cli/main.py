@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from ailora.cli import compare, inspect, train
+from ailora.cli import cache, compare, inspect, train
 from ailora.errors import UserError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command("compare")(compare.compare)
 app.command("train")(train.train)
 app.command("inspect")(inspect.inspect)
+app.command("cache")(cache.cache)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from ailora.roles.find import find_projections
 from ailora.roles.inspection import Inspection, ProjectionInfo, inspect
-from ailora.roles.projection import Projection, RoleName
+from ailora.roles.projection import Projection, RoleName, Rows
 from ailora.roles.walk import unwrapped
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Projection",
     "ProjectionInfo",
     "RoleName",
+    "Rows",
     "find_projections",
     "inspect",
     "unwrapped",

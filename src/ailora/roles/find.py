@@ -9,9 +9,11 @@ from torch import nn
 from ailora.errors import UserError
 from ailora.roles import messages
 from ailora.roles.arguments import check_layers, check_modules, check_roles
-from ailora.roles.naming import attention_of, layer_of, matches, stack_of
-from ailora.roles.projection import ROLE_NAMES, AttentionKind, Projection, RoleName
-from ailora.roles.walk import Place, is_linear, unwrapped, walk
+from ailora.roles.attention import Part, Reading, read
+from ailora.roles.naming import attention_of, layer_of, looks_fused, matches, stack_of
+from ailora.roles.projection import ROLE_NAMES, Projection, RoleName
+from ailora.roles.walk import Place, unwrapped, walk
+from ailora.roles.weights import is_projection
 
 
 def find_projections(
@@ -23,85 +25,104 @@ def find_projections(
 ) -> list[Projection]:
     """Finds the attention projections of ``model`` that play one of ``roles``.
 
-    The model's ``config.model_type`` decides how they are named; for other architectures, or to
-    choose differently, name them by hand. Any head class will do, and so will a PEFT model, whose
-    projections appear under the names they have in the model it wraps.
+    Attention is recognised by how its parts are named and fit one another, so architectures that
+    are named nowhere here are found too; where one weight holds several roles, the layout of its
+    rows is known by class. What cannot be read for certain is refused: name it by hand. Any head
+    class will do, and so will a PEFT model, whose projections appear under the names they have in
+    the model it wraps, and a model on the meta device. Parts for images or sound are left out, as
+    are layers of linear attention, which have no q, k and v in the paper's sense.
 
     Args:
         model: A transformers model, or a module that contains one.
         roles: The roles to look for.
         modules: For some of the roles, names that replace the built-in ones. A name stands for
-            every ``nn.Linear`` whose path equals it or ends with it after a dot, as in PEFT's
-            ``target_modules``.
+            every ``nn.Linear`` or ``Conv1D`` whose path equals it or ends with it after a dot, as
+            in PEFT's ``target_modules``, and for all its rows.
         layers: Keep these layers only, counted from 0 in each stack (PEFT's
             ``layers_to_transform``); None keeps all.
 
     Returns:
-        The projections in the model's own order, each module once.
+        The projections in the model's own order, each module once; a fused layer once a role.
 
     Raises:
-        UserError: The architecture is unknown or has no projection for a role; a name in
-            ``modules`` fits no linear layer, or fits one that plays another role; ``layers`` has
-            an index that a role does not have; an argument makes no sense in itself.
+        UserError: The model's attention is unknown, cannot be read for certain or has no
+            projection for a role; a name in ``modules`` fits no linear layer, or fits one that
+            plays another role or holds several; ``layers`` has an index that a role does not
+            have; an argument makes no sense in itself.
     """
     check_roles(roles)
     by_hand = check_modules(modules, roles)
     places = walk(model)
+    reading = read(places)
     for role, entries in by_hand.items():
         for entry in entries:
-            _check_entry(role, entry, places)
+            _check_entry(role, entry, places, reading)
+    built_in = [role for role in roles if role not in by_hand]
+    if built_in and reading.problems:
+        raise UserError(messages.unreadable(unwrapped(model), reading.problems[0], built_in[0]))
+    layer_by_module = _layers_by_module(places)
     found = [
-        projection
+        _projection(part, layer_by_module)
         for place in places
-        if is_linear(place.module) and (projection := _projection(place, roles, by_hand))
+        if place.first and is_projection(place.module)
+        for part in _parts(place, reading, built_in, by_hand)
     ]
     for role in roles:
         if not any(projection.role == role for projection in found):
-            raise UserError(messages.no_projection(role, unwrapped(model), places))
+            raise UserError(messages.no_projection(role, unwrapped(model), places, reading))
     return found if layers is None else _in_layers(found, check_layers(layers))
 
 
-def _projection(
-    place: Place, roles: Collection[RoleName], by_hand: Mapping[RoleName, Sequence[str]]
-) -> Projection | None:
-    plays = _roles_of(place, roles, by_hand)
-    if len(plays) > 1:
-        raise UserError(messages.two_roles(place.name, list(plays)))
-    if not plays or not is_linear(place.module):
-        return None
-    ((role, attention),) = plays.items()
-    shared = place.naming is not None and place.naming.shared
+def _parts(
+    place: Place,
+    reading: Reading,
+    built_in: Collection[RoleName],
+    by_hand: Mapping[RoleName, Sequence[str]],
+) -> list[Part]:
+    """The roles of one module, by hand or as read; several only in a fused layer."""
+    kind = attention_of(place.name)
+    named = [
+        Part(role=role, place=place, attention=kind)
+        for role, entries in by_hand.items()
+        if any(matches(place.name, entry) for entry in entries)
+    ]
+    parts = [*named, *(p for p in reading.parts.get(place.name, ()) if p.role in built_in)]
+    if len(parts) > 1 and any(part.rows is None for part in parts):
+        raise UserError(messages.two_roles(place.name, [part.role for part in parts]))
+    return parts
+
+
+def _layers_by_module(places: Sequence[Place]) -> dict[int, int | None]:
+    """By ``id`` of the module, its layer; None where several layers share it."""
+    found: dict[int, set[int | None]] = {}
+    for place in places:
+        found.setdefault(id(place.module), set()).add(layer_of(place.name))
+    return {key: layers.pop() if len(layers) == 1 else None for key, layers in found.items()}
+
+
+def _projection(part: Part, layers: Mapping[int, int | None]) -> Projection:
     return Projection(
-        name=place.name,
-        role=role,
-        layer=None if shared else layer_of(place.name),
-        attention=attention,
-        stack=stack_of(place.name),
-        module=place.module,
+        name=part.place.name,
+        role=part.role,
+        layer=layers[id(part.place.module)],
+        attention=part.attention,
+        stack=stack_of(part.place.name),
+        rows=part.rows,
+        module=part.place.module,
     )
 
 
-def _roles_of(
-    place: Place, roles: Collection[RoleName], by_hand: Mapping[RoleName, Sequence[str]]
-) -> dict[RoleName, AttentionKind]:
-    plays: dict[RoleName, AttentionKind] = {
-        role: attention_of(place.name)
-        for role, entries in by_hand.items()
-        if any(matches(place.name, entry) for entry in entries)
-    }
-    if place.known is not None:
-        role, attention = place.known
-        if role in roles and role not in by_hand:
-            plays[role] = attention
-    return plays
-
-
-def _check_entry(role: RoleName, entry: str, places: Sequence[Place]) -> None:
+def _check_entry(role: RoleName, entry: str, places: Sequence[Place], reading: Reading) -> None:
     fitting = [place for place in places if matches(place.name, entry)]
     if not fitting:
         raise UserError(messages.unmatched(role, entry, places))
-    if not any(is_linear(place.module) for place in fitting):
+    usable = [place for place in fitting if is_projection(place.module)]
+    if not usable:
         raise UserError(messages.not_linear(role, entry, fitting[0]))
+    for place in usable:
+        known = [part for part in reading.parts.get(place.name, ()) if part.rows is not None]
+        if known or looks_fused(place.name):
+            raise UserError(messages.fused(role, entry, place, [part.role for part in known]))
 
 
 def _in_layers(found: Sequence[Projection], layers: Collection[int]) -> list[Projection]:

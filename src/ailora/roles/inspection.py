@@ -119,7 +119,7 @@ def _info(projection: Projection, spectra: bool) -> ProjectionInfo:
 
 
 def _extremes(projection: Projection) -> tuple[float, float]:
-    weight = projection.module.weight.detach()
+    weight = projection.weight()
     if weight.is_meta:
         raise UserError(
             f"{projection.name!r} is on the meta device and has no values; "

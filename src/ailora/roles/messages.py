@@ -7,23 +7,49 @@ from difflib import get_close_matches
 
 from torch import nn
 
+from ailora.roles.attention import Problem, Reading, is_matrix
 from ailora.roles.projection import RoleName
 from ailora.roles.walk import Place, model_type
 
 _MOST_LISTED = 12
 
 
-def no_projection(role: RoleName, model: nn.Module, places: Sequence[Place]) -> str:
-    """For a role without a module, in a known architecture or an unknown one."""
-    for place in places:
-        if place.known is not None and place.known[0] == role:
-            return f"role {role!r}: {_unfit(place)}"
-    kind = f"{type(model).__name__} (model type {model_type(model)!r})"
-    known = any(place.naming for place in places)
+def no_projection(
+    role: RoleName, model: nn.Module, places: Sequence[Place], reading: Reading
+) -> str:
+    """For a role without a module, in a model with attention or without."""
+    for parts in reading.parts.values():
+        for part in parts:
+            if part.role == role:
+                return f"role {role!r}: {_unfit(part.place)}"
+    known = bool(reading.parts)
     problem = f"has no projection of role {role!r}" if known else "is no architecture known here"
     found = _suffixes(places, depth=1)
     listed = f"its linear layers are named {_listed(found)}" if found else "it has no linear layer"
-    return f"{kind} {problem}; {listed}; {_by_hand(role, '...')}"
+    return f"{_kind(model)} {problem}; {listed}; {_by_hand(role, '...')}"
+
+
+def unreadable(model: nn.Module, problem: Problem, role: RoleName) -> str:
+    """For attention that is there but cannot be read for certain."""
+    place = problem.place
+    return (
+        f"{_kind(model)} has attention of a kind that cannot be used: {place.name!r} "
+        f"({type(place.module).__name__}): {problem.why}; if you know what plays a role, "
+        f"{_by_hand(role, '...')}"
+    )
+
+
+def fused(role: RoleName, entry: str, place: Place, holds: Sequence[RoleName]) -> str:
+    """For a hand-given name of a layer that holds other things than the role, too."""
+    if not holds:
+        return (
+            f"modules of role {role!r}: {entry!r} fits {place.name!r}, which by its name holds "
+            "several roles in one weight, in a layout that is not known here; leave it out"
+        )
+    return (
+        f"modules of role {role!r}: {entry!r} fits {place.name!r}, of which only some rows are "
+        f"{' and '.join(map(repr, holds))}; they are found by themselves: leave modules out"
+    )
 
 
 def unmatched(role: RoleName, entry: str, places: Sequence[Place]) -> str:
@@ -58,12 +84,16 @@ def no_layer(role: RoleName, layer: int, present: Collection[int]) -> str:
     return f"layers has {layer}, but the projections of role {role!r} are in layers {there}"
 
 
+def _kind(model: nn.Module) -> str:
+    return f"{type(model).__name__} (model type {model_type(model)!r})"
+
+
 def _unfit(place: Place) -> str:
     weight = getattr(place.module, "weight", None)
     dtype = f" with a {weight.dtype} weight" if weight is not None else ""
     return (
         f"{place.name!r} is of class {type(place.module).__name__}{dtype}, "
-        "and only an nn.Linear with a floating-point weight can be a projection"
+        "and only an nn.Linear or Conv1D with a floating-point weight can be a projection"
     )
 
 
@@ -72,14 +102,8 @@ def _by_hand(role: RoleName, name: str) -> str:
 
 
 def _suffixes(places: Iterable[Place], depth: int) -> list[str]:
-    # A Conv1D (GPT-2) is no nn.Linear, yet its name is what the reader needs to see.
-    paths = [place.name for place in places if _is_matrix(place.module)]
+    paths = [place.name for place in places if is_matrix(place.module)]
     return list(dict.fromkeys(".".join(path.split(".")[-depth:]) for path in paths))
-
-
-def _is_matrix(module: nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    return weight is not None and weight.ndim == 2 and not isinstance(module, nn.Embedding)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,112 +1,86 @@
-"""Where each architecture keeps its q, k, v and o: plain data, keyed by ``config.model_type``.
+"""How attention is spelled, as plain data, and what a dotted path says about a module.
 
-A projection's path ends in ``<block>.<name>``: ``attention.self.query`` in BERT,
-``self_attn.q_proj`` in LLaMA. The block tells self-attention from cross-attention.
+An attention block is a module that has its query, key and value side by side. A few spellings
+cover nearly every architecture, so none is listed by name; ``ailora.roles.attention`` checks
+that a block is what its spelling promises.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from ailora.roles.projection import AttentionKind, RoleName, Stack
 
-
-@dataclass(frozen=True, kw_only=True)
-class Naming:
-    """How one architecture names its attention.
-
-    Attributes:
-        names: For each role, the dotted name of its module below the attention block.
-        self_block: Name of the block of self-attention.
-        cross_block: Name of the block of cross-attention; None where there is never one.
-        shared: One set of weights serves every layer, so numbers in the path count no layers.
-    """
-
-    names: Mapping[RoleName, str]
-    self_block: str
-    cross_block: str | None = None
-    shared: bool = False
-
-    def classify(self, path: str) -> tuple[RoleName, AttentionKind] | None:
-        """The role and kind of attention of the module at ``path``; None if it has no role."""
-        blocks: tuple[tuple[AttentionKind, str | None], ...] = (
-            ("self", self.self_block),
-            ("cross", self.cross_block),
-        )
-        for kind, block in blocks:
-            for role, name in self.names.items():
-                if block is not None and matches(path, f"{block}.{name}"):
-                    return role, kind
-        return None
-
-
-_BERT = Naming(
-    names={"q": "self.query", "k": "self.key", "v": "self.value", "o": "output.dense"},
-    self_block="attention",
-    cross_block="crossattention",
+# The children of a block that are its q, k and v.
+SPELLINGS: tuple[tuple[str, str, str], ...] = (
+    ("q_proj", "k_proj", "v_proj"),  # LLaMA, BART, GPT-J, ...
+    ("q_proj.linear", "k_proj.linear", "v_proj.linear"),  # Moshi, Inkling 2
+    ("query", "key", "value"),  # BERT
+    ("query_proj", "key_proj", "value_proj"),  # DeBERTa-v2, ProphetNet
+    ("q_lin", "k_lin", "v_lin"),  # DistilBERT, XLM
+    ("q", "k", "v"),  # T5, MPNet
+    ("q_head", "k_head", "v_head"),  # Funnel
+    ("project_q", "project_k", "project_v"),  # CPM-Ant
+    ("linear_q", "linear_k", "linear_v"),
+    ("Wq", "Wk", "Wv"),  # CTRL
+    ("wq", "wk", "wv"),
+    ("to_q", "to_k", "to_v"),
 )
-_DEBERTA_V2 = Naming(
-    names={
-        "q": "self.query_proj",
-        "k": "self.key_proj",
-        "v": "self.value_proj",
-        "o": "output.dense",
-    },
-    self_block="attention",
+# The query of cross-attention in classes whose other roles are fused.
+FUSED_QUERY = "q_attn"  # GPT-2
+# The output projection, in the block or, as in BERT, beside it.
+OUTPUTS = (
+    "o_proj",
+    "o_proj.linear",  # Inkling 2
+    "output_projection.o_proj",  # NeoMME
+    "out_proj",
+    "dense",
+    "Wo",
+    "wo",
+    "o",
+    "out_lin",
+    "post_proj",
+    "attention_out",
+    "c_proj",
+    "linear_out",
+    "to_out",
 )
-_MPNET = Naming(
-    names={"q": "attn.q", "k": "attn.k", "v": "attn.v", "o": "attn.o"}, self_block="attention"
-)
-_DISTILBERT = Naming(
-    names={"q": "q_lin", "k": "k_lin", "v": "v_lin", "o": "out_lin"}, self_block="attention"
-)
-_ALBERT = Naming(
-    names={"q": "query", "k": "key", "v": "value", "o": "dense"},
-    self_block="attention",
-    shared=True,
-)
-_LLAMA = Naming(
-    names={"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}, self_block="self_attn"
-)
-_BART = Naming(
-    names={"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"},
-    self_block="self_attn",
-    cross_block="encoder_attn",
-)
-_T5 = Naming(
-    names={"q": "q", "k": "k", "v": "v", "o": "o"},
-    self_block="SelfAttention",
-    cross_block="EncDecAttention",
-)
-
-NAMINGS: Mapping[str, Naming] = {
-    "bert": _BERT,
-    "roberta": _BERT,
-    "xlm-roberta": _BERT,
-    "camembert": _BERT,
-    "electra": _BERT,
-    "deberta-v2": _DEBERTA_V2,  # DeBERTa-v3 checkpoints say "deberta-v2" too
-    "mpnet": _MPNET,
-    "distilbert": _DISTILBERT,
-    "albert": _ALBERT,
-    "llama": _LLAMA,  # SmolLM and SmolLM2 as well
-    "smollm3": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-    "gemma": _LLAMA,
-    "gemma2": _LLAMA,
-    "gemma3_text": _LLAMA,
-    "opt": _BART,
-    "bart": _BART,
-    "t5": _T5,
-    "mt5": _T5,
+OUTPUTS_BESIDE = ("output.dense", "output", "out_proj", "dense")
+# Children with matrices that change nothing about who is q, k, v and o: gates on the output.
+HARMLESS = frozenset({"gate_proj", "g_proj"})
+# Attention classes whose further matrices were looked at, and what there is to know about them.
+UNDERSTOOD: Mapping[str, str] = {
+    "ConvBertSelfAttention": "the query also steers the span convolution",
+    "DisentangledSelfAttention": "projections of relative positions are left alone",
+    "DogeAttention": "the value also steers the attention mask",
+    "Inkling2FullAttention": "short convolutions follow key and value",
+    "Inkling2LoopFullAttention": "short convolutions follow key and value",
+    "Inkling2LoopSlidingAttention": "short convolutions follow key and value",
+    "Inkling2SlidingAttention": "short convolutions follow key and value",
+    "InklingAttention": "short convolutions follow key and value",
+    "LEDEncoderSelfAttention": "query_global, key_global and value_global are left alone",
+    "LiltSelfAttention": "layout_query, layout_key and layout_value are left alone",
+    "LongformerSelfAttention": "query_global, key_global and value_global are left alone",
+    "LukeSelfAttention": "w2e_query, e2w_query and e2e_query are left alone",
+    "NystromformerSelfAttention": "a convolution over the value is added to the output",
+    "ProphetNetNgramSelfAttention": "projections of relative positions are left alone",
 }
 
-_CROSS_BLOCKS = {naming.cross_block for naming in NAMINGS.values() if naming.cross_block}
+_CROSS = re.compile(r"cross|encoder_attn|encdec", re.IGNORECASE)
+_NO_SOFTMAX = re.compile(
+    r"(?i:linear_?att|lightning|delta|mamba|rwkv|retention|retnet|hyena|lstm)|SSM|^ssm"
+)
+_ATTENTION = re.compile(r"att", re.IGNORECASE)
+_STATE = re.compile(r"^(A_log|dt_bias|.*decay.*)$", re.IGNORECASE)
+_OTHER_MODALITY = re.compile(
+    r"vision|visual|image|img|pixel|video|audio|speech|acoustic|vocoder|qformer|siglip",
+    re.IGNORECASE,
+)
+_FUSED = re.compile(r"qkv|^(query_key(_value)?|c_attn|in_proj|kv_proj|q_?k_proj|to_kv)$")
+_LATENT = re.compile(r"^(kv_a_proj.*|kv_b_proj|q_a_proj|q_b_proj)$")
 _NUMBERED = re.compile(r"(?:^|\.)[^.]+\.(\d+)(?:\.|$)")
+_SHARED = re.compile(r"(?:^|\.)\w*layer_groups\.")  # ALBERT: numbers of groups, not of layers
 
 
 def matches(path: str, entry: str) -> bool:
@@ -118,9 +92,10 @@ def layer_of(path: str) -> int | None:
     """The outermost number that follows a name in ``path``; None without one.
 
     PEFT 0.21 reads ``layers_to_transform`` the same way, except that it misses layers at the very
-    start of a path (``layers.0...`` of a bare ``LlamaModel``).
+    start of a path (``layers.0...`` of a bare ``LlamaModel``). ALBERT's numbers count groups of
+    layers that share their weights, so there it is None.
     """
-    found = _NUMBERED.search(path)
+    found = None if _SHARED.search(path) else _NUMBERED.search(path)
     return int(found.group(1)) if found else None
 
 
@@ -135,5 +110,36 @@ def stack_of(path: str) -> Stack:
 
 
 def attention_of(path: str) -> AttentionKind:
-    """``"cross"`` if a part of ``path`` is some architecture's block of cross-attention."""
-    return "cross" if _CROSS_BLOCKS.intersection(path.split(".")) else "self"
+    """``"cross"`` if a part of ``path`` is called like a block of cross-attention."""
+    return "cross" if _CROSS.search(path) else "self"
+
+
+def has_no_softmax(class_name: str, path: str, parameters: list[str]) -> bool:
+    """Whether names betray linear attention or a state-space model, which have no q, k and v."""
+    named = _NO_SOFTMAX.search(class_name) or _NO_SOFTMAX.search(path.rpartition(".")[2])
+    return bool(named) or any(map(_STATE.match, parameters))
+
+
+def is_attention(class_name: str, path: str) -> bool:
+    """Whether a module is called attention, by its class or by its own name."""
+    return bool(_ATTENTION.search(class_name) or _ATTENTION.search(path.rpartition(".")[2]))
+
+
+def is_other_modality(name: str) -> bool:
+    """Whether a part of a model is named for images, sound or what turns them into text."""
+    return bool(_OTHER_MODALITY.search(name))
+
+
+def looks_fused(child: str) -> bool:
+    """Whether a layer is named as one that holds several roles."""
+    return bool(_FUSED.search(child.rpartition(".")[2]))
+
+
+def is_latent(child: str) -> bool:
+    """Whether a layer is named as a part of multi-head latent attention (DeepSeek-V2)."""
+    return bool(_LATENT.match(child))
+
+
+def children_by_role(spelling: tuple[str, str, str]) -> dict[RoleName, str]:
+    """A spelling with its roles: ``{"q": "q_proj", "k": "k_proj", "v": "v_proj"}``."""
+    return {"q": spelling[0], "k": spelling[1], "v": spelling[2]}

@@ -1,4 +1,4 @@
-"""What a projection is: one weight of an attention block and the role it plays there."""
+"""What a projection is: the weight, or the rows of a fused weight, that plays one role."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from ailora.roles.weights import dtype_of, matrix_of, shape_of
 
 RoleName = Literal["q", "k", "v", "o"]
 AttentionKind = Literal["self", "cross"]
 Stack = Literal["encoder", "decoder", ""]
+Rows = tuple[tuple[int, int], ...]
 
 ROLE_NAMES: tuple[RoleName, ...] = get_args(RoleName)
 
@@ -27,7 +30,9 @@ class Projection:
             one module serves every layer (ALBERT).
         attention: ``"cross"`` where keys and values come from another sequence, else ``"self"``.
         stack: ``"encoder"`` or ``"decoder"`` where the path says so, else ``""``.
-        module: The linear layer itself; inside a PEFT model, the base layer.
+        rows: In a fused layer, the half-open blocks of rows of W in y = W x that belong to this
+            role, ascending and apart; several where heads alternate (BLOOM). None: all of W.
+        module: The layer itself; inside a PEFT model, the base layer.
     """
 
     name: str
@@ -35,15 +40,39 @@ class Projection:
     layer: int | None
     attention: AttentionKind = "self"
     stack: Stack = ""
-    module: nn.Linear = field(repr=False)
+    rows: Rows | None = None
+    module: nn.Module = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """The name that is this projection's alone: ``name``, in a fused layer ``name.role``."""
+        return self.name if self.rows is None else f"{self.name}.{self.role}"
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(m, n) = (out_features, in_features) of the paper's W in y = W x."""
-        rows, columns = self.module.weight.shape
+        """(m, n) of this role's part of W in y = W x: its rows, and in_features."""
+        rows, columns = shape_of(self.module)
+        if self.rows is not None:
+            rows = sum(stop - start for start, stop in self.rows)
         return rows, columns
 
     @property
     def dtype(self) -> torch.dtype:
-        """Data type of the weight."""
-        return self.module.weight.dtype
+        """Data type of the weight; of a quantised one, what it is dequantised to."""
+        return dtype_of(self.module)
+
+    def weight(self) -> Tensor:
+        """This role's part of W, (m, n), detached; a copy only where rows or storage need one."""
+        W = matrix_of(self.module)
+        return W if self.rows is None else torch.cat([W[start:stop] for start, stop in self.rows])
+
+    def set_weight(self, weight: Tensor) -> None:
+        """Write this role's part (m, n) into the layer, rounded to its dtype; no other row moves.
+
+        Only for floating-point layers: a quantised one would have to be packed again.
+        """
+        W = matrix_of(self.module)
+        done = 0
+        for start, stop in self.rows or ((0, W.shape[0]),):
+            W[start:stop] = weight[done : done + stop - start]
+            done += stop - start

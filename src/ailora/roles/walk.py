@@ -4,36 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeGuard
+from typing import Any
 
 from torch import nn
 
-from ailora.roles.naming import NAMINGS, Naming
-from ailora.roles.projection import AttentionKind, RoleName
+from ailora.roles.naming import is_other_modality
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A module, its dotted path, and the naming of the known architecture that it is part of."""
+    """A module at one of its dotted paths.
+
+    Attributes:
+        name: The path, without what PEFT adds to it.
+        module: The module; of a tuner layer, the layer inside.
+        first: Whether this is the first path to the module: shared ones have several.
+        text: Whether the module belongs to the part of the model that reads or writes text.
+    """
 
     name: str
     module: nn.Module = field(repr=False)
-    naming: Naming | None
+    first: bool
+    text: bool
 
-    @property
-    def known(self) -> tuple[RoleName, AttentionKind] | None:
-        """The role and kind of attention that the architecture's naming gives it, if any."""
-        return self.naming.classify(self.name) if self.naming else None
+
+@dataclass(frozen=True, kw_only=True)
+class _Scope:
+    """The innermost model (module with a config) around a module, and whether it is for text."""
+
+    outer: Any
+    config: Any
+    text: bool
 
 
 def walk(model: nn.Module) -> list[Place]:
-    """Every module below ``model`` once, parents first.
+    """Every module below ``model`` at each of its paths, parents first.
 
     PEFT leaves no trace in it: a tuner layer counts as its base layer, and what PEFT adds is left
-    out. Inside a larger model (text and images, an encoder-decoder of two models) each part
-    of a known architecture keeps its own naming, and the other parts have none.
+    out.
     """
-    return list(_below(unwrapped(model), "", None, set()))
+    root = unwrapped(model)
+    config = _config_of(root)
+    scope = _Scope(outer=config, config=config, text=True)
+    return list(_below(root, "", scope, (id(root),), set()))
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -48,26 +61,46 @@ def model_type(model: nn.Module) -> str:
     return found if isinstance(found, str) and found else type(model).__name__
 
 
-def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether the module is an ``nn.Linear`` with a 2-D floating-point weight."""
-    # bitsandbytes' layers are nn.Linear too, with packed integers for a weight.
-    return (
-        isinstance(module, nn.Linear)
-        and module.weight.ndim == 2
-        and module.weight.is_floating_point()
-    )
-
-
-def _below(module: nn.Module, path: str, naming: Naming | None, seen: set[int]) -> Iterator[Place]:
-    naming = naming or NAMINGS.get(model_type(module))
-    for child_name, wrapped in module.named_children():
-        child = _without_tuner(wrapped)
-        if id(child) in seen:
+def _below(
+    module: nn.Module, path: str, scope: _Scope, above: tuple[int, ...], seen: set[int]
+) -> Iterator[Place]:
+    # Not named_children(), which leaves out the second name of a shared module.
+    for child_name, wrapped in module._modules.items():
+        child = None if wrapped is None else _without_tuner(wrapped)
+        if child is None or id(child) in above:
             continue
-        seen.add(id(child))
         name = f"{path}.{child_name}" if path else child_name
-        yield Place(name=name, module=child, naming=naming)
-        yield from _below(child, name, naming, seen)
+        inner = _scope_of(child, child_name, scope)
+        yield Place(name=name, module=child, first=id(child) not in seen, text=inner.text)
+        seen.add(id(child))
+        yield from _below(child, name, inner, (*above, id(child)), seen)
+
+
+def _scope_of(module: nn.Module, name: str, around: _Scope) -> _Scope:
+    """A model for images or sound inside a model of text is no text, nor is anything in it."""
+    config = _config_of(module)
+    if around.outer is None:
+        return _Scope(outer=config, config=config, text=True)
+    text = around.text and not is_other_modality(name)
+    if config is None or config.model_type == around.config.model_type:
+        return _Scope(outer=around.outer, config=around.config, text=text)
+    return _Scope(outer=around.outer, config=config, text=text and _is_text(config, around.outer))
+
+
+def _is_text(config: Any, outer: Any) -> bool:
+    if is_other_modality(config.model_type):
+        return False
+    if outer.get_text_config(decoder=True) is outer:  # one kind of input; BLT's parts
+        return True
+    has_text_inside = config.get_text_config() is not config
+    return has_text_inside or hasattr(config, "vocab_size")
+
+
+def _config_of(module: nn.Module) -> Any:
+    """The config of a whole model; attention modules carry one too, but are no model."""
+    config = getattr(module, "config", None)
+    is_model = hasattr(module, "base_model_prefix") and hasattr(config, "get_text_config")
+    return config if is_model else None
 
 
 def _without_tuner(module: nn.Module) -> nn.Module:

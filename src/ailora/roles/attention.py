@@ -1,0 +1,240 @@
+"""Recognising attention: which children of which modules are q, k, v and o, and what is not.
+
+A block counts only if its parts fit one another, in names and in shapes. What looks like
+attention and cannot be read for certain becomes a ``Problem`` instead of a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from ailora.roles import naming
+from ailora.roles.fused import layouts_of
+from ailora.roles.projection import ROLE_NAMES, AttentionKind, RoleName, Rows
+from ailora.roles.walk import Place
+from ailora.roles.weights import is_projection, shape_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A place that plays a role, whole (``rows`` None) or with some rows of its weight."""
+
+    role: RoleName
+    place: Place
+    rows: Rows | None = None
+    attention: AttentionKind = "self"
+
+    @property
+    def height(self) -> int:
+        """Number of rows of W that play the role."""
+        if self.rows is None:
+            return shape_of(self.place.module)[0]
+        return sum(stop - start for start, stop in self.rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Attention that cannot be read: where it is, and why."""
+
+    place: Place
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """The attention of a whole model.
+
+    Attributes:
+        parts: For each path, the roles that the module there plays.
+        problems: Attention blocks that could not be read.
+    """
+
+    parts: Mapping[str, tuple[Part, ...]]
+    problems: tuple[Problem, ...]
+
+
+class _NotReadableError(Exception):
+    """Says why a block that looks like attention is left alone."""
+
+
+class _Tree:
+    """Places by path, and the names of each one's children."""
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        self._places = {place.name: place for place in places}
+        self._children: dict[str, list[str]] = {}
+        for place in places:
+            parent, _, name = place.name.rpartition(".")
+            self._children.setdefault(parent, []).append(name)
+
+    def at(self, block: str, child: str) -> Place | None:
+        """The place ``child`` (perhaps dotted) below ``block``."""
+        return self._places.get(f"{block}.{child}")
+
+    def above(self, path: str) -> str:
+        """Path of the parent."""
+        return path.rpartition(".")[0]
+
+    def children(self, block: str) -> list[str]:
+        """Names of the modules right below ``block``."""
+        return self._children.get(block, [])
+
+    def below(self, path: str) -> Iterator[Place]:
+        """The place at ``path`` and all below it."""
+        yield self._places[path]
+        for child in self.children(path):
+            yield from self.below(f"{path}.{child}")
+
+
+def read(places: Sequence[Place]) -> Reading:
+    """Finds every attention block among ``places`` that works on text."""
+    tree = _Tree(places)
+    parts: dict[str, tuple[Part, ...]] = {}
+    problems: list[Problem] = []
+    for block in places:
+        if not block.text:
+            continue
+        try:
+            _refuse_latent(block, tree)
+            for part in _parts_of(block, tree):
+                parts[part.place.name] = (*parts.get(part.place.name, ()), part)
+        except _NotReadableError as error:
+            problems.append(Problem(place=block, why=str(error)))
+    return Reading(parts=parts, problems=tuple(problems))
+
+
+def is_matrix(module: nn.Module) -> bool:
+    """Whether a module has a 2-D weight of its own and is no table of embeddings."""
+    weight = getattr(module, "weight", None)
+    return weight is not None and weight.ndim == 2 and not isinstance(module, nn.Embedding)
+
+
+def _has_no_softmax(block: Place) -> bool:
+    own = [name for name, _ in block.module.named_parameters(recurse=False)]
+    return naming.has_no_softmax(type(block.module).__name__, block.name, own)
+
+
+def _parts_of(block: Place, tree: _Tree) -> list[Part]:
+    if _has_no_softmax(block):
+        return []
+    found = _fused_parts(block, tree)
+    found += _separate_parts(block, tree, {part.role for part in found})
+    _refuse_unknown_layouts(block, tree, found)
+    if not found:
+        return []
+    output = _output_of(block, tree)
+    if output is not None:
+        found.append(Part(role="o", place=output, attention=naming.attention_of(block.name)))
+    if type(block.module).__name__ not in naming.UNDERSTOOD:
+        _refuse_strangers(block, tree, {part.place.name for part in found})
+        _check_shapes({part.role: part for part in found})
+    return found
+
+
+def _fused_parts(block: Place, tree: _Tree) -> list[Part]:
+    kind = naming.attention_of(block.name)
+    parts: list[Part] = []
+    for child, layout in layouts_of(block.module).items():
+        place = tree.at(block.name, child)
+        if place is None or not is_projection(place.module):
+            continue
+        height = shape_of(place.module)[0]
+        read = layout(block.module, height)
+        if read.height != height:
+            raise _NotReadableError(f"{child!r} has {height} rows where {read.height} are expected")
+        rows = read.rows().items()
+        parts += [Part(role=role, place=place, rows=at, attention=kind) for role, at in rows]
+    return parts
+
+
+def _separate_parts(block: Place, tree: _Tree, fused: set[RoleName]) -> list[Part]:
+    kind = naming.attention_of(block.name)
+    for spelling in _spellings(fused):
+        at = {role: tree.at(block.name, child) for role, child in spelling.items()}
+        found = {role: place for role, place in at.items() if place is not None}
+        if _is_block(found, fused, block, tree):
+            own = [role for role in found if role not in fused]
+            return [Part(role=role, place=found[role], attention=kind) for role in own]
+    return []
+
+
+def _spellings(fused: set[RoleName]) -> list[dict[RoleName, str]]:
+    if fused and "q" not in fused:
+        return [{"q": naming.FUSED_QUERY}]
+    return [naming.children_by_role(spelling) for spelling in naming.SPELLINGS]
+
+
+def _is_block(
+    found: Mapping[RoleName, Place], fused: set[RoleName], block: Place, tree: _Tree
+) -> bool:
+    """A role and another one; of layers that share keys and values only the query and output."""
+    if not any(is_matrix(place.module) for place in found.values()):
+        return False
+    with_output = "q" in found and _child(block.name, tree, naming.OUTPUTS) is not None
+    return len(found) > 1 or bool(fused) or with_output
+
+
+def _child(block: str, tree: _Tree, names: Sequence[str]) -> Place | None:
+    found = (tree.at(block, name) for name in names)
+    return next((place for place in found if place is not None and is_matrix(place.module)), None)
+
+
+def _output_of(block: Place, tree: _Tree) -> Place | None:
+    inside = _child(block.name, tree, naming.OUTPUTS)
+    return inside or _child(tree.above(block.name), tree, naming.OUTPUTS_BESIDE)
+
+
+def _refuse_latent(block: Place, tree: _Tree) -> None:
+    for child in tree.children(block.name):
+        if naming.is_latent(child):
+            raise _NotReadableError(
+                f"{child!r} belongs to multi-head latent attention, which has no plain q, k and v"
+            )
+
+
+def _refuse_unknown_layouts(block: Place, tree: _Tree, found: Sequence[Part]) -> None:
+    known = {part.place.name for part in found}
+    if not known and not naming.is_attention(type(block.module).__name__, block.name):
+        return
+    for child in tree.children(block.name):
+        place = tree.at(block.name, child)
+        if place is None or place.name in known or not is_matrix(place.module):
+            continue
+        if naming.looks_fused(child):
+            raise _NotReadableError(
+                f"{child!r} holds several roles in one weight, in a layout that is not known"
+            )
+
+
+def _refuse_strangers(block: Place, tree: _Tree, known: set[str]) -> None:
+    for place in tree.below(block.name):
+        last = place.name.rpartition(".")[2]
+        if place.name in known or last in naming.HARMLESS or not _has_matrix(place.module):
+            continue
+        if place.module is not block.module:
+            name = place.name.removeprefix(f"{block.name}.")
+            raise _NotReadableError(f"{name!r} in it is not understood")
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    if isinstance(module, nn.Embedding) or type(module).__name__.endswith("Norm"):
+        return False
+    return any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
+
+
+def _check_shapes(parts: Mapping[RoleName, Part]) -> None:
+    """With grouped heads too, q : k = o's columns : v, as the number of heads to key heads."""
+    if len(parts) < len(ROLE_NAMES) or not all(
+        is_projection(p.place.module) for p in parts.values()
+    ):
+        return
+    q, k, v = parts["q"].height, parts["k"].height, parts["v"].height
+    columns = shape_of(parts["o"].place.module)[1]
+    if q * v != columns * k:
+        raise _NotReadableError(
+            f"its q, k and v have {q}, {k} and {v} rows, which do not fit the {columns} columns "
+            "of its output projection (there may be a gate in one of them)"
+        )

@@ -1,0 +1,122 @@
+"""Quantised bases: factors from the dequantised weight, the base untouched, step 0 exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from peft import PeftModel
+
+import ailora
+from ailora import presets
+from ailora.adapters import peft_layers
+from ailora.errors import UserError
+from ailora.roles import find_projections
+
+bitsandbytes = pytest.importorskip("bitsandbytes")
+TOKENS = torch.arange(1, 41).view(4, 10)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("llama")
+    torch.manual_seed(0)
+    config = hf.LlamaConfig(
+        vocab_size=50,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+    )
+    hf.LlamaForCausalLM(config).save_pretrained(path)
+    return path
+
+
+def quantised(folder: Path, kind: str) -> hf.PreTrainedModel:
+    config: Any
+    if kind == "int8":
+        config = hf.BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        config = hf.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=kind,
+            bnb_4bit_use_double_quant=kind == "nf4",
+            bnb_4bit_compute_dtype=torch.float32,
+        )
+    return hf.AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=config, device_map="cpu", dtype=torch.float32
+    ).eval()
+
+
+KINDS = pytest.mark.parametrize("kind", ["int8", "nf4", "fp4"])
+
+
+@torch.no_grad()
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    return model(input_ids=TOKENS).logits
+
+
+def packed(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {p.name: p.module.weight.data.clone() for p in find_projections(model, ("q", "v"))}
+
+
+def train(model: torch.nn.Module, steps: int = 3) -> None:
+    optimizer = ailora.create_optimizer(model, lr=1e-2)
+    for _ in range(steps):
+        model(input_ids=TOKENS, labels=TOKENS).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@KINDS
+def test_step_0_is_exact_and_training_leaves_the_packed_weights(folder: Path, kind: str) -> None:
+    model = quantised(folder, kind)
+    bits, before = packed(model), logits(model)
+    wrapped = ailora.get_peft_model(model, presets.ailora(4))
+    assert torch.equal(logits(wrapped), before)
+    train(wrapped)
+    assert not torch.equal(logits(wrapped), before)
+    assert all(torch.equal(bits[name], now) for name, now in packed(wrapped).items())
+    with wrapped.disable_adapter():
+        assert torch.equal(logits(wrapped), before)
+
+
+@KINDS
+def test_the_factors_are_triplets_of_what_the_layer_computes(folder: Path, kind: str) -> None:
+    """W is read off the layer itself, by applying it to the unit vectors."""
+    model = quantised(folder, kind)
+    columns = {
+        p.key: (p.module(torch.eye(64)) - p.module(torch.zeros(1, 64))).T.double()
+        for p in find_projections(model, ("q", "v"))
+    }
+    wrapped = ailora.get_peft_model(model, presets.ailora(4))
+    tolerance = 0.05 if kind == "int8" else 1e-5  # int8 layers round their input as well
+    for key, role in peft_layers.role_factors(wrapped, "default").items():
+        S = torch.linalg.svdvals(columns[key].detach())
+        got = torch.linalg.svdvals(role.B.anchor.double() @ role.A.anchor.double())[:4]
+        wanted = S[:4] if key.endswith("q_proj") else S[-4:]
+        assert (got - wanted).abs().max() <= tolerance * S[0], key
+
+
+@KINDS
+def test_what_is_saved_loads_in_stock_peft_and_for_training(
+    folder: Path, kind: str, tmp_path: Path
+) -> None:
+    wrapped = ailora.get_peft_model(quantised(folder, kind), presets.ailora(4))
+    train(wrapped)
+    wrapped.save_pretrained(tmp_path)
+    stock = PeftModel.from_pretrained(quantised(folder, kind), str(tmp_path))
+    torch.testing.assert_close(logits(stock), logits(wrapped), rtol=1e-5, atol=1e-5)
+    again = ailora.load_adapter(quantised(folder, kind), tmp_path, is_trainable=True)
+    assert torch.equal(logits(again), logits(wrapped))
+
+
+@KINDS
+def test_folding_into_a_quantised_weight_is_refused(folder: Path, kind: str) -> None:
+    with pytest.raises(UserError, match="the quantised weight"):
+        ailora.get_peft_model(quantised(folder, kind), presets.ailora(4, base="folded"))

@@ -1,0 +1,240 @@
+"""Finding out by behaviour alone which output channel of which layer is a query, key or value.
+
+One channel of one layer is nudged at one position, and what then changes tells its role, whatever
+the layer is called. With p = softmax(q k^T) and p v, which the output projection reads:
+
+* a *query* of a position changes that position's row of p and no other;
+* a *key* of a position changes other rows of p;
+* a *value* of a position leaves p as it is, number for number, and changes p v in other rows;
+* anything else (a gate on the output) changes nothing, or the output in the position's row alone.
+
+All channels are tried in one run: each has its own row of the batch. What was not found to be a
+softmax in the layer (YOSO, MRA) leaves only the last line to tell queries from keys and values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ailora.roles import Projection
+
+LENGTH, POSITION = 8, 3
+_NUDGE = 2.0
+_SOFTMAX = (torch.softmax, nn.functional.softmax, Tensor.softmax)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """The projections of one attention block, found together."""
+
+    projections: tuple[Projection, ...]
+
+    @property
+    def inputs(self) -> list[nn.Module]:
+        """The layers that hold q, k and v, each once, in the model's order."""
+        modules = (p.module for p in self.projections if p.role != "o")
+        return list(dict.fromkeys(modules))
+
+    @property
+    def output(self) -> nn.Module | None:
+        """The output projection, if there is one."""
+        return next((p.module for p in self.projections if p.role == "o"), None)
+
+
+@dataclass(kw_only=True)
+class _Seen:
+    """What one run of the model showed of one block."""
+
+    probabilities: list[Tensor] = field(default_factory=list)
+    read: Tensor | None = None
+    began: bool = False
+    ended: bool = False
+
+
+def sites(found: Sequence[Projection]) -> list[Site]:
+    """The projections grouped by block: a new one begins with each role seen again."""
+    groups: dict[tuple[Any, ...], list[Projection]] = {}
+    for p in found:
+        groups.setdefault((_block(p.name), p.attention), []).append(p)
+    return [Site(projections=tuple(group)) for group in groups.values()]
+
+
+def observed(model: nn.Module, inputs: Mapping[str, Tensor], site: Site) -> dict[int, list[str]]:
+    """For each layer of the site, by ``id``, what each of its output channels is found to be.
+
+    ``"q"``, ``"k"``, ``"v"``, ``"kv"`` (a key or value, where no softmax is to be seen) or ``"-"``.
+
+    Args:
+        model: In eval mode and fp64, attention ``"eager"``.
+        inputs: One row (1, LENGTH) each.
+        site: One attention block.
+
+    Raises:
+        LookupError: The block did not run, or its output projection read nothing.
+    """
+    heights = [_height(module) for module in site.inputs]
+    batch = sum(heights)
+    rows = {name: value.expand(batch, *value.shape[1:]) for name, value in inputs.items()}
+    before = _run(model, rows, site, {})
+    starts = [sum(heights[:i]) for i in range(len(heights))]
+    nudges = {id(m): start for m, start in zip(site.inputs, starts, strict=True)}
+    after = _run(model, rows, site, nudges)
+    kinds = _kinds(before, after, batch)
+    return {
+        id(m): kinds[start : start + height]
+        for m, start, height in zip(site.inputs, starts, heights, strict=True)
+    }
+
+
+def claimed(site: Site) -> dict[int, list[str]]:
+    """What the projections say of each channel, in the same form."""
+    says = {id(module): ["-"] * _height(module) for module in site.inputs}
+    for p in site.projections:
+        if p.role == "o":
+            continue
+        channels = says[id(p.module)]
+        for start, stop in p.rows or ((0, len(channels)),):
+            channels[start:stop] = [p.role] * (stop - start)
+    return says
+
+
+def randomise(model: nn.Module) -> None:
+    """Weights of a size at which every channel matters, none of them zero."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            if parameter.ndim > 1:
+                parameter.copy_(0.2 * noise)
+            else:
+                parameter.add_(0.05 * noise)
+
+
+def _kinds(before: _Seen, after: _Seen, batch: int) -> list[str]:
+    if before.read is None or after.read is None:
+        raise LookupError("the block or its output projection did not run")
+    read = _changed(before.read, after.read, batch, keep=1)
+    p: Tensor | None = None
+    for old, new in zip(before.probabilities, after.probabilities, strict=True):
+        changed = _changed(old, new, batch, keep=old.ndim - 2)
+        p = changed if p is None else p | changed if p.shape == changed.shape else p
+    return [_kind(None if p is None else p[i], read[i]) for i in range(batch)]
+
+
+def _kind(p: Tensor | None, read: Tensor) -> str:
+    """The role that fits what changed: rows of p, or None without p, and rows of what o reads."""
+    if p is not None and bool(p.any()):
+        return "q" if _only_at_position(p) else "k"
+    if not bool(read.any()):
+        return "-"
+    if p is None:
+        return "q" if _only_at_position(read) else "kv"
+    return "-" if _only_at_position(read) else "v"
+
+
+def _only_at_position(changed: Tensor) -> bool:
+    return changed.nonzero().flatten().tolist() == [POSITION]
+
+
+def _changed(before: Tensor, after: Tensor, batch: int, keep: int) -> Tensor:
+    """(batch, length): whether anything changed at each index of dimension ``keep``."""
+    differs = before != after
+    if before.shape[0] != batch:  # heads before the batch's end, or time before it (FSMT)
+        if before.shape[0] % batch == 0:
+            differs = differs.unflatten(0, (batch, -1))
+            keep += 1
+        else:
+            differs = differs.transpose(0, 1)
+            assert differs.shape[0] == batch, before.shape
+    others = [d for d in range(1, differs.ndim) if d != keep]
+    return differs.any(dim=tuple(others)) if others else differs
+
+
+def _run(
+    model: nn.Module, inputs: Mapping[str, Tensor], site: Site, nudges: Mapping[int, int]
+) -> _Seen:
+    seen = _Seen()
+    with ExitStack() as stack:
+        for module in site.inputs:
+            hook = _nudging(seen, nudges.get(id(module)))
+            stack.callback(module.register_forward_hook(hook).remove)
+        if site.output is not None:
+            stack.callback(site.output.register_forward_pre_hook(_reading(seen)).remove)
+        stack.enter_context(_SoftmaxSeen(seen))
+        stack.enter_context(torch.no_grad())
+        model(**inputs)
+    return seen
+
+
+def _nudging(seen: _Seen, start: int | None) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
+    def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
+        if seen.ended or LENGTH not in output.shape[:2]:  # tables of relative positions (DeBERTa)
+            return None
+        seen.began = True
+        if start is None:
+            return None
+        changed = output.clone()
+        time_first = changed.shape[0] == LENGTH
+        for channel in range(output.shape[-1]):
+            at = (POSITION, start + channel) if time_first else (start + channel, POSITION)
+            changed[(*at, channel)] += _NUDGE
+        return changed
+
+    return hook
+
+
+def _reading(seen: _Seen) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if seen.began and not seen.ended:
+            seen.read, seen.ended = inputs[0].detach().clone(), True
+
+    return hook
+
+
+class _SoftmaxSeen(TorchFunctionMode):
+    """Keeps what softmax returns between the block's first layer and its output projection."""
+
+    def __init__(self, seen: _Seen) -> None:
+        super().__init__()
+        self._seen = seen
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        wanted = func in _SOFTMAX and self._seen.began and not self._seen.ended
+        if wanted and result.ndim > 2 and result.shape[-2] == LENGTH:
+            self._seen.probabilities.append(result.detach().clone())
+        return result
+
+
+def _height(module: nn.Module) -> int:
+    return (
+        next(p for p in [module]).weight.shape[0]
+        if isinstance(module, nn.Linear)
+        else (
+            module.weight.shape[1]  # Conv1D
+        )
+    )
+
+
+def _block(name: str) -> str:
+    """What the names of a block's projections have in common."""
+    parts = name.split(".")
+    if parts[-1] == "linear":
+        parts.pop()
+    parts.pop()
+    if parts[-1] in ("output", "self", "output_projection", "longformer_self_attn"):
+        parts.pop()
+    return ".".join(parts)
+
+
+@contextmanager
+def nothing() -> Iterator[None]:
+    """A context without effect."""
+    yield
