@@ -27,12 +27,13 @@ ALLOWED: dict[str, set[str]] = {
     "roles": {"errors", "linalg"},
     "adapters": FOUNDATION | {"linalg", "cache", "roles"},
     "checkpoints": METHOD,
+    "offline": METHOD | {"checkpoints"},
     "demo": FOUNDATION,
     "tasks": FOUNDATION | {"demo"},
     "training": METHOD | {"demo", "tasks"},
     "experiments": METHOD | {"demo", "tasks", "training"},
     "report": FOUNDATION | {"experiments"},
-    "cli": METHOD | {"checkpoints", "demo", "tasks", "training", "experiments", "report"},
+    "cli": METHOD | {"checkpoints", "offline", "demo", "tasks", "training", "experiments", "report"},
 }
 FORBIDDEN = {
     "pickle": r"\bimport pickle\b|\bfrom pickle\b|\bpickle\.",

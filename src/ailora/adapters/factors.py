@@ -18,7 +18,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """The parameter; gathered from all ranks (a collective call) where FSDP2 holds it in shards."""
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+
+
+def fill(parameter: Tensor, value: Tensor) -> None:
+    """Set a parameter in place; where it is sharded, each rank keeps its part of the value."""
+    if isinstance(parameter, DTensor):
+        value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+    parameter.copy_(value)
 
 
 class Factor(nn.Module):
@@ -90,7 +103,7 @@ class AnchoredFactor(Factor):
     @torch.no_grad()
     def set_delta(self, delta: Tensor) -> None:
         """Set the trainable difference, in place."""
-        self.delta.copy_(delta)
+        fill(self.delta, delta)
 
     def extra_repr(self) -> str:
         """Shape of the anchor and rate, for ``print(model)``."""
@@ -103,7 +116,8 @@ class AnchoredA(AnchoredFactor):
     @property
     def weight(self) -> Tensor:
         """A' = [A0 + D_A; D_A], shape (2r, n)."""
-        return torch.cat([self.anchor + self.delta, self.delta])
+        delta = whole(self.delta)
+        return torch.cat([self.anchor + delta, delta])
 
     @torch.no_grad()
     def restore(self, weight: Tensor) -> None:
@@ -112,9 +126,9 @@ class AnchoredA(AnchoredFactor):
         (A0 + D_A) - D_A is off from A0 by a rounding, so an anchor that already explains the
         matrix exactly is the better one.
         """
-        upper, lower = weight.to(self.delta).chunk(2)
-        self.delta.copy_(lower)
-        if not torch.equal(self.anchor + self.delta, upper):
+        upper, lower = weight.to(self.anchor).chunk(2)
+        fill(self.delta, lower)
+        if not torch.equal(self.anchor + lower, upper):
             self.anchor.copy_(upper - lower)
 
 
@@ -124,11 +138,11 @@ class AnchoredB(AnchoredFactor):
     @property
     def weight(self) -> Tensor:
         """B' = [D_B, B0], shape (m, 2r)."""
-        return torch.cat([self.delta, self.anchor], dim=1)
+        return torch.cat([whole(self.delta), self.anchor], dim=1)
 
     @torch.no_grad()
     def restore(self, weight: Tensor) -> None:
         """Take D_B from the left half and B0 from the right: both are stored as they are."""
-        left, right = weight.to(self.delta).chunk(2, dim=1)
-        self.delta.copy_(left)
+        left, right = weight.to(self.anchor).chunk(2, dim=1)
+        fill(self.delta, left)
         self.anchor.copy_(right)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from ailora.adapters.factors import Factor
+from ailora.adapters.factors import Factor, fill, whole
 from ailora.roles import Rows
 
 
@@ -28,12 +28,12 @@ class PlainFactor(Factor):
     @property
     def weight(self) -> Tensor:
         """The matrix that trains."""
-        return self.value
+        return whole(self.value)
 
     @torch.no_grad()
     def restore(self, weight: Tensor) -> None:
         """Take the matrix, in place."""
-        self.value.copy_(weight)
+        fill(self.value, weight)
 
 
 class FusedFactor(Factor):

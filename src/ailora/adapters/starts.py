@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ailora.adapters.config import AILoRAConfig
-from ailora.cache import decompose
+from ailora.adapters.once import decompose_once
 from ailora.errors import UserError
 from ailora.linalg import Check, Triplets
 from ailora.roles import Projection, RoleName, find_projections
@@ -154,7 +154,7 @@ def _baked(config: AILoRAConfig, role: RoleName) -> float:
 def _decompose(projection: Projection, rank: int, part: str) -> Triplets:
     weight = projection.weight()
     try:
-        return decompose(weight, rank, part)  # type: ignore[arg-type]
+        return decompose_once(weight, rank, part)  # type: ignore[arg-type]
     except UserError as error:
         raise UserError(f"{projection.key} ({projection.role}): {error}") from error
 

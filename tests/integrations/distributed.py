@@ -1,0 +1,74 @@
+"""A script for two processes: start, train with Trainer, resume, save. Run by `accelerate launch`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import transformers as hf
+from accelerate import PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from datasets import Dataset
+from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
+
+import ailora
+from ailora import presets
+from ailora.adapters import peft_layers
+
+ROWS = [{"input_ids": row, "labels": row} for row in torch.arange(4, 16).view(2, 6).tolist() * 8]
+
+
+def shard_on_cpu(trainer: hf.Trainer) -> None:
+    """accelerate has FSDP for accelerators alone; its code for it runs on processors as well."""
+    shared = trainer.accelerator.state._shared_state
+    shared["distributed_type"] = DistributedType.FSDP
+    shared["fsdp_plugin"] = FullyShardedDataParallelPlugin()
+    trainer.is_fsdp_enabled = True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    options = parser.parse_args()
+    arguments = hf.TrainingArguments(
+        output_dir=str(options.out),
+        max_steps=6,
+        per_device_train_batch_size=2,
+        learning_rate=5e-3,
+        save_steps=3,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        seed=0,
+    )
+    base = hf.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
+    model = ailora.get_peft_model(base, presets.ailora(3, lr_mode="baked"))
+    rank = PartialState().process_index
+    factors = {
+        f"{key}.{letter}": module.anchor.detach().contiguous()
+        for key, role in peft_layers.role_factors(model, "default").items()
+        for letter, module in (("A", role.A), ("B", role.B))
+    }
+    save_file(factors, options.out / f"start-{rank}.safetensors")
+    trainer = hf.Trainer(model=model, args=arguments, train_dataset=Dataset.from_list(ROWS))
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        shard_on_cpu(trainer)
+    trainer.train(resume_from_checkpoint=options.resume or None)
+    trainer.save_model(str(options.out / "adapter"))
+    losses = [entry["train_loss"] for entry in trainer.state.log_history if "train_loss" in entry]
+    sharded = sum(isinstance(parameter, DTensor) for parameter in trainer.model.parameters())
+    found = {"losses": losses, "sharded": sharded, "kind": str(trainer.accelerator.distributed_type)}
+    (options.out / f"done-{rank}.json").write_text(json.dumps(found))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
