@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 DEMO_OUT ?= demo
 
-.PHONY: demo test test-fast lint format bench lock clean help
+.PHONY: demo test test-fast lint format bench architectures lock clean help
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ format: $(VENV)/.installed-dev ## let ruff rewrite what it can
 
 bench: $(VENV)/.installed ## time the decompositions against torch's own
 	@$(BIN)/python benchmarks/decompose.py
+
+architectures: $(VENV)/.installed-dev ## make docs/architectures.md again
+	@$(BIN)/python -m tools.architectures
 
 lock: ## make constraints.txt again (needs uv)
 	@uv pip compile pyproject.toml --extra dev --extra quantized --universal --python-version 3.10 \

@@ -33,7 +33,8 @@ ALLOWED: dict[str, set[str]] = {
     "training": METHOD | {"demo", "tasks"},
     "experiments": METHOD | {"demo", "tasks", "training"},
     "report": FOUNDATION | {"experiments"},
-    "cli": METHOD | {"checkpoints", "offline", "demo", "tasks", "training", "experiments", "report"},
+    "cli": METHOD
+    | {"checkpoints", "offline", "demo", "tasks", "training", "experiments", "report"},
 }
 FORBIDDEN = {
     "pickle": r"\bimport pickle\b|\bfrom pickle\b|\bpickle\.",

@@ -1,4 +1,4 @@
-"""A script for two processes: start, train with Trainer, resume, save. Run by `accelerate launch`."""
+"""A script for two processes: start, train with Trainer, resume, save."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS = [{"input_ids": row, "labels": row} for row in torch.arange(4, 16).view(2,
 
 
 def shard_on_cpu(trainer: hf.Trainer) -> None:
-    """accelerate has FSDP for accelerators alone; its code for it runs on processors as well."""
+    """Accelerate has FSDP for accelerators alone; its code for it runs on processors as well."""
     shared = trainer.accelerator.state._shared_state
     shared["distributed_type"] = DistributedType.FSDP
     shared["fsdp_plugin"] = FullyShardedDataParallelPlugin()
@@ -64,7 +64,11 @@ def main() -> None:
     trainer.save_model(str(options.out / "adapter"))
     losses = [entry["train_loss"] for entry in trainer.state.log_history if "train_loss" in entry]
     sharded = sum(isinstance(parameter, DTensor) for parameter in trainer.model.parameters())
-    found = {"losses": losses, "sharded": sharded, "kind": str(trainer.accelerator.distributed_type)}
+    found = {
+        "losses": losses,
+        "sharded": sharded,
+        "kind": str(trainer.accelerator.distributed_type),
+    }
     (options.out / f"done-{rank}.json").write_text(json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()

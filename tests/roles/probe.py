@@ -14,8 +14,8 @@ softmax in the layer (YOSO, MRA) leaves only the last line to tell queries from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,9 +24,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ailora.roles import Projection
+from ailora.roles.weights import shape_of
 
-LENGTH, POSITION = 8, 3
+LENGTH, POSITION = 8, 2
 _NUDGE = 2.0
+_MOST_CHANNELS = 128
+Nudges = Sequence[tuple[int, int]]  # (row of the batch, channel)
 _SOFTMAX = (torch.softmax, nn.functional.softmax, Tensor.softmax)
 
 
@@ -54,6 +57,7 @@ class _Seen:
 
     probabilities: list[Tensor] = field(default_factory=list)
     read: Tensor | None = None
+    tried: set[int] = field(default_factory=set)
     began: bool = False
     ended: bool = False
 
@@ -67,42 +71,50 @@ def sites(found: Sequence[Projection]) -> list[Site]:
 
 
 def observed(model: nn.Module, inputs: Mapping[str, Tensor], site: Site) -> dict[int, list[str]]:
-    """For each layer of the site, by ``id``, what each of its output channels is found to be.
+    """For each layer of the site, by ``id``, what each of its channels is found to be.
 
     ``"q"``, ``"k"``, ``"v"``, ``"kv"`` (a key or value, where no softmax is to be seen) or ``"-"``.
 
     Args:
-        model: In eval mode and fp64, attention ``"eager"``.
+        model: In eval mode, attention ``"eager"``.
         inputs: One row (1, LENGTH) each.
         site: One attention block.
 
     Raises:
-        LookupError: The block did not run, or its output projection read nothing.
+        LookupError: The block did not run on a sequence of LENGTH.
     """
-    heights = [_height(module) for module in site.inputs]
-    batch = sum(heights)
+    nudges: dict[int, list[tuple[int, int]]] = {}
+    batch = 0
+    for module in site.inputs:
+        channels = _channels(module)
+        nudges[id(module)] = list(enumerate(channels, start=batch))
+        batch += len(channels)
     rows = {name: value.expand(batch, *value.shape[1:]) for name, value in inputs.items()}
     before = _run(model, rows, site, {})
-    starts = [sum(heights[:i]) for i in range(len(heights))]
-    nudges = {id(m): start for m, start in zip(site.inputs, starts, strict=True)}
+    if before.read is None or before.tried != set(nudges):
+        raise LookupError("the block did not run, or on a sequence of another length")
     after = _run(model, rows, site, nudges)
     kinds = _kinds(before, after, batch)
-    return {
-        id(m): kinds[start : start + height]
-        for m, start, height in zip(site.inputs, starts, heights, strict=True)
-    }
+    return {module: [kinds[row] for row, _ in pairs] for module, pairs in nudges.items()}
 
 
 def claimed(site: Site) -> dict[int, list[str]]:
-    """What the projections say of each channel, in the same form."""
-    says = {id(module): ["-"] * _height(module) for module in site.inputs}
+    """What the projections say of each of those channels, in the same form."""
+    says = {id(module): ["-"] * shape_of(module)[0] for module in site.inputs}
     for p in site.projections:
         if p.role == "o":
             continue
-        channels = says[id(p.module)]
-        for start, stop in p.rows or ((0, len(channels)),):
-            channels[start:stop] = [p.role] * (stop - start)
-    return says
+        whole = says[id(p.module)]
+        for start, stop in p.rows or ((0, len(whole)),):
+            whole[start:stop] = [p.role] * (stop - start)
+    return {id(m): [says[id(m)][channel] for channel in _channels(m)] for m in site.inputs}
+
+
+def _channels(module: nn.Module) -> list[int]:
+    """All output channels, or of a wide layer some all over it."""
+    height = shape_of(module)[0]
+    step = 1 + height // _MOST_CHANNELS
+    return list(range(0, height, step))
 
 
 def randomise(model: nn.Module) -> None:
@@ -110,16 +122,15 @@ def randomise(model: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim > 1:
-                parameter.copy_(0.2 * noise)
+                parameter.copy_(0.1 * noise)
             else:
                 parameter.add_(0.05 * noise)
 
 
 def _kinds(before: _Seen, after: _Seen, batch: int) -> list[str]:
-    if before.read is None or after.read is None:
-        raise LookupError("the block or its output projection did not run")
+    assert before.read is not None and after.read is not None
     read = _changed(before.read, after.read, batch, keep=1)
     p: Tensor | None = None
     for old, new in zip(before.probabilities, after.probabilities, strict=True):
@@ -158,12 +169,12 @@ def _changed(before: Tensor, after: Tensor, batch: int, keep: int) -> Tensor:
 
 
 def _run(
-    model: nn.Module, inputs: Mapping[str, Tensor], site: Site, nudges: Mapping[int, int]
+    model: nn.Module, inputs: Mapping[str, Tensor], site: Site, nudges: Mapping[int, Nudges]
 ) -> _Seen:
     seen = _Seen()
     with ExitStack() as stack:
         for module in site.inputs:
-            hook = _nudging(seen, nudges.get(id(module)))
+            hook = _nudging(seen, nudges.get(id(module), ()))
             stack.callback(module.register_forward_hook(hook).remove)
         if site.output is not None:
             stack.callback(site.output.register_forward_pre_hook(_reading(seen)).remove)
@@ -173,17 +184,16 @@ def _run(
     return seen
 
 
-def _nudging(seen: _Seen, start: int | None) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
-    def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
+def _nudging(seen: _Seen, nudges: Nudges) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
+    def hook(module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
         if seen.ended or LENGTH not in output.shape[:2]:  # tables of relative positions (DeBERTa)
             return None
         seen.began = True
-        if start is None:
-            return None
+        seen.tried.add(id(module))
         changed = output.clone()
         time_first = changed.shape[0] == LENGTH
-        for channel in range(output.shape[-1]):
-            at = (POSITION, start + channel) if time_first else (start + channel, POSITION)
+        for row, channel in nudges:
+            at = (POSITION, row) if time_first else (row, POSITION)
             changed[(*at, channel)] += _NUDGE
         return changed
 
@@ -213,16 +223,6 @@ class _SoftmaxSeen(TorchFunctionMode):
         return result
 
 
-def _height(module: nn.Module) -> int:
-    return (
-        next(p for p in [module]).weight.shape[0]
-        if isinstance(module, nn.Linear)
-        else (
-            module.weight.shape[1]  # Conv1D
-        )
-    )
-
-
 def _block(name: str) -> str:
     """What the names of a block's projections have in common."""
     parts = name.split(".")
@@ -232,9 +232,3 @@ def _block(name: str) -> str:
     if parts[-1] in ("output", "self", "output_projection", "longformer_self_attn"):
         parts.pop()
     return ".".join(parts)
-
-
-@contextmanager
-def nothing() -> Iterator[None]:
-    """A context without effect."""
-    yield

@@ -21,7 +21,7 @@ def test_each_projection_has_a_row_in_the_models_order() -> None:
     model = FAMILIES["bart"]()
     found = find_projections(model)
     rows = inspect(model).rows
-    fields = ("name", "role", "layer", "attention", "stack", "shape", "dtype")
+    fields = ("name", "role", "layer", "attention", "stack", "shape", "dtype", "rows")
     assert [[getattr(row, f) for f in fields] for row in rows] == [
         [getattr(p, f) for f in fields] for p in found
     ]
@@ -105,3 +105,12 @@ def test_a_model_without_values_can_be_listed_but_not_measured() -> None:
 def test_a_model_of_unknown_architecture_is_refused() -> None:
     with pytest.raises(UserError, match="no architecture known here"):
         inspect(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_modules_named_by_hand_make_an_unknown_model_inspectable() -> None:
+    model = nn.ModuleDict({"ask": nn.Linear(8, 6), "tell": nn.Linear(8, 4)})
+    rows = inspect(model, modules={"q": ["ask"], "v": ["tell"]}, spectra=True).rows
+    assert [(row.name, row.role, row.shape) for row in rows] == [
+        ("ask", "q", (6, 8)),
+        ("tell", "v", (4, 8)),
+    ]

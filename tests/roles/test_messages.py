@@ -13,7 +13,7 @@ from ailora.errors import UserError
 from ailora.roles import find_projections
 from tests.families import FAMILIES
 
-GPT2 = hf.GPT2Config(vocab_size=64, n_positions=40, n_embd=32, n_layer=2, n_head=4)
+MAMBA = hf.MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, state_size=4)
 
 
 def _complaint(model: nn.Module, *args: Any, **kwargs: Any) -> str:
@@ -25,11 +25,10 @@ def _complaint(model: nn.Module, *args: Any, **kwargs: Any) -> str:
 
 
 def test_an_unknown_architecture_is_told_what_it_has_and_how_to_name_it() -> None:
-    layers = nn.ModuleDict({"mixer": nn.Linear(8, 6), "out": nn.Linear(6, 8)})
-    message = _complaint(layers, ["v"])
+    message = _complaint(hf.MambaForCausalLM(MAMBA), ["v"])
     assert message == (
-        "ModuleDict (model type 'ModuleDict') is no architecture known here; its linear layers are "
-        "named 'mixer', 'out'; "
+        "MambaForCausalLM (model type 'mamba') is no architecture known here; its linear layers "
+        "are named 'in_proj', 'x_proj', 'dt_proj', 'out_proj', 'lm_head'; "
         'name them by hand: roles={"v": Role(modules=["..."])}'
     )
 
@@ -97,7 +96,11 @@ def test_one_wrong_name_among_right_ones_is_not_passed_over() -> None:
 
 
 def test_a_name_of_something_else_than_a_linear_layer_is_refused() -> None:
-    message = _complaint(hf.GPT2LMHeadModel(GPT2), ["q"], modules={"q": ["c_attn"]})
+    message = _complaint(
+        hf.GPT2LMHeadModel(hf.GPT2Config(n_embd=32, n_layer=1, n_head=4, vocab_size=64)),
+        ["q"],
+        modules={"q": ["c_attn"]},
+    )
     assert "'transformer.h.0.attn.c_attn', of which only some rows are 'q'" in message
     message = _complaint(FAMILIES["bert"](), ["q"], modules={"q": ["attention"]})
     assert "BertAttention" in message

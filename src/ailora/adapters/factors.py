@@ -45,6 +45,11 @@ class Factor(nn.Module):
         """The stock LoRA matrix, made anew at each look: writes to it are lost."""
         raise NotImplementedError
 
+    @property
+    def stock_shape(self) -> tuple[int, int]:
+        """Shape of ``weight``, told without gathering a sharded parameter."""
+        raise NotImplementedError
+
     def restore(self, weight: Tensor) -> None:
         """Take the parameters from a stock matrix, in place."""
         raise NotImplementedError
@@ -72,13 +77,13 @@ class Factor(nn.Module):
         if self.part_of_fused:
             return
         key = prefix + "weight"
-        loaded, shape = state_dict.get(key), self.weight.shape
+        loaded, shape = state_dict.get(key), self.stock_shape
         if loaded is None:
             missing_keys.append(key)
-        elif loaded.shape != shape:
+        elif tuple(loaded.shape) != shape:
             error_msgs.append(
                 f"size mismatch for {key}: the file has {tuple(loaded.shape)}, "
-                f"this factor needs {tuple(shape)}"
+                f"this factor needs {shape}"
             )
         else:
             self.restore(loaded)
@@ -119,6 +124,12 @@ class AnchoredA(AnchoredFactor):
         delta = whole(self.delta)
         return torch.cat([self.anchor + delta, delta])
 
+    @property
+    def stock_shape(self) -> tuple[int, int]:
+        """(2r, n)."""
+        rank, columns = self.anchor.shape
+        return 2 * rank, columns
+
     @torch.no_grad()
     def restore(self, weight: Tensor) -> None:
         """Take D_A from the lower half; keep the anchor if the upper half agrees with it.
@@ -139,6 +150,12 @@ class AnchoredB(AnchoredFactor):
     def weight(self) -> Tensor:
         """B' = [D_B, B0], shape (m, 2r)."""
         return torch.cat([whole(self.delta), self.anchor], dim=1)
+
+    @property
+    def stock_shape(self) -> tuple[int, int]:
+        """(m, 2r)."""
+        rows, rank = self.anchor.shape
+        return rows, 2 * rank
 
     @torch.no_grad()
     def restore(self, weight: Tensor) -> None:

@@ -30,6 +30,12 @@ class PlainFactor(Factor):
         """The matrix that trains."""
         return whole(self.value)
 
+    @property
+    def stock_shape(self) -> tuple[int, int]:
+        """Shape of the matrix."""
+        rows, columns = self.value.shape
+        return rows, columns
+
     @torch.no_grad()
     def restore(self, weight: Tensor) -> None:
         """Take the matrix, in place."""
@@ -66,9 +72,15 @@ class FusedA(FusedFactor):
         """A' (R, n), R the sum of the parts' stock ranks."""
         return torch.cat([part.weight for _, part in self.roles()])
 
+    @property
+    def stock_shape(self) -> tuple[int, int]:
+        """(R, n)."""
+        shapes = [part.stock_shape for _, part in self.roles()]
+        return sum(rows for rows, _ in shapes), shapes[0][1]
+
     def restore(self, weight: Tensor) -> None:
         """Give each part its rows."""
-        sizes = [part.weight.shape[0] for _, part in self.roles()]
+        sizes = [part.stock_shape[0] for _, part in self.roles()]
         for (_, part), piece in zip(self.roles(), torch.split(weight, sizes), strict=True):
             part.restore(piece)
 
@@ -104,6 +116,11 @@ class FusedB(FusedFactor):
         """B' (m, R): zero but for each part's rows."""
         return torch.cat([self._scattered(role, part) for role, part in self.roles()], dim=1)
 
+    @property
+    def stock_shape(self) -> tuple[int, int]:
+        """(m, R)."""
+        return self.out_features, sum(part.stock_shape[1] for _, part in self.roles())
+
     def _scattered(self, role: str, part: Factor) -> Tensor:
         columns = part.weight * self.gains[role]
         whole = columns.new_zeros(self.out_features, columns.shape[1])
@@ -111,7 +128,7 @@ class FusedB(FusedFactor):
 
     def restore(self, weight: Tensor) -> None:
         """Give each part its rows and columns; other rows are zero in what this class saved."""
-        sizes = [part.weight.shape[1] for _, part in self.roles()]
+        sizes = [part.stock_shape[1] for _, part in self.roles()]
         for (role, part), piece in zip(
             self.roles(), torch.split(weight, sizes, dim=1), strict=True
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from ailora.errors import UserError
 from ailora.linalg import decompose
 from ailora.roles.find import find_projections
-from ailora.roles.projection import AttentionKind, Projection, RoleName, Stack
+from ailora.roles.projection import ROLE_NAMES, AttentionKind, Projection, RoleName, Rows, Stack
 
 # All values at once without vectors take 1.3 s at 2048 x 2048 on 2 cores; beyond, decompose wins.
 _DENSE_UP_TO = 2048
@@ -29,7 +30,8 @@ class ProjectionInfo:
         layer: Index of the layer in its stack, or None.
         attention: ``"self"`` or ``"cross"``.
         stack: ``"encoder"``, ``"decoder"`` or ``""``.
-        shape: (m, n) = (out_features, in_features).
+        shape: (m, n) = (out_features, in_features); of a fused layer, m counts the role's rows.
+        rows: Half-open blocks of rows of a fused layer's W that play the role; None: all of W.
         dtype: Data type of the weight.
         sigma_max: Largest singular value, or None if not asked for.
         sigma_min: Smallest of the min(m, n) singular values, or None if not asked for.
@@ -42,6 +44,7 @@ class ProjectionInfo:
     stack: Stack
     shape: tuple[int, int]
     dtype: torch.dtype
+    rows: Rows | None = None
     sigma_max: float | None = None
     sigma_min: float | None = None
 
@@ -51,6 +54,11 @@ class Inspection:
     """The projections of a model, in its own order; ``str()`` and rich show them as a table."""
 
     rows: tuple[ProjectionInfo, ...]
+
+    @property
+    def has_fused(self) -> bool:
+        """Whether a layer holds several roles, so that rows tell them apart."""
+        return any(row.rows is not None for row in self.rows)
 
     @property
     def has_spectra(self) -> bool:
@@ -77,19 +85,27 @@ class Inspection:
 
     def _cells(self) -> list[tuple[str, ...]]:
         spectra = ("largest sv", "smallest sv") if self.has_spectra else ()
+        rows = ("rows",) if self.has_fused else ()
         return [
-            ("name", "role", "shape", "dtype", *spectra),
-            *(_cells_of(row) for row in self.rows),
+            ("name", "role", *rows, "shape", "dtype", *spectra),
+            *(_cells_of(row, with_rows=self.has_fused) for row in self.rows),
         ]
 
 
-def inspect(model: nn.Module, *, spectra: bool = False) -> Inspection:
+def inspect(
+    model: nn.Module,
+    *,
+    spectra: bool = False,
+    modules: Mapping[RoleName, Sequence[str]] | None = None,
+) -> Inspection:
     """Lists every q, k, v and o projection of ``model``.
 
     Args:
         model: A model that ``find_projections`` can handle.
         spectra: Compute each weight's largest and smallest singular value: from all of them in
             fp64 where there are at most 2048, else with ``ailora.linalg.decompose``, to 1e-7.
+
+        modules: Names by hand, as in ``find_projections``; with them only the roles named.
 
     Returns:
         One row per projection, in the model's order.
@@ -98,9 +114,9 @@ def inspect(model: nn.Module, *, spectra: bool = False) -> Inspection:
         UserError: No projection is found for a role; or with ``spectra`` a weight holds NaN or
             infinity, or has no values at all (meta device).
     """
-    return Inspection(
-        rows=tuple(_info(projection, spectra) for projection in find_projections(model))
-    )
+    roles = ROLE_NAMES if modules is None else tuple(modules)
+    found = find_projections(model, roles, modules=modules)
+    return Inspection(rows=tuple(_info(projection, spectra) for projection in found))
 
 
 def _info(projection: Projection, spectra: bool) -> ProjectionInfo:
@@ -113,6 +129,7 @@ def _info(projection: Projection, spectra: bool) -> ProjectionInfo:
         stack=projection.stack,
         shape=projection.shape,
         dtype=projection.dtype,
+        rows=projection.rows,
         sigma_max=largest,
         sigma_min=smallest,
     )
@@ -144,7 +161,16 @@ def _largest_and_smallest(weight: Tensor) -> tuple[float, float]:
     return float(largest), float(smallest)
 
 
-def _cells_of(row: ProjectionInfo) -> tuple[str, ...]:
+def _cells_of(row: ProjectionInfo, *, with_rows: bool) -> tuple[str, ...]:
+    rows = (_rows_text(row.rows),) if with_rows else ()
     spectrum = (f"{value:.4g}" for value in (row.sigma_max, row.sigma_min) if value is not None)
     shape = "{} x {}".format(*row.shape)
-    return (row.name, row.role, shape, str(row.dtype).removeprefix("torch."), *spectrum)
+    return (row.name, row.role, *rows, shape, str(row.dtype).removeprefix("torch."), *spectrum)
+
+
+def _rows_text(rows: Rows | None) -> str:
+    """``all``, ``0:32``, or for many blocks the first of them: ``0:8 and 3 more``."""
+    if rows is None:
+        return "all"
+    first = "{}:{}".format(*rows[0])
+    return first if len(rows) == 1 else f"{first} and {len(rows) - 1} more"

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from torch import nn
 
 from ailora.roles.attention import Problem, Reading, is_matrix
+from ailora.roles.naming import is_attention
 from ailora.roles.projection import RoleName
 from ailora.roles.walk import Place, model_type
 
@@ -24,6 +25,9 @@ def no_projection(
                 return f"role {role!r}: {_unfit(part.place)}"
     known = bool(reading.parts)
     problem = f"has no projection of role {role!r}" if known else "is no architecture known here"
+    classes = [] if known else _attention_classes(places)
+    if classes:
+        problem = f"has no q, k and v that are linear layers of their own in its {classes[0]!r}"
     found = _suffixes(places, depth=1)
     listed = f"its linear layers are named {_listed(found)}" if found else "it has no linear layer"
     return f"{_kind(model)} {problem}; {listed}; {_by_hand(role, '...')}"
@@ -86,6 +90,11 @@ def no_layer(role: RoleName, layer: int, present: Collection[int]) -> str:
 
 def _kind(model: nn.Module) -> str:
     return f"{type(model).__name__} (model type {model_type(model)!r})"
+
+
+def _attention_classes(places: Iterable[Place]) -> list[str]:
+    classes = (type(place.module).__name__ for place in places if place.text)
+    return [name for name in classes if is_attention(name, "")]
 
 
 def _unfit(place: Place) -> str:

@@ -1,0 +1,83 @@
+"""Two processes: plain data parallelism, and FSDP2 through accelerate and Trainer."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from peft import PeftModel
+from safetensors.torch import load_file
+
+SCRIPT = Path(__file__).with_name("distributed.py")
+DDP = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
+FSDP2 = [
+    *("-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no", "--use_fsdp", "--fsdp_version", "2"),
+    *("--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"),
+    *("--fsdp_transformer_layer_cls_to_wrap", "LlamaDecoderLayer"),
+    *("--fsdp_cpu_ram_efficient_loading", "false", "--fsdp_state_dict_type", "FULL_STATE_DICT"),
+    "--main_process_port",
+]
+pytestmark = pytest.mark.slow
+
+
+def free_port() -> str:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
+def run(launcher: list[str], model: Path, out: Path, *more: str) -> dict[str, Any]:
+    out.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, *launcher, free_port(), str(SCRIPT), str(model), str(out), *more],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        cwd=SCRIPT.parents[2],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((out / "done-0.json").read_text())
+
+
+def adapter(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "adapter" / "adapter_model.safetensors")
+
+
+def test_every_rank_starts_from_the_same_factors_and_resumes_exactly(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "ddp"
+    run(DDP, tiny_llama, out)
+    first, second = (load_file(out / f"start-{rank}.safetensors") for rank in (0, 1))
+    assert len(first) == 8
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+    resumed = tmp_path / "resumed"
+    resumed.mkdir()
+    (out / "checkpoint-3").rename(resumed / "checkpoint-3")
+    run(DDP, tiny_llama, resumed, "--resume")
+    left, right = adapter(out), adapter(resumed)
+    assert all(torch.equal(value, right[key]) for key, value in left.items())
+
+
+def test_fsdp2_trains_sharded_to_the_same_adapter_and_stock_peft_loads_it(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    run(DDP, tiny_llama, tmp_path / "ddp")
+    found = run(FSDP2, tiny_llama, tmp_path / "fsdp")
+    assert found["sharded"] > 0
+    left, right = adapter(tmp_path / "ddp"), adapter(tmp_path / "fsdp")
+    for key, value in left.items():
+        torch.testing.assert_close(right[key], value, rtol=1e-4, atol=1e-5)
+    base = hf.AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    stock = PeftModel.from_pretrained(base, str(tmp_path / "fsdp" / "adapter"))
+    assert torch.isfinite(stock(input_ids=torch.arange(4, 10)[None]).logits).all()
