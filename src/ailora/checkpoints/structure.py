@@ -1,0 +1,165 @@
+"""A model without its weights, and which stored tensor is which of its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers as hf
+from torch import nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.pytorch_utils import Conv1D
+
+from ailora.checkpoints.header import FLOATS
+from ailora.checkpoints.source import Checkpoint
+from ailora.errors import UserError
+
+_CLASS_OF_TASK: dict[str, Any] = {
+    "CAUSAL_LM": hf.AutoModelForCausalLM,
+    "SEQ_2_SEQ_LM": hf.AutoModelForSeq2SeqLM,
+    "SEQ_CLS": hf.AutoModelForSequenceClassification,
+    "TOKEN_CLS": hf.AutoModelForTokenClassification,
+    "QUESTION_ANS": hf.AutoModelForQuestionAnswering,
+    "FEATURE_EXTRACTION": hf.AutoModel,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """A checkpoint and the model that it is of.
+
+    Attributes:
+        checkpoint: The files.
+        model: The model on the meta device: modules and shapes, no values.
+        stored: Name of the stored tensor by name of the model's parameter.
+        converted: Parameters that transformers computes from what is stored.
+    """
+
+    checkpoint: Checkpoint
+    model: nn.Module = field(repr=False)
+    stored: Mapping[str, str] = field(repr=False)
+    converted: frozenset[str] = field(repr=False)
+
+    def weight_of(self, module: str) -> str:
+        """Name of the stored tensor that holds a module's weight as it is.
+
+        Raises:
+            UserError: There is none: it is missing, stored in another form, of another shape
+                than config.json says, or not floating-point.
+        """
+        return self.tensor_of(f"{module}.weight")
+
+    def tensor_of(self, parameter: str) -> str:
+        """As `weight_of`, of a parameter by its full name."""
+        folder = self.checkpoint.folder
+        if parameter in self.converted:
+            raise UserError(
+                f"{folder}: transformers builds {parameter!r} from tensors stored otherwise, "
+                "which cannot be streamed; load the model and use ailora.get_peft_model"
+            )
+        if parameter not in self.stored:
+            raise UserError(
+                f"{folder}: the tensor of {parameter!r} is missing; copy the checkpoint again, or "
+                "name another --task-type if the model is of another kind"
+            )
+        entry = self.checkpoint.entry(self.stored[parameter])
+        needed = tuple(self.model.get_parameter(parameter).shape)
+        if entry.dtype not in FLOATS:
+            raise UserError(
+                f"{folder}: {entry.name!r} is stored as {entry.dtype}, which cannot be streamed; "
+                "load the quantised model and use ailora.get_peft_model"
+            )
+        if entry.shape != needed:
+            raise UserError(
+                f"{folder}: {entry.name!r} is {entry.shape}, where its config.json says {needed}; "
+                "config and weights are not of one model"
+            )
+        return entry.name
+
+    def sharer(self, module: str) -> str | None:
+        """Another module that has the same weight (tied embeddings, layers used twice), if any."""
+        weight = self.model.get_submodule(module).weight
+        return next(
+            (
+                name
+                for name, other in self.model.named_modules()
+                if name != module and getattr(other, "weight", None) is weight
+            ),
+            None,
+        )
+
+    def is_transposed(self, module: str) -> bool:
+        """Whether W of y = W x is stored as its transpose (GPT-2's Conv1D)."""
+        return isinstance(self.model.get_submodule(module), Conv1D)
+
+
+def read_structure(checkpoint: Checkpoint, task_type: str | None = None) -> Structure:
+    """Build the model of a checkpoint from its config.json alone.
+
+    Args:
+        checkpoint: The files.
+        task_type: PEFT's name of the task, which decides the model's class and so the names of
+            its modules; None takes the class that config.json names.
+
+    Raises:
+        UserError: config.json does not describe a model that transformers can build, or one whose
+            weights are stored quantised.
+    """
+    model = build_model(checkpoint.folder, task_type)
+    stored, converted = _stored_names(model, checkpoint)
+    return Structure(checkpoint=checkpoint, model=model, stored=stored, converted=converted)
+
+
+def build_model(folder: Path, task_type: str | None = None) -> nn.Module:
+    """The model on the meta device. Raises ``UserError`` as `read_structure`."""
+    try:
+        config = hf.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        model = _build(config, task_type)
+    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{folder / 'config.json'}: transformers builds no model of it ({reason}); models "
+            "with code of their own are not supported"
+        ) from error
+    if getattr(config, "quantization_config", None) is not None:
+        raise UserError(
+            f"{folder}: its weights are stored quantised, which cannot be streamed; load it and "
+            "use ailora.get_peft_model, which leaves them as they are"
+        )
+    return model
+
+
+def _build(config: Any, task_type: str | None) -> nn.Module:
+    named = (getattr(config, "architectures", None) or [""])[0]
+    own = getattr(hf, named, None)
+    with torch.device("meta"):
+        if task_type is not None and task_type in _CLASS_OF_TASK:
+            model = _CLASS_OF_TASK[task_type].from_config(config)
+        elif isinstance(own, type) and issubclass(own, hf.PreTrainedModel):
+            model = own(config)
+        else:
+            model = hf.AutoModel.from_config(config)
+    return cast(nn.Module, model.eval())
+
+
+def _stored_names(model: Any, checkpoint: Checkpoint) -> tuple[dict[str, str], frozenset[str]]:
+    """Names as `from_pretrained` maps them: renamings, and the base model's prefix or not."""
+    rules = get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    state = model.state_dict()
+    prefix = model.base_model_prefix
+    stored, converted = {}, set()
+    for name in checkpoint.where:
+        target, converter = rename_source_key(name, renamings, converters, prefix, state)
+        if target not in state and name in state:
+            target, converter = rename_source_key(name, [], [], prefix, state)
+        if converter is None:
+            stored[target] = name
+        else:
+            converted.add(target)
+    return stored, frozenset(converted)

@@ -1,0 +1,144 @@
+"""What makes a long run safe to interrupt: its plan, and a record of every finished piece.
+
+The plan (what was asked, of which files) lies beside the results and stays, with the run's report
+once it is finished. Records lie in a hidden folder until then. A record is written before the
+piece it is of appears under its name, so a piece with both is finished, and any other is made
+again from the start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ailora.checkpoints.source import Checkpoint
+from ailora.errors import UserError
+from ailora.files import write_atomic, write_json
+
+FORMAT = 1
+_RECORDS = ".ailora-work"
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What is to be known of a finished piece: lines of the report, and tensors."""
+
+    rows: Sequence[Row]
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A run in progress in the folder ``out``; see `begin`."""
+
+    out: Path
+    plan_file: Path
+    plan: Mapping[str, Any]
+    report: tuple[Row, ...] | None = None
+
+    def record(self, piece: str) -> Record | None:
+        """What an earlier run recorded of a piece, or None."""
+        path = self.out / _RECORDS / piece
+        if not path.exists():
+            return None
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return Record(rows=json.loads(file.metadata()["rows"]), tensors=tensors)
+
+    def add_record(self, piece: str, record: Record) -> None:
+        """Write a record; the piece itself follows."""
+        data = save(dict(record.tensors), metadata={"rows": json.dumps(list(record.rows))})
+        write_atomic(self.out / _RECORDS / piece, data)
+
+    def finish(self, rows: Sequence[Row]) -> None:
+        """Write the report and forget the records."""
+        content = {"format": FORMAT, "plan": self.plan, "report": list(rows)}
+        write_json(self.plan_file, content)
+        shutil.rmtree(self.out / _RECORDS, ignore_errors=True)
+
+
+def begin(out: Path, file: str, plan: Mapping[str, Any]) -> Work:
+    """Start a run in a new or empty folder, or go on with the same run.
+
+    Args:
+        out: Folder of the results, made if missing.
+        file: Name of the plan's file in it.
+        plan: Everything that decides the results, as JSON.
+
+    Returns:
+        The run; its ``report`` is set if it was finished before.
+
+    Raises:
+        UserError: The folder holds something else, or a run of another plan.
+    """
+    path = out / file
+    plan = json.loads(json.dumps(plan))
+    if not path.exists():
+        require_empty(out)
+        write_json(path, {"format": FORMAT, "plan": plan, "report": None})
+        return Work(out=out, plan_file=path, plan=plan)
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        before, report = stored["plan"], stored["report"]
+        differing = next((key for key in plan if before.get(key) != plan[key]), None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: not a plan ailora wrote ({error}); choose another --out"
+        ) from error
+    if differing is not None:
+        raise UserError(
+            f"{out}: holds a run with another {differing}"
+            f"{_shown(before.get(differing), plan[differing])}; choose another --out, or delete it"
+        )
+    for left in list(out.rglob(".*.tmp")):  # of a run that was killed
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return Work(
+        out=out, plan_file=path, plan=plan, report=None if report is None else tuple(report)
+    )
+
+
+def require_empty(out: Path) -> None:
+    """Raise a ``UserError`` unless the folder is empty or can be made."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; give a folder for --out")
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"{out}: is not empty; give a new folder for --out")
+
+
+def require_room(out: Path, needed: int) -> None:
+    """Raise a ``UserError`` if the disk has less than ``needed`` bytes free."""
+    existing = next((folder for folder in (out, *out.absolute().parents) if folder.exists()), None)
+    free = shutil.disk_usage(existing or "/").free
+    if free < needed:
+        raise UserError(
+            f"{out}: needs {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free; "
+            "free some space or give another --out"
+        )
+
+
+def fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What tells a checkpoint from another without reading its data."""
+    config = (checkpoint.folder / "config.json").read_bytes()
+    files = {"config.json": hashlib.sha256(config).hexdigest()}
+    for shard in checkpoint.shards:
+        about = shard.path.stat()
+        with shard.path.open("rb") as stream:
+            head = hashlib.sha256(stream.read(shard.data_start)).hexdigest()
+        files[shard.path.name] = f"{about.st_size} {about.st_mtime_ns} {head}"
+    return files
+
+
+def _shown(before: object, now: object) -> str:
+    simple = not isinstance(before, dict | list) and not isinstance(now, dict | list)
+    return f" ({before!r}, now {now!r})" if simple else ""

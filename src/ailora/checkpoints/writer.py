@@ -1,0 +1,160 @@
+"""Writes a shard again with some tensors replaced, the others copied byte for byte."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ailora.checkpoints.change import NewTensor
+from ailora.checkpoints.header import NAMES, Entry, Header, header_bytes
+from ailora.checkpoints.source import opened
+from ailora.errors import UserError
+
+OnBytes = Callable[[int], None]
+
+_BUFFER = 8 << 20
+
+
+def write_shard(
+    source: Header, target: Path, new: Mapping[str, NewTensor], on_bytes: OnBytes | None = None
+) -> None:
+    """Write ``source`` to ``target`` with other values for the tensors in ``new``.
+
+    The file appears under its name when it is whole and on disk. Order and metadata stay, unless a
+    tensor's dtype changes: then wider tensors come first, as safetensors itself sorts them, since
+    readers need each tensor's bytes aligned to its dtype.
+
+    Args:
+        source: Header of the file to read.
+        target: File to write; an existing one is replaced.
+        new: By tensor name.
+        on_bytes: Called with the number of bytes after each piece written.
+
+    Raises:
+        UserError: The folder cannot be written, or the disk is full.
+    """
+    report = on_bytes or (lambda _: None)
+    entries = new_entries(source, new)
+    with (
+        written_whole(target) as out,
+        source.path.open("rb") as file,
+        opened(source.path) as slices,
+    ):
+        if new:
+            out.write(header_bytes(entries, source.metadata))
+        else:
+            _copy(file, out, 0, source.data_start, report)
+        for entry in entries:
+            if entry.name in new:
+                for block in new[entry.name].blocks(slices.get_slice(entry.name)):
+                    report(out.write(_bytes(block)))
+            else:
+                old = source.entries[entry.name]
+                _copy(file, out, source.data_start + old.start, old.nbytes, report)
+
+
+def new_entries(source: Header, new: Mapping[str, NewTensor]) -> list[Entry]:
+    """The entries of the file that `write_shard` writes, in order."""
+    changed = [_retyped(entry, new.get(entry.name)) for entry in source.entries.values()]
+    if any(entry.dtype != source.entries[entry.name].dtype for entry in changed):
+        changed.sort(key=_width, reverse=True)  # stable: equal widths keep their order
+    placed, start = [], 0
+    for entry in changed:
+        placed.append(replace(entry, start=start, stop=start + entry.nbytes))
+        start += entry.nbytes
+    return placed
+
+
+@contextmanager
+def written_whole(target: Path) -> Iterator[BinaryIO]:
+    """A stream to a temporary file that becomes ``target`` when it is whole and on disk.
+
+    Raises:
+        UserError: The folder cannot be made or written, or the disk is full.
+    """
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes ``folder`` when it is complete; an older one is replaced.
+
+    Raises:
+        UserError: It cannot be made, written or renamed, or the disk is full.
+    """
+    temporary = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp")
+        temporary = Path(made)
+        yield temporary
+        temporary.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.replace(folder)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    except SafetensorError as error:  # its writer hides the system's error in words
+        raise UserError(
+            f"cannot write {folder}: {error}; free some space and run it again"
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unwritable(target: Path, error: OSError) -> UserError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = "free some space and run it again" if full else "choose a folder you can write to"
+    return UserError(f"cannot write {target}: {error.strerror or error}; {advice}")
+
+
+def _retyped(entry: Entry, new: NewTensor | None) -> Entry:
+    if new is None:
+        return entry
+    size = torch.Size(entry.shape).numel() * new.dtype.itemsize
+    return replace(entry, dtype=NAMES[new.dtype], stop=entry.start + size)
+
+
+def _width(entry: Entry) -> float:
+    return entry.nbytes / (torch.Size(entry.shape).numel() or 1)
+
+
+def _copy(file: BinaryIO, out: BinaryIO, start: int, count: int, report: OnBytes) -> None:
+    file.seek(start)
+    while count:
+        piece = file.read(min(count, _BUFFER))
+        if not piece:
+            raise UserError(f"{file.name}: ended early; copy it again")
+        report(out.write(piece))
+        count -= len(piece)
+
+
+def _bytes(block: Tensor) -> memoryview:
+    return block.contiguous().reshape(-1).view(torch.uint8).numpy().data

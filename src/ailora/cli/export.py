@@ -1,0 +1,98 @@
+"""``ailora export``: a plain LoRA for servers, smaller, or merged into the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ailora.offline import ExportReport, MergeReport
+
+
+def export(
+    adapter: Annotated[Path, typer.Argument(help="Folder of a LoRA adapter, whoever trained it.")],
+    out: Annotated[Path, typer.Option(help="New folder for the adapter, or the merged model.")],
+    rank: Annotated[
+        int | None, typer.Option(help="Compress every update to this rank. Default: exact.")
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Keep every update as it is, whatever its rank.")
+    ] = False,
+    merge: Annotated[
+        str | None, typer.Option(help="Folder or hub name of a model to merge the adapter into.")
+    ] = None,
+    folded_base: Annotated[
+        bool,
+        typer.Option("--folded-base", help="It was trained on a residual model of ailora init."),
+    ] = False,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="With --folded-base, the starting adapter, where it is not found."),
+    ] = None,
+) -> None:
+    """Write an adapter with one rank and scale 1, for vLLM, PEFT and others; or merge it.
+
+    An adapter that ailora trained has rank 2r; --rank makes it smaller and says what that loses.
+
+    Example: `ailora export checkpoint-500 --rank 8 --out served`
+    """
+    from ailora.cli.console import console, quiet_libraries
+    from ailora.cli.streaming import streaming
+    from ailora.errors import UserError
+    from ailora.offline import export_adapter, merge_adapter
+
+    if exact and rank is not None:
+        raise UserError(f"--exact and --rank {rank}: give one of them")
+    quiet_libraries()
+    if merge is not None:
+        with streaming() as on_progress:
+            merged = merge_adapter(
+                adapter,
+                merge,
+                out,
+                rank=rank,
+                folded_base=folded_base,
+                start=start,
+                on_progress=on_progress,
+            )
+        console.print(merge_table(merged))
+        console.print(f"model: {merged.folder}", soft_wrap=True)
+        return
+    exported = export_adapter(adapter, out, rank=rank, folded_base=folded_base, start=start)
+    if rank is not None:
+        console.print(table(exported))
+    console.print(f"adapter of rank {exported.rank}: {exported.folder}", soft_wrap=True)
+    if exported.base:
+        console.print(f"for the model: {exported.base}", soft_wrap=True)
+
+
+def table(report: ExportReport) -> Table:
+    """Ranks and losses, a line a module."""
+    from rich.table import Table
+
+    found = Table(
+        caption="lost of dW: ||dW - dW_R|| / ||dW|| in both norms, and sum of sigma^2 beyond R"
+    )
+    for title in ("module", "rank", "Frobenius", "spectral", "tail energy"):
+        found.add_column(title, overflow="fold")
+    for line in report.modules:
+        shown = (f"{value:.2e}" for value in (line.frobenius, line.spectral, line.tail))
+        found.add_row(line.name, f"{line.rank_before} -> {line.rank}", *shown)
+    return found
+
+
+def merge_table(report: MergeReport) -> Table:
+    """What was added and what rounding cost, a line a tensor."""
+    from rich.table import Table
+
+    found = Table(caption="lost: ||W + dW - what is written|| / ||dW||, by rounding to the dtype")
+    for title in ("weight", "dtype", "rank", "||dW||", "lost"):
+        found.add_column(title, overflow="fold")
+    for line in report.tensors:
+        name = line.tensor.removesuffix(".weight")
+        found.add_row(name, line.dtype, str(line.rank), f"{line.size:.3g}", f"{line.loss:.1e}")
+    return found

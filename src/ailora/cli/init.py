@@ -1,0 +1,101 @@
+"""``ailora init``: a start as files, for trainers that are not Python of yours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ailora.cli.options import Rank
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ailora.offline.initialize import InitReport
+
+
+def init(
+    model: Annotated[
+        str,
+        typer.Argument(help="'demo', a folder with config.json and safetensors, or a hub name."),
+    ],
+    out: Annotated[Path, typer.Option(help="New folder for the files; the same goes on.")],
+    rank: Rank = 8,
+    preset: Annotated[
+        str, typer.Option(help="ailora, reailora, pissa, milora or lora.")
+    ] = "ailora",
+    anchored: Annotated[
+        bool,
+        typer.Option("--anchored", help="Only an adapter of the untouched model, for ailora."),
+    ] = False,
+    lr_mode: Annotated[
+        str,
+        typer.Option(help="groups, or baked: V's doubled rate in the factors, for any trainer."),
+    ] = "groups",
+    dtype: Annotated[
+        str,
+        typer.Option(help="Of the changed weights: auto (at most 1 % of B A lost) or its name."),
+    ] = "auto",
+    task_type: Annotated[
+        str | None,
+        typer.Option(help="PEFT's name, such as CAUSAL_LM. Default: the model's own class."),
+    ] = None,
+) -> None:
+    """Write a starting adapter, and the residual model to train it on, without loading the model.
+
+    Any PEFT trainer then trains OUT/adapter on OUT/model; `ailora export --folded-base` makes the
+    result a plain LoRA of the original model. An interrupted run goes on when called again.
+
+    Example: `ailora init meta-llama/Llama-2-7b-hf --out start --lr-mode baked`
+    """
+    from ailora.adapters import AILoRAConfig, presets
+    from ailora.cli.console import console, quiet_libraries
+    from ailora.cli.streaming import streaming
+    from ailora.errors import UserError
+    from ailora.offline import init_files
+
+    if preset not in presets.__all__:
+        raise UserError(f"--preset {preset!r}: must be one of {', '.join(sorted(presets.__all__))}")
+    quiet_libraries()
+    config: AILoRAConfig = getattr(presets, preset)(
+        r=rank,
+        base="anchored" if anchored else "folded",
+        lr_mode=lr_mode,
+        task_type=task_type,
+    )
+    with streaming() as on_progress:
+        report = init_files(_folder(model), out, config, dtype=dtype, on_progress=on_progress)
+    if report.folded:
+        console.print(table(report))
+    console.print(f"adapter: {report.adapter}", soft_wrap=True)
+    if report.model is None:
+        console.print("load it with ailora.load_adapter(model, folder, is_trainable=True)")
+    else:
+        console.print(f"model to train it on: {report.model}", soft_wrap=True)
+        console.print("afterwards: ailora export TRAINED --folded-base --out PLAIN")
+
+
+def _folder(model: str) -> str | Path:
+    from ailora import demo
+
+    return demo.encoder_dir() if model == "demo" else model
+
+
+def table(report: InitReport) -> Table:
+    """What rounding the changed weights cost, a line each."""
+    from rich.table import Table
+
+    found = Table(caption="lost: ||W - (W_r + s B A)|| / ||s B A||, by rounding W_r to the dtype")
+    for title in ("weight", "role", "stored as", "would lose", "kept as", "lost"):
+        found.add_column(title, overflow="fold")
+    for line in report.folded:
+        found.add_row(
+            line.tensor.removesuffix(".weight"),
+            line.roles,
+            line.stored,
+            f"{line.loss_stored:.1e}",
+            line.dtype,
+            f"{line.loss:.1e}",
+        )
+    return found

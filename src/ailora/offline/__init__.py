@@ -1,0 +1,14 @@
+"""Adapters and models as files, made without loading a model: start, export and merge."""
+
+from ailora.offline.export import ExportReport, export_adapter
+from ailora.offline.initialize import InitReport, init_files
+from ailora.offline.merge import MergeReport, merge_adapter
+
+__all__ = [
+    "ExportReport",
+    "InitReport",
+    "MergeReport",
+    "export_adapter",
+    "init_files",
+    "merge_adapter",
+]

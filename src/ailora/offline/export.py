@@ -1,0 +1,136 @@
+"""An adapter as servers want it: a plain LoRA of the original model, of one rank, scale 1."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ailora.checkpoints.work import require_empty
+from ailora.errors import UserError
+from ailora.offline.compress import check_rank, compress
+from ailora.offline.residual import is_residual, of_original, original_name
+from ailora.offline.stock import StockAdapter, Update, read_adapter, write_adapter
+
+logger = logging.getLogger(__name__)
+
+SERVERS_RANK = 16  # vLLM's default max_lora_rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """One module of an exported adapter; the losses as in `ailora.offline.compress.Compressed`."""
+
+    name: str
+    rank_before: int
+    rank: int
+    frobenius: float = 0.0
+    spectral: float = 0.0
+    tail: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What `export_adapter` wrote.
+
+    Attributes:
+        folder: The adapter's.
+        rank: Its one rank.
+        base: The model that it is for; may be empty if its config did not say.
+        modules: One line a module.
+    """
+
+    folder: Path
+    rank: int
+    base: str
+    modules: tuple[Exported, ...]
+
+
+def export_adapter(
+    adapter: Path,
+    out: Path,
+    *,
+    rank: int | None = None,
+    folded_base: bool = False,
+    start: Path | None = None,
+) -> ExportReport:
+    """Write any stock LoRA adapter as a plain one: one rank, alpha = r, no patterns, no rsLoRA.
+
+    Args:
+        adapter: Folder of an adapter that PEFT or ailora saved.
+        out: A new or empty folder.
+        rank: Compress to this rank (QR and a small SVD); None keeps every update exact, up to one
+            rounding of s B to fp32 where the scale is no power of two.
+        folded_base: The adapter was trained on a residual model (``ailora init``, or
+            ``base="folded"``): write what it adds to the original model.
+        start: With ``folded_base``, the adapter that training began from, where it is not found.
+
+    Raises:
+        UserError: No such adapter, one that is more than a low-rank sum, or of a residual model
+            without ``folded_base``; the folder is not empty or cannot be written.
+    """
+    if start is not None and not folded_base:
+        raise UserError("--start is of use with --folded-base only; add it, or leave --start out")
+    require_empty(out)
+    read = read_adapter(adapter)
+    if not folded_base:
+        refuse_residual(read)
+    base = original_name(read) if folded_base else read.base
+    plain, modules = plain_updates(read, rank, folded_base, start)
+    width = write_adapter(plain, out, base)
+    _warn(plain, width)
+    return ExportReport(folder=out, rank=width, base=base, modules=modules)
+
+
+def plain_updates(
+    adapter: StockAdapter, rank: int | None, folded_base: bool, start: Path | None
+) -> tuple[StockAdapter, tuple[Exported, ...]]:
+    """The adapter with what it adds to the original model, compressed if a rank is given."""
+    if rank is not None:
+        check_rank(rank)
+    if folded_base:
+        adapter = of_original(adapter, start)
+    updates: dict[str, Update] = {}
+    modules = []
+    for name, update in adapter.updates.items():
+        small = compress(update, rank or update.rank)
+        updates[name] = small.update
+        modules.append(
+            Exported(
+                name=name,
+                rank_before=update.rank,
+                rank=small.update.rank,
+                frobenius=small.frobenius,
+                spectral=small.spectral,
+                tail=small.tail,
+            )
+        )
+    return replace(adapter, updates=updates), tuple(modules)
+
+
+def refuse_residual(adapter: StockAdapter) -> None:
+    """Raise a ``UserError`` for an adapter that is wrong on the original model."""
+    if is_residual(adapter):
+        raise UserError(
+            f"{adapter.folder}: was trained on a residual model ({adapter.base!r}) and is wrong on "
+            "the original; add --folded-base to convert it"
+        )
+
+
+def _warn(adapter: StockAdapter, rank: int) -> None:
+    if rank > SERVERS_RANK:
+        logger.warning(
+            "rank %d is above %d, vLLM's default limit: start it with --max-lora-rank %d, or "
+            "export with --rank %d",
+            rank,
+            SERVERS_RANK,
+            next((size for size in (32, 64, 128, 256, 320, 512) if size >= rank), rank),
+            SERVERS_RANK,
+        )
+    if adapter.whole:
+        logger.warning(
+            "%d tensors stored in full (%s, ...) are carried along: PEFT loads them, vLLM refuses "
+            "such an adapter; --merge makes a model of it",
+            len(adapter.whole),
+            min(adapter.whole),
+        )
