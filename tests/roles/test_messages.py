@@ -13,6 +13,7 @@ from ailora.errors import UserError
 from ailora.roles import find_projections
 from tests.families import FAMILIES
 
+GPT2 = hf.GPT2Config(vocab_size=64, n_positions=40, n_embd=32, n_layer=2, n_head=4)
 MAMBA = hf.MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, state_size=4)
 
 
