@@ -8,6 +8,7 @@ again from the start.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -66,6 +67,13 @@ class Work:
         content = {"format": FORMAT, "plan": self.plan, "report": list(rows)}
         write_json(self.plan_file, content)
         shutil.rmtree(self.out / _RECORDS, ignore_errors=True)
+
+    def abandon(self) -> None:
+        """Leave nothing of a run that made nothing yet."""
+        shutil.rmtree(self.out / _RECORDS, ignore_errors=True)
+        self.plan_file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what else is in the folder stays
+            self.out.rmdir()
 
 
 def begin(out: Path, file: str, plan: Mapping[str, Any]) -> Work:

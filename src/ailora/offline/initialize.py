@@ -19,7 +19,7 @@ from ailora.checkpoints.change import Added, LowRank, rounding_loss
 from ailora.checkpoints.header import FLOATS, Header
 from ailora.checkpoints.source import START_FOLDER, opened
 from ailora.checkpoints.stream import NewShard, OnProgress, float_name, stream
-from ailora.checkpoints.work import Record, Row, begin, fingerprint, require_empty
+from ailora.checkpoints.work import Record, Row, Work, begin, fingerprint, require_empty
 from ailora.errors import UserError
 from ailora.files import write_json
 from ailora.offline.starting import make_factors, save_anchored, save_folded, starts_of
@@ -120,11 +120,7 @@ def _init_folded(
     work = begin(out, PLAN, plan)
     rows: Sequence[Row] | None = work.report
     if rows is None:
-        record = work.record("starts")
-        if record is None:
-            record = Record(rows=(), tensors=make_factors(structure, config, _weights(report)))
-            work.add_record("starts", record)
-        starts = starts_of(structure, config, record.tensors)
+        starts = starts_of(structure, config, _factors(work, structure, config, report))
         folding = _Folding(structure, starts, dtype)
         streamed = stream(checkpoint, target, work, folding.plan_shard, report)
         rows = [row for row in streamed if "tensor" in row]
@@ -135,6 +131,21 @@ def _init_folded(
     folded = tuple(Folded(**row) for row in rows)
     _report_loss(folded)
     return InitReport(adapter=adapter, model=target, folded=folded)
+
+
+def _factors(
+    work: Work, structure: Structure, config: AILoRAConfig, report: OnProgress
+) -> Mapping[str, Tensor]:
+    """The starting factors, found once in a run however often it is interrupted."""
+    record = work.record("starts")
+    if record is None:
+        try:
+            record = Record(rows=(), tensors=make_factors(structure, config, _weights(report)))
+            work.add_record("starts", record)
+        except UserError:
+            work.abandon()
+            raise
+    return record.tensors
 
 
 class _Folding:

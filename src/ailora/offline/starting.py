@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +49,7 @@ def map_weights(structure: Structure, config: AILoRAConfig) -> None:
     for projection in projections_of(structure.model, config):
         weight = structure.checkpoint.tensor(structure.weight_of(projection.name))
         projection.module.weight = nn.Parameter(weight, requires_grad=False)
+    _map_head(structure, config.task_type)
 
 
 def save_anchored(
@@ -64,10 +64,8 @@ def save_anchored(
     model: Any = structure.model
     model.name_or_path = structure.checkpoint.name
     with _seeded():
-        wrapped = get_peft_model(model, _wrappable(structure, config), on_progress=on_weight)
-    lora = wrapped.peft_config["default"]
-    remember(wrapped, "default", config, lora.anchors)
-    _save(wrapped, config, folder)
+        wrapped = get_peft_model(model, config, on_progress=on_weight)
+    _save(wrapped, folder)
 
 
 def make_factors(
@@ -127,7 +125,7 @@ def save_folded(
     model: Any = structure.model
     model.name_or_path = base
     with _seeded():
-        lora = lora_config(model, _wrappable(structure, config), starts)
+        lora = lora_config(model, config, starts)
         wrapped = peft.get_peft_model(model, lora)
     peft_layers.install(wrapped, "default", starts, anchored=False)
     spectral = [start for start in starts if start.spectral]
@@ -135,7 +133,7 @@ def save_folded(
     anchors |= {f"{start.key}.B": start.B for start in spectral}
     remember(wrapped, "default", config, anchors)
     for folder in folders:
-        _save(wrapped, config, folder)
+        _save(wrapped, folder)
 
 
 @contextmanager
@@ -146,28 +144,24 @@ def _seeded() -> Iterator[None]:
         yield
 
 
-def _wrappable(structure: Structure, config: AILoRAConfig) -> AILoRAConfig:
-    """The config to wrap the model by: PEFT saves a task's head along with the adapter.
-
-    A head that the checkpoint has is mapped as the other weights are. One that it lacks is the
-    trainer's to make, so for PEFT there is no task until the adapter is saved.
-    """
-    heads = [
-        (name, module)
-        for name, module in structure.model.named_modules()
-        if config.task_type in _HEADS and name.rpartition(".")[2] in _HEADS[config.task_type]
-    ]
-    for name, head in heads:
+def _map_head(structure: Structure, task_type: str | None) -> None:
+    """Map the task's head from its file, since PEFT saves it along with the adapter."""
+    names = _HEADS.get(task_type or "", ())
+    for name, head in structure.model.named_modules():
+        if name.rpartition(".")[2] not in names:
+            continue
         for key, _ in list(head.named_parameters()):
             if f"{name}.{key}" not in structure.stored:
-                return replace(config, task_type=None)
+                raise UserError(
+                    f"{structure.checkpoint.folder}: has no head for {task_type}, whose {name} "
+                    "PEFT saves with the adapter; save the model with its head first, or leave out "
+                    "--task-type"
+                )
             stored = structure.checkpoint.tensor(structure.tensor_of(f"{name}.{key}"))
             owner, _, last = key.rpartition(".")
             setattr(head.get_submodule(owner), last, nn.Parameter(stored, requires_grad=False))
-    return config
 
 
-def _save(wrapped: PeftModel, config: AILoRAConfig, folder: Path) -> None:
-    wrapped.peft_config["default"].task_type = config.task_type
+def _save(wrapped: PeftModel, folder: Path) -> None:
     with whole_folder(folder) as temporary:
         wrapped.save_pretrained(str(temporary))

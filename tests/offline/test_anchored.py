@@ -1,0 +1,71 @@
+"""`init_files` without a residual model: what `ailora.get_peft_model` would save."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import ailora
+from ailora import AILoRAConfig, Role, presets
+from ailora.errors import UserError
+from ailora.offline import init_files
+from tests.checkpoints.models import files, saved
+from tests.offline.models import loaded, logits
+
+MIXED = AILoRAConfig(
+    r=4,
+    alpha=3.0,
+    roles={
+        "q": Role(init="principal", r=2),
+        "k": Role(init="gaussian"),
+        "v": Role(init="minor", lr_ratio=2.0),
+    },
+)
+CASES = [
+    ("llama", presets.ailora(r=4), torch.float32),
+    ("llama", presets.ailora(r=4, lr_mode="baked"), torch.bfloat16),
+    ("llama", MIXED, torch.float64),
+    ("bert", presets.lora(r=4, task_type="SEQ_CLS"), torch.float32),
+    ("gpt2", presets.ailora(r=4, task_type="CAUSAL_LM"), torch.float16),
+]
+
+
+@pytest.mark.parametrize(("family", "config", "dtype"), CASES)
+def test_the_files_are_those_of_a_wrapped_and_saved_model_byte_for_byte(
+    tmp_path: Path, family: str, config: AILoRAConfig, dtype: torch.dtype
+) -> None:
+    model = saved(tmp_path / "model", family, dtype, shards=True)
+    report = init_files(model, tmp_path / "out", config)
+    assert report.model is None
+    torch.manual_seed(0)  # of Gaussian starts
+    wrapped = ailora.get_peft_model(loaded(model, family, dtype), config)
+    wrapped.save_pretrained(tmp_path / "saved")
+    assert files(tmp_path / "out") == files(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_it_loads_for_training_at_the_original_function(tmp_path: Path, family: str) -> None:
+    model = saved(tmp_path / "model", family)
+    init_files(model, tmp_path / "out", presets.ailora(r=4))
+    wrapped = ailora.load_adapter(loaded(model, family), tmp_path / "out", is_trainable=True)
+    assert torch.equal(logits(wrapped, family), logits(loaded(model, family), family))
+    assert sum(p.numel() for p in wrapped.parameters() if p.requires_grad) > 0
+
+
+def test_a_folder_that_is_not_empty_is_left_as_it_is(tmp_path: Path) -> None:
+    model = saved(tmp_path / "model")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    with pytest.raises(UserError, match="not empty"):
+        init_files(model, tmp_path / "out", presets.ailora(r=4))
+    assert files(tmp_path / "out") == {"mine": b"x"}
+
+
+def test_the_random_state_of_the_caller_stays(tmp_path: Path) -> None:
+    model = saved(tmp_path / "model")
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    init_files(model, tmp_path / "out", presets.lora(r=4))
+    assert torch.equal(torch.get_rng_state(), before)

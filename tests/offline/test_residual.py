@@ -1,0 +1,150 @@
+"""Adapters of a residual model, as plain LoRA of the original."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+
+import ailora
+from ailora import AILoRAConfig, Role
+from ailora.errors import UserError
+from ailora.offline import export_adapter, init_files, merge_adapter
+from ailora.offline.stock import read_adapter
+from tests.checkpoints.models import edit_json, saved
+from tests.offline.models import loaded, logits, perturb, stock_adapter, with_adapter
+
+CONFIG = AILoRAConfig(r=4, alpha=6, base="folded", lr_mode="baked")
+
+
+def trained(tmp_path: Path, family: str = "llama") -> tuple[Path, Path]:
+    """The original, and an adapter that stock PEFT trained on its residual model."""
+    original = saved(tmp_path / "original", family, shards=True)
+    report = init_files(original, tmp_path / "start", CONFIG)
+    assert report.model is not None
+    model = PeftModel.from_pretrained(
+        loaded(report.model, family, torch.float32), str(report.adapter), is_trainable=True
+    )
+    perturb(model)
+    model.save_pretrained(tmp_path / "trained")
+    return original, tmp_path / "trained"
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_what_stock_peft_trained_is_the_same_function_on_the_original(
+    tmp_path: Path, family: str
+) -> None:
+    original, adapter = trained(tmp_path, family)
+    report = export_adapter(adapter, tmp_path / "plain", folded_base=True)
+    assert report.base == str(original)
+    assert report.rank == (16 if family == "gpt2" else 8)
+    expected = logits(with_adapter(tmp_path / "start" / "model", adapter, family), family)
+    got = logits(with_adapter(original, tmp_path / "plain", family), family)
+    assert (got - expected).abs().max() < 2e-5 * expected.abs().max()
+    unconverted = logits(with_adapter(original, adapter, family), family)
+    assert (unconverted - expected).abs().max() > 1e-2 * expected.abs().max()
+
+
+def test_of_an_untrained_start_nothing_is_left(tmp_path: Path) -> None:
+    original = saved(tmp_path / "original")
+    report = init_files(original, tmp_path / "start", CONFIG)
+    export_adapter(report.adapter, tmp_path / "plain", folded_base=True)
+    for update in read_adapter(tmp_path / "plain").updates.values():
+        A, B = update.exact()
+        assert not (B @ A).any()
+    merge_adapter(report.adapter, original, tmp_path / "merged", folded_base=True)
+    for path in original.glob("*.safetensors"):
+        assert (tmp_path / "merged" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_later_cast_to_16_bits_loses_little_of_a_small_update(tmp_path: Path) -> None:
+    original = saved(tmp_path / "original")
+    report = init_files(original, tmp_path / "start", CONFIG)
+    model = PeftModel.from_pretrained(
+        loaded(tmp_path / "start" / "model", dtype=torch.float32),
+        str(report.adapter),
+        is_trainable=True,
+    )
+    perturb(model, size=1e-3)
+    model.save_pretrained(tmp_path / "trained")
+    export_adapter(tmp_path / "trained", tmp_path / "plain", folded_base=True)
+    for update in read_adapter(tmp_path / "plain").updates.values():
+        A, B = update.exact()
+        lost = torch.linalg.norm(B.bfloat16().double() @ A.bfloat16().double() - B @ A)
+        assert lost < 0.01 * torch.linalg.norm(B @ A)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_an_adapter_that_ailora_folded_itself_is_converted_as_well(
+    tmp_path: Path, family: str
+) -> None:
+    original = saved(tmp_path / "original", family)
+    config = AILoRAConfig(
+        r=4,
+        alpha=6,
+        base="folded",
+        roles={
+            "q": Role(init="principal"),
+            "k": Role(init="gaussian"),
+            "v": Role(init="minor", r=3),
+        },
+    )
+    model = ailora.get_peft_model(loaded(original, family), config).eval()
+    perturb(model)
+    model.save_pretrained(tmp_path / "trained")
+    export_adapter(tmp_path / "trained", tmp_path / "plain", folded_base=True)
+    expected = logits(model, family)
+    got = logits(with_adapter(original, tmp_path / "plain", family), family)
+    assert (got - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
+def test_without_the_flag_it_is_refused_and_with_it_a_plain_one(tmp_path: Path) -> None:
+    original, adapter = trained(tmp_path)
+    with pytest.raises(UserError, match="--folded-base"):
+        export_adapter(adapter, tmp_path / "out")
+    with pytest.raises(UserError, match="--folded-base"):
+        merge_adapter(adapter, original, tmp_path / "out")
+    with pytest.raises(UserError, match="leave out --folded-base"):
+        merge_adapter(adapter, tmp_path / "start" / "model", tmp_path / "out", folded_base=True)
+    stock_adapter(tmp_path / "plain")
+    with pytest.raises(UserError, match="start is not found"):
+        export_adapter(tmp_path / "plain", tmp_path / "out", folded_base=True)
+    with pytest.raises(UserError, match="merge into the original"):
+        merge_adapter(tmp_path / "plain", tmp_path / "start" / "model", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_start_that_moved_is_given_by_hand_and_a_wrong_one_refused(tmp_path: Path) -> None:
+    original, adapter = trained(tmp_path)
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path="/somewhere/else")
+    start = tmp_path / "start" / "adapter"
+    export_adapter(adapter, tmp_path / "plain", folded_base=True, start=start)
+    expected = logits(with_adapter(tmp_path / "start" / "model", adapter))
+    got = logits(with_adapter(original, tmp_path / "plain"))
+    assert (got - expected).abs().max() < 2e-5 * expected.abs().max()
+    other = saved(tmp_path / "other", "bert")
+    wrong = init_files(other, tmp_path / "wrong", CONFIG).adapter
+    with pytest.raises(UserError, match="its training began from"):
+        export_adapter(adapter, tmp_path / "out", folded_base=True, start=wrong)
+    with pytest.raises(UserError, match="--start"):
+        export_adapter(adapter, tmp_path / "out", start=start)
+
+
+def test_it_merges_into_the_residual_and_into_the_original_alike(tmp_path: Path) -> None:
+    original, adapter = trained(tmp_path)
+    merge_adapter(adapter, original, tmp_path / "a", folded_base=True)
+    merge_adapter(adapter, tmp_path / "start" / "model", tmp_path / "b")
+    expected = logits(with_adapter(tmp_path / "start" / "model", adapter))
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        assert (logits(loaded(folder)) - expected).abs().max() < 2e-5 * expected.abs().max()
+        assert not (folder / "ailora_start").exists()
+
+
+def test_the_residual_model_alone_is_enough_to_convert(tmp_path: Path) -> None:
+    _, adapter = trained(tmp_path)
+    shutil.rmtree(tmp_path / "start" / "adapter")
+    export_adapter(adapter, tmp_path / "plain", folded_base=True, rank=3)
+    assert {u.rank for u in read_adapter(tmp_path / "plain").updates.values()} == {3}
