@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
+import transformers as hf
 from torch import nn
 
 from ailora.errors import UserError
@@ -150,3 +151,34 @@ def test_architectures_without_plain_roles_are_refused_by_name(model_type: str) 
     with pytest.raises(UserError, match=model_type) as caught:
         find_projections(build(model_type, device="meta"), ["q", "v"])
     assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_is_the_value_as_well_is_not_taken_for_a_key_alone() -> None:
+    model = build("gemma4_text", device="meta", attention_k_eq_v=True)
+    with pytest.raises(UserError, match="a key but no value of its own"):
+        find_projections(model, ["q", "v"])
+
+
+def test_layers_that_take_keys_and_values_from_others_keep_their_query_and_output() -> None:
+    lone = _linears(q_proj=PLAIN["q_proj"], o_proj=PLAIN["o_proj"])
+    blocks = [_Block(self_attn=_Block(**_linears(**PLAIN))), _Block(self_attn=_Block(**lone))]
+    found = find_projections(_Block(layers=nn.ModuleList(blocks)))
+    assert [(p.layer, p.role) for p in found] == [(0, role) for role in "qkvo"] + [
+        (1, "q"),
+        (1, "o"),
+    ]
+
+
+def test_an_encoder_of_sound_before_a_decoder_of_text_is_left_out() -> None:
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    sound = hf.Wav2Vec2Config(
+        **small, intermediate_size=32, conv_dim=[8], conv_kernel=[4], conv_stride=[2],
+        num_conv_pos_embedding_groups=4, num_feat_extract_layers=1,
+    )  # fmt: skip
+    text = hf.BertConfig(**small, is_decoder=True, add_cross_attention=True)
+    config = hf.SpeechEncoderDecoderConfig(encoder=sound.to_dict(), decoder=text.to_dict())
+    with torch.device("meta"):
+        model = hf.SpeechEncoderDecoderModel(config)
+    assert any(name.startswith("encoder") and "q_proj" in name for name, _ in model.named_modules())
+    found = find_projections(model, ["q"])
+    assert [p.stack for p in found] == ["decoder", "decoder"]

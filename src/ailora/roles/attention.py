@@ -94,16 +94,30 @@ def read(places: Sequence[Place]) -> Reading:
     tree = _Tree(places)
     parts: dict[str, tuple[Part, ...]] = {}
     problems: list[Problem] = []
+    blocks: list[tuple[Place, list[Part]]] = []
     for block in places:
         if not block.text:
             continue
         try:
             _refuse_latent(block, tree)
-            for part in _parts_of(block, tree):
-                parts[part.place.name] = (*parts.get(part.place.name, ()), part)
+            found = _parts_of(block, tree)
         except _NotReadableError as error:
             problems.append(Problem(place=block, why=str(error)))
+            continue
+        blocks.append((block, found))
+        for part in found:
+            parts[part.place.name] = (*parts.get(part.place.name, ()), part)
+    problems += _keys_without_values(blocks)
     return Reading(parts=parts, problems=tuple(problems))
+
+
+def _keys_without_values(blocks: Sequence[tuple[Place, list[Part]]]) -> list[Problem]:
+    """Blocks whose keys serve as values too (Gemma 4), where others have both apart."""
+    roles = [(block, {part.role for part in found}) for block, found in blocks]
+    apart = any({"k", "v"} <= has for _, has in roles)
+    why = "it has a key but no value of its own, unlike other layers, so its key may be both"
+    odd = [block for block, has in roles if "k" in has and "v" not in has]
+    return [Problem(place=block, why=why) for block in odd if apart]
 
 
 def is_matrix(module: nn.Module) -> bool:

@@ -10,6 +10,8 @@ from torch import nn
 
 from ailora.roles.naming import is_other_modality
 
+_TOKENS = "input_ids"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
@@ -84,11 +86,13 @@ def _scope_of(module: nn.Module, name: str, around: _Scope) -> _Scope:
     text = around.text and not is_other_modality(name)
     if config is None or config.model_type == around.config.model_type:
         return _Scope(outer=around.outer, config=around.config, text=text)
-    return _Scope(outer=around.outer, config=config, text=text and _is_text(config, around.outer))
+    text = text and _is_text(module, config, around.outer)
+    return _Scope(outer=around.outer, config=config, text=text)
 
 
-def _is_text(config: Any, outer: Any) -> bool:
-    if is_other_modality(config.model_type):
+def _is_text(module: nn.Module, config: Any, outer: Any) -> bool:
+    reads = getattr(module, "main_input_name", _TOKENS)  # "input_values", "pixel_values", ...
+    if reads != _TOKENS or is_other_modality(config.model_type):
         return False
     if outer.get_text_config(decoder=True) is outer:  # one kind of input; BLT's parts
         return True
