@@ -69,8 +69,6 @@ def export_adapter(
         UserError: No such adapter, one that is more than a low-rank sum, or of a residual model
             without ``folded_base``; the folder is not empty or cannot be written.
     """
-    if start is not None and not folded_base:
-        raise UserError("--start is of use with --folded-base only; add it, or leave --start out")
     require_empty(out)
     read = read_adapter(adapter)
     if not folded_base:
@@ -86,6 +84,8 @@ def plain_updates(
     adapter: StockAdapter, rank: int | None, folded_base: bool, start: Path | None
 ) -> tuple[StockAdapter, tuple[Exported, ...]]:
     """The adapter with what it adds to the original model, compressed if a rank is given."""
+    if start is not None and not folded_base:
+        raise UserError("--start is of use with --folded-base only; add it, or leave --start out")
     if rank is not None:
         check_rank(rank)
     if folded_base:

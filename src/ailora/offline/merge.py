@@ -108,7 +108,10 @@ class _Merging:
     def __init__(self, structure: Structure, adapter: StockAdapter) -> None:
         self.structure = structure
         self.updates = {_stored_weight(structure, up): up for up in adapter.updates.values()}
-        self.whole = {structure.tensor_of(key): value for key, value in adapter.whole.items()}
+        self.whole = {
+            structure.tensor_of(key.replace(".base_layer.", ".")): value
+            for key, value in adapter.whole.items()
+        }
         for name, value in self.whole.items():
             if structure.checkpoint.entry(name).shape != tuple(value.shape):
                 raise UserError(

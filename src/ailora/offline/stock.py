@@ -208,7 +208,7 @@ def _update(path: Path, name: str, config: LoraConfig, tensors: Mapping[str, Ten
 
 def _check_whole(path: Path, whole: Mapping[str, Tensor], config: LoraConfig) -> None:
     saved: Sequence[str] = config.modules_to_save or ()
-    for key in whole:
+    for key in sorted(whole, key=lambda key: "lora_" not in key):  # these say most
         biased = config.bias != "none" and key.endswith(".bias")
         inside = any(f".{module}." in f".{key}." for module in saved)
         if "lora_" in key or not (biased or inside):
