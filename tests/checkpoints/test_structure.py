@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.core_model_loading import Transpose, WeightConverter, WeightRenaming
 
 from ailora.checkpoints import Structure, open_checkpoint, read_structure
+from ailora.checkpoints import structure as structure_module
 from ailora.errors import UserError
 from ailora.roles import find_projections
 from tests.checkpoints.models import edit_json, saved, tiny
@@ -94,3 +96,39 @@ def test_weights_that_two_modules_share_are_known(tmp_path: Path) -> None:
     read = structure(saved(tmp_path / "model", "smollm2"))
     assert read.sharer("lm_head") == "model.embed_tokens"
     assert read.sharer("model.layers.0.self_attn.q_proj") is None
+
+
+def with_rule(monkeypatch: pytest.MonkeyPatch, rule: object) -> None:
+    monkeypatch.setattr(structure_module, "get_model_conversion_mapping", lambda _: [rule])
+
+
+def test_a_tensor_that_transformers_renames_is_found_under_its_old_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved(tmp_path / "model", "bert")
+    path, name = folder / "model.safetensors", "bert.encoder.layer.0.attention.self.query.weight"
+    tensors = load_file(path)
+    tensors["bert.encoder.layer.0.attention.self.q.weight"] = tensors.pop(name)
+    save_file(tensors, path)
+    with_rule(monkeypatch, WeightRenaming(r"self\.q\.", "self.query."))
+    found = structure(folder).weight_of(name.removesuffix(".weight"))
+    assert found == "bert.encoder.layer.0.attention.self.q.weight"
+
+
+def test_a_renaming_that_leads_nowhere_is_not_applied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved(tmp_path / "model", "bert")
+    with_rule(monkeypatch, WeightRenaming("query", "nothing"))
+    module = "bert.encoder.layer.0.attention.self.query"
+    assert structure(folder).weight_of(module) == f"{module}.weight"
+
+
+def test_a_weight_that_transformers_computes_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved(tmp_path / "model", "bert")
+    turned = WeightConverter("self.query.weight", "self.query.weight", operations=[Transpose()])
+    with_rule(monkeypatch, turned)
+    with pytest.raises(UserError, match=r"builds 'bert\.encoder\.layer\.0.*get_peft_model"):
+        structure(folder).weight_of("bert.encoder.layer.0.attention.self.query")

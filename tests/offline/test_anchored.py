@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ import torch
 import ailora
 from ailora import AILoRAConfig, Role, presets
 from ailora.errors import UserError
-from ailora.offline import init_files
+from ailora.offline import export_adapter, init_files
 from tests.checkpoints.models import files, saved
 from tests.offline.models import loaded, logits
 
+CONFIG = "adapter_config.json"
 MIXED = AILoRAConfig(
     r=4,
     alpha=3.0,
@@ -42,7 +44,26 @@ def test_the_files_are_those_of_a_wrapped_and_saved_model_byte_for_byte(
     torch.manual_seed(0)  # of Gaussian starts
     wrapped = ailora.get_peft_model(loaded(model, family, dtype), config)
     wrapped.save_pretrained(tmp_path / "saved")
-    assert files(tmp_path / "out") == files(tmp_path / "saved")
+    written, expected = files(tmp_path / "out"), files(tmp_path / "saved")
+    assert in_order(written.pop(CONFIG)) == in_order(expected.pop(CONFIG))
+    assert written == expected
+
+
+def in_order(config: bytes) -> dict[str, object]:
+    content: dict[str, object] = json.loads(config)
+    return {**content, "target_modules": sorted(content["target_modules"])}  # type: ignore[call-overload]
+
+
+def test_names_are_in_an_order_that_is_the_same_in_every_process(tmp_path: Path) -> None:
+    model = saved(tmp_path / "model")
+    roles = {role: Role(init="principal") for role in "qkvo"}
+    for base in ("folded", "anchored"):
+        config = AILoRAConfig(r=2, roles=roles, base=base)  # type: ignore[arg-type]
+        adapter = init_files(model, tmp_path / base, config).adapter
+        plain = export_adapter(adapter, tmp_path / f"plain-{base}", folded_base=base == "folded")
+        for folder in (adapter, plain.folder):
+            names = json.loads((folder / CONFIG).read_text())["target_modules"]
+            assert names == ["k_proj", "o_proj", "q_proj", "v_proj"]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

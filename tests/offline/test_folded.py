@@ -100,6 +100,7 @@ def test_stock_peft_starts_from_the_original_function(tmp_path: Path, family: st
     assert (residual - original).abs().max() > 1e-2 * original.abs().max()
     config = json.loads((report.adapter / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(report.model.absolute())
+    assert "--folded-base" in (report.adapter / "README.md").read_text()
     assert config["r"] == (8 if family == "gpt2" else 4)  # two roles in one layer
 
 

@@ -19,6 +19,7 @@ from ailora.errors import UserError
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 START_FOLDER = "ailora_start"  # in a residual model: the adapter that makes it whole again
+ORIGIN = "ailora_origin.json"  # there: which model it was made from
 
 _BESIDE = {".json", ".txt", ".model", ".jinja", ".tiktoken"}  # configuration and tokeniser
 _HUB_PATTERNS = ["*.safetensors", "LICENSE*", *(f"*{suffix}" for suffix in sorted(_BESIDE))]
@@ -121,6 +122,15 @@ def model_folder(name: str | Path) -> Path:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json there; give the folder of a transformers model")
     return folder.absolute()
+
+
+def origin_of(residual: Path) -> str | None:
+    """The model that a residual model was made from, or None where that is not known."""
+    path = residual / START_FOLDER / ORIGIN
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["base_model"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _from_hub(name: str) -> Path:

@@ -9,8 +9,9 @@ from pathlib import Path
 from ailora.checkpoints.work import require_empty
 from ailora.errors import UserError
 from ailora.offline.compress import check_rank, compress
+from ailora.offline.plain import write_adapter
 from ailora.offline.residual import is_residual, of_original, original_name
-from ailora.offline.stock import StockAdapter, Update, read_adapter, write_adapter
+from ailora.offline.stock import StockAdapter, Update, read_adapter
 
 logger = logging.getLogger(__name__)
 

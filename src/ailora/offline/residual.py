@@ -21,10 +21,9 @@ from torch import Tensor
 from ailora.adapters.reading import SavedStart, read_start
 from ailora.adapters.saved import MARKER
 from ailora.adapters.starts import projections_of, stored_scaling
-from ailora.checkpoints.source import START_FOLDER, model_folder
+from ailora.checkpoints.source import START_FOLDER, model_folder, origin_of
 from ailora.checkpoints.structure import build_model
 from ailora.errors import UserError
-from ailora.offline.initialize import origin_of
 from ailora.offline.stock import StockAdapter, Update, read_adapter
 
 

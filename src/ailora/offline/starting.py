@@ -19,8 +19,14 @@ from ailora.adapters.starts import Start, make_starts, projections_of, stored_sc
 from ailora.checkpoints import Structure
 from ailora.checkpoints.writer import whole_folder
 from ailora.errors import UserError
+from ailora.offline.stock import in_order
 
 OnWeight = Callable[[int, int, str], None]
+
+_NOTE = """
+That base is on disk as well, at `{base}`: any PEFT trainer can train this adapter there as it is.
+Afterwards `ailora export TRAINED --folded-base --out PLAIN` makes a plain LoRA of the original.
+"""
 
 # Modules that PEFT trains and saves in full for a task.
 _HEADS = {
@@ -133,7 +139,7 @@ def save_folded(
     anchors |= {f"{start.key}.B": start.B for start in spectral}
     remember(wrapped, "default", config, anchors)
     for folder in folders:
-        _save(wrapped, folder)
+        _save(wrapped, folder, note=_NOTE.format(base=base))
 
 
 @contextmanager
@@ -162,6 +168,10 @@ def _map_head(structure: Structure, task_type: str | None) -> None:
             setattr(head.get_submodule(owner), last, nn.Parameter(stored, requires_grad=False))
 
 
-def _save(wrapped: PeftModel, folder: Path) -> None:
+def _save(wrapped: PeftModel, folder: Path, note: str = "") -> None:
+    in_order(wrapped.peft_config["default"])
     with whole_folder(folder) as temporary:
         wrapped.save_pretrained(str(temporary))
+        if note:
+            with (temporary / "README.md").open("a", encoding="utf-8") as readme:
+                readme.write(note)

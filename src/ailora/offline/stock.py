@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import torch
 from peft import LoraConfig, PeftConfig
 from peft.utils.other import get_pattern_key
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ailora.adapters.reading import WEIGHTS
 from ailora.checkpoints.source import opened
-from ailora.checkpoints.writer import whole_folder
 from ailora.errors import UserError
 
 PREFIX = "base_model.model."
-_A, _B = ".lora_A.weight", ".lora_B.weight"
+A_KEY, B_KEY = ".lora_A.weight", ".lora_B.weight"
 
 # Starts of PEFT's own that subtract the factors from the base weight (or quantise it).
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -105,9 +101,9 @@ def read_adapter(folder: Path) -> StockAdapter:
         raise UserError(f"{folder}: no {WEIGHTS} there; save the adapter as safetensors with PEFT")
     with opened(path) as file:
         tensors = {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    names = sorted(key.removesuffix(_A) for key in tensors if key.endswith(_A))
+    names = sorted(key.removesuffix(A_KEY) for key in tensors if key.endswith(A_KEY))
     updates = {name: _update(path, name, config, tensors) for name in names}
-    factors = {name + letter for name in names for letter in (_A, _B)}
+    factors = {name + letter for name in names for letter in (A_KEY, B_KEY)}
     whole = {key: tensor for key, tensor in tensors.items() if key not in factors}
     _check_whole(path, whole, config)
     if not updates:
@@ -115,50 +111,11 @@ def read_adapter(folder: Path) -> StockAdapter:
     return StockAdapter(folder=folder, config=config, updates=updates, whole=whole)
 
 
-def write_adapter(adapter: StockAdapter, out: Path, base: str) -> int:
-    """Write an adapter as servers want it: one rank, every scale in the factors, alpha = r.
-
-    Factors of lower rank are padded with zeros. A factor keeps its dtype if its values fit
-    without rounding, else it becomes fp32.
-
-    Args:
-        adapter: What to write; its config gives the rest (target modules, task).
-        out: A new or empty folder.
-        base: The model that it is for.
-
-    Returns:
-        The rank.
-
-    Raises:
-        UserError: The folder cannot be written.
-    """
-    rank = max(update.rank for update in adapter.updates.values())
-    tensors = {PREFIX + name: tensor.contiguous() for name, tensor in adapter.whole.items()}
-    for name, update in adapter.updates.items():
-        A, B = update.exact()
-        dtype = torch.promote_types(update.A.dtype, update.B.dtype)
-        tensors[PREFIX + name + _A] = _stored(_padded(A, rank, 0), dtype)
-        tensors[PREFIX + name + _B] = _stored(_padded(B, rank, 1), dtype)
-    config = replace(adapter.config)
-    for key, value in _plain_fields(rank, base).items():
-        setattr(config, key, value)
-    with whole_folder(out) as temporary:
-        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
-        config.save_pretrained(str(temporary))
-    return rank
-
-
-def _plain_fields(rank: int, base: str) -> dict[str, Any]:
-    return {
-        "r": rank,
-        "lora_alpha": rank,
-        "rank_pattern": {},
-        "alpha_pattern": {},
-        "use_rslora": False,
-        "init_lora_weights": True,
-        "inference_mode": True,
-        "base_model_name_or_path": base or None,
-    }
+def in_order(config: LoraConfig) -> None:
+    """Sort the names that PEFT keeps as sets: their order on disk differs from run to run."""
+    for key, value in vars(config).items():
+        if isinstance(value, set):
+            setattr(config, key, sorted(value))
 
 
 def _config(folder: Path) -> LoraConfig:
@@ -188,7 +145,7 @@ def _config(folder: Path) -> LoraConfig:
 
 
 def _update(path: Path, name: str, config: LoraConfig, tensors: Mapping[str, Tensor]) -> Update:
-    A, B = tensors[name + _A], tensors.get(name + _B)
+    A, B = tensors[name + A_KEY], tensors.get(name + B_KEY)
     if B is None or A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
         raise UserError(
             f"{path}: the factors of {name} are not two matrices of one rank; only LoRA of linear "
@@ -216,18 +173,3 @@ def _check_whole(path: Path, whole: Mapping[str, Tensor], config: LoraConfig) ->
                 f"{path}: holds {key!r}, which is neither a factor of a linear layer nor part of "
                 "modules_to_save; load the adapter with PEFT instead"
             )
-
-
-def _padded(matrix: Tensor, rank: int, dim: int) -> Tensor:
-    missing = rank - matrix.shape[dim]
-    if not missing:
-        return matrix
-    shape = [missing if axis == dim else size for axis, size in enumerate(matrix.shape)]
-    return torch.cat([matrix, matrix.new_zeros(shape)], dim=dim)
-
-
-def _stored(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    kept = matrix.to(dtype)
-    if torch.equal(kept.double(), matrix):
-        return kept.contiguous()
-    return matrix.to(torch.promote_types(dtype, torch.float32)).contiguous()

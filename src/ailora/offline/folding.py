@@ -1,0 +1,135 @@
+"""W <- W - s B A for the stored weights that have a start (eqs. 3 and 5), and what that costs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ailora.adapters.starts import Start
+from ailora.checkpoints import Structure
+from ailora.checkpoints.change import Added, LowRank, rounding_loss
+from ailora.checkpoints.header import FLOATS, Header
+from ailora.checkpoints.source import opened
+from ailora.checkpoints.stream import NewShard, float_name
+
+logger = logging.getLogger(__name__)
+
+MOST_LOST = 0.01
+DTYPES = {float_name(stored): dtype for stored, dtype in FLOATS.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folded:
+    """What folding a start into one stored tensor cost.
+
+    Attributes:
+        tensor: Its name in the checkpoint.
+        roles: The roles that were taken from it, ``"q"``, or ``"q+v"`` of a fused layer.
+        stored: Data type it had.
+        dtype: Data type it has in the residual model.
+        loss_stored: ||W - (W_r + s B A)||_F / ||s B A||_F with W_r rounded to ``stored``.
+        loss: The same with W_r as written.
+    """
+
+    tensor: str
+    roles: str
+    stored: str
+    dtype: str
+    loss_stored: float
+    loss: float
+
+
+class Folding:
+    """The new weights, shard by shard.
+
+    Args:
+        structure: The checkpoint.
+        starts: Of every projection; those that are Gaussian change nothing.
+        dtype: Of the new weights, ``"auto"`` or a name in `DTYPES`.
+    """
+
+    def __init__(self, structure: Structure, starts: Sequence[Start], dtype: str) -> None:
+        self.dtype = dtype
+        self.starts: dict[str, list[Start]] = {}
+        for start in starts:
+            if start.spectral:
+                name = structure.weight_of(start.name)
+                self.starts.setdefault(name, []).append(start)
+        self.structure = structure
+
+    def plan_shard(self, shard: Header) -> NewShard:
+        """The new tensors of a shard, and what rounding them costs."""
+        tensors, rows = {}, []
+        with opened(shard.path) as file:
+            for name in shard.entries:
+                if name in self.starts:
+                    stored = file.get_slice(name)
+                    tensors[name], row = self._fold(name, shard.entries[name].dtype, stored)
+                    rows.append(row)
+        return NewShard(tensors=tensors, rows=rows)
+
+    def _fold(self, name: str, entry_dtype: str, stored: Any) -> tuple[Added, Mapping[str, Any]]:
+        starts = self.starts[name]
+        change = _minus(starts, self.structure)
+        own = FLOATS[entry_dtype]
+        at_own = rounding_loss(change, stored, own)
+        dtype, loss = own, at_own
+        if self.dtype != "auto":
+            dtype = DTYPES[self.dtype]
+        elif at_own >= MOST_LOST:
+            dtype = torch.promote_types(own, torch.float32)
+        if dtype != own:
+            loss = rounding_loss(change, stored, dtype)
+        folded = Folded(
+            tensor=name,
+            roles="+".join(start.role for start in starts),
+            stored=float_name(entry_dtype),
+            dtype=str(dtype).removeprefix("torch."),
+            loss_stored=at_own,
+            loss=loss,
+        )
+        return Added(change=change, dtype=dtype), asdict(folded)
+
+
+def _minus(starts: Sequence[Start], structure: Structure) -> LowRank:
+    """-s B A of all roles in one weight, as the weight lies in its file."""
+    name = starts[0].name
+    left = torch.cat([-start.scaling * _on_rows(start, structure) for start in starts], dim=1)
+    right = torch.cat([start.A.double() for start in starts])
+    if structure.is_transposed(name):
+        left, right = right.T.contiguous(), left.T.contiguous()
+    return LowRank(left=left, right=right)
+
+
+def _on_rows(start: Start, structure: Structure) -> Tensor:
+    """B on its role's rows of the whole weight, zero elsewhere."""
+    B, rows = start.B.double(), start.projection.rows
+    if rows is None:
+        return B
+    shape = structure.model.get_parameter(f"{start.name}.weight").shape
+    whole = B.new_zeros(shape[1 if structure.is_transposed(start.name) else 0], B.shape[1])
+    index = torch.cat([torch.arange(first, stop) for first, stop in rows])
+    return whole.index_copy_(0, index, B)
+
+
+def report_loss(folded: Sequence[Folded]) -> None:
+    """Warn where a wider dtype had to be taken, and what a trainer must not do then."""
+    wider = [line for line in folded if line.dtype != line.stored]
+    if wider and all(line.loss_stored >= MOST_LOST for line in wider):
+        worst = max(wider, key=lambda line: line.loss_stored)
+        logger.warning(
+            "%d of %d changed tensors are kept in %s, since %s would lose up to %.0f %% of B A "
+            "(%s): train the residual model in that dtype, as its config.json now says. A trainer "
+            "that casts it to 16 bits loses that much; the anchored form loses nothing.",
+            len(wider),
+            len(folded),
+            worst.dtype,
+            worst.stored,
+            100 * worst.loss_stored,
+            worst.tensor,
+        )
