@@ -2,6 +2,9 @@
 
 from ailora.linalg.choose import decompose
 from ailora.linalg.subspace import subspace_distance
-from ailora.linalg.triplets import Check, Triplets
+from ailora.linalg.triplets import Check, Part, Triplets
 
-__all__ = ["Check", "Triplets", "decompose", "subspace_distance"]
+SOLVER_VERSION = 2
+"""Raised whenever `decompose` may give other bits for the same call: keys caches of its results."""
+
+__all__ = ["SOLVER_VERSION", "Check", "Part", "Triplets", "decompose", "subspace_distance"]

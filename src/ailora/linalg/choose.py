@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from ailora.linalg.dense import dense
-from ailora.linalg.gram import gram, noise
-from ailora.linalg.krylov import principal
-from ailora.linalg.minor import SingularWeightError, inverse, reduced_inverse
+from ailora.linalg.gram import gram
+from ailora.linalg.minor import inverse
+from ailora.linalg.principal import principal
 from ailora.linalg.triplets import (
     Check,
     Method,
     Part,
     Solution,
+    StalledError,
     Triplets,
     fix_signs,
     residual,
@@ -28,12 +29,13 @@ from ailora.linalg.validate import validate
 
 logger = logging.getLogger(__name__)
 
-# Measured on 2 cores, fp64, square, rank 8. Full SVD against Gram: n = 64: 0.8 and 0.5 ms, n = 384:
-# 28 and 14 ms. Gram against block Krylov (sigma_i = 1/i to evenly spaced): n = 384: 14 against 10
-# to 93 ms, n = 768: 84 against 16 to 185, n = 1024: 180 against 24 to 274; eigh grows with n^3.
+_USUAL_EXPONENT = 30  # of a weight's largest entry
+# Share of the fp32 SVD's time, one thread, rank 8, Gaussian: n = 384: Gram 0.6, n = 768: 0.4,
+# n = 1024: 0.36 (Krylov and inverse: 0.2 to 1, by the spectrum), n = 2048: Gram 0.4, Krylov 0.2,
+# inverse 0.14. Rank 128 at n = 2048: Gram 0.45, the others 2 to 4.
 _DENSE_UP_TO = 64
 _GRAM_UP_TO = 1024
-_KRYLOV_SHARE = 8  # the basis, some 8 blocks of r vectors, must stay below min(m, n)
+_KRYLOV_SHARE = 24  # the basis, of many blocks of r vectors, must stay well below min(m, n)
 
 
 class _Outcome(NamedTuple):
@@ -65,7 +67,7 @@ def decompose(
         tol: target for ``||W v - sigma u||`` and ``||W^T u - sigma v||``, relative to sigma_1. The
             iterative methods stop later than that, at tol relative to the triplet furthest inside
             the spectrum, where float64 allows it. A method that misses the target is replaced by
-            the full SVD, with a warning and a note in ``check.fallback``.
+            the next, in the end by the full SVD, with a note in ``check.fallback``.
 
     Returns:
         U (m, r), S (r,) descending and Vt (r, n), float64, with the check they passed.
@@ -77,7 +79,7 @@ def decompose(
     validate(weight, rank, part, seed, tol)
     began = time.perf_counter()
     exact = weight.detach().to("cpu") if weight.device.type == "mps" else weight.detach()
-    W, exponent = _scaled(exact.to(torch.float64))
+    W, exponent = _scaled(exact)
     outcome = _solve(W, rank, part, seed, tol)
     U, Vt = fix_signs(outcome.solution.U, outcome.solution.Vt)
     scale = 2.0**exponent
@@ -89,6 +91,7 @@ def decompose(
         check=Check(
             method=outcome.method,
             residual=outcome.residual,
+            gap=_gap(outcome.solution, part),
             iterations=outcome.solution.iterations,
             seconds=time.perf_counter() - began,
             fallback=outcome.fallback,
@@ -97,43 +100,49 @@ def decompose(
     )
 
 
-def choose(shape: tuple[int, int], rank: int, part: Part) -> Method:
-    """The method expected to be quickest, from the shape alone; figures above."""
+def choose(shape: tuple[int, int], rank: int, part: Part) -> tuple[Method, ...]:
+    """The methods to try, the one expected to be quickest first, from the shape alone."""
     m, n = shape
     small = min(m, n)
-    if small <= _DENSE_UP_TO:
-        return "dense"
-    if part == "minor":
-        return "inverse" if m == n else "gram"
-    return "gram" if small <= _GRAM_UP_TO or rank * _KRYLOV_SHARE > small else "krylov"
+    if small <= _DENSE_UP_TO or 2 * rank > small:
+        return ("dense",)
+    if small <= _GRAM_UP_TO or rank * _KRYLOV_SHARE > small or (part == "minor" and m != n):
+        return ("gram", "dense")
+    return ("krylov" if part == "principal" else "inverse", "gram", "dense")
 
 
-def _scaled(W: Tensor) -> tuple[Tensor, int]:
-    """W with its largest entry in [1/2, 1), so that squares cannot overflow, and the exponent.
+def _scaled(weight: Tensor) -> tuple[Tensor, int]:
+    """The weight in float64, squares neither overflowing nor vanishing; the exponent taken out.
 
-    A power of two, so that nothing is rounded.
+    A power of two, so that nothing is rounded; weights of usual size stay as they are.
     """
-    low, high = torch.aminmax(W)
-    exponent = int(torch.frexp(torch.maximum(-low, high)).exponent)
+    low, high = torch.aminmax(weight)
+    exponent = int(torch.frexp(torch.maximum(-low, high).double()).exponent)
+    W = weight.to(torch.float64)
+    if abs(exponent) <= _USUAL_EXPONENT:
+        return W, 0
     exponent = max(-1000, min(1000, exponent))
     return W * 2.0**-exponent, exponent
 
 
 def _solve(W: Tensor, rank: int, part: Part, seed: int, tol: float) -> _Outcome:
-    """The chosen method if it meets `tol`, else the full SVD."""
-    if not W.any():
+    """The first method that meets `tol`; the last one, the full SVD, in any case."""
+    if torch.linalg.matrix_norm(W) == 0:  # a fifth of W.any()'s time
         return _Outcome(_zero(W, rank), "dense", 0.0)
-    method = choose((W.shape[0], W.shape[1]), rank, part)
     reason = None
-    if method != "dense":
+    *quick, last = choose((W.shape[0], W.shape[1]), rank, part)
+    for method in quick:
         try:
-            solution, method = _run(method, W, rank, part, seed, tol)
+            solution = _run(method, W, rank, part, seed, tol)
+        except (StalledError, LinAlgError) as failure:
+            reason = f"{method}: {failure}"
+        else:
             error = residual(W, solution.U, solution.S, solution.Vt, solution.sigma_1)
             if error <= tol:
-                return _Outcome(solution, method, error)
+                return _Outcome(solution, method, error, reason)
             reason = f"{method}: residual {error:.1e} above tol {tol:.1e}"
-        except (SingularWeightError, LinAlgError) as failure:
-            reason = f"{method}: {failure}"
+        logger.info("%s part of a %d x %d weight: %s", part, *W.shape, reason)
+    if quick:
         logger.warning(
             "%s part of a %d x %d weight: %s; using the full SVD", part, *W.shape, reason
         )
@@ -143,21 +152,23 @@ def _solve(W: Tensor, rank: int, part: Part, seed: int, tol: float) -> _Outcome:
         logger.warning(
             "full SVD of a %d x %d weight: residual %.1e, tol %.1e", *W.shape, error, tol
         )
-    return _Outcome(solution, "dense", error, reason)
+    return _Outcome(solution, last, error, reason)
 
 
-def _run(
-    method: Method, W: Tensor, rank: int, part: Part, seed: int, tol: float
-) -> tuple[Solution, Method]:
-    """The method's triplets, and the method that gave them in the end."""
+def _run(method: Method, W: Tensor, rank: int, part: Part, seed: int, tol: float) -> Solution:
     if method == "krylov":
-        return principal(W, rank, seed=seed, tol=tol), method
+        return principal(W, rank, seed=seed, tol=tol)
     if method == "inverse":
-        return inverse(W, rank, seed=seed, tol=tol), method
-    found = gram(W, rank, part)
-    if part == "principal" or noise(found) <= tol:
-        return found, method
-    return reduced_inverse(W, rank, seed=seed, tol=tol), "inverse"
+        return inverse(W, rank, seed=seed, tol=tol)
+    return gram(W, rank, part, tol=tol)
+
+
+def _gap(solution: Solution, part: Part) -> float | None:
+    """Distance of the kept sigma to the nearest one left out, relative to sigma_1."""
+    if solution.following is None or not solution.sigma_1 > 0:
+        return None
+    edge = float(solution.S[-1] if part == "principal" else solution.S[0])
+    return abs(edge - solution.following) / solution.sigma_1
 
 
 def _zero(W: Tensor, rank: int) -> Solution:

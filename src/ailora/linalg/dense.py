@@ -21,4 +21,11 @@ def dense(W: Tensor, rank: int, part: Part) -> Solution:
     """
     U, S, Vt = torch.linalg.svd(W, full_matrices=False)
     kept = slice(None, rank) if part == "principal" else slice(S.shape[0] - rank, None)
-    return Solution(U[:, kept], S[kept], Vt[kept], sigma_1=float(S[0]))
+    following = rank if part == "principal" else S.shape[0] - rank - 1
+    return Solution(
+        U[:, kept],
+        S[kept],
+        Vt[kept],
+        sigma_1=float(S[0]),
+        following=float(S[following]) if rank < S.shape[0] else None,
+    )

@@ -1,8 +1,9 @@
-"""Minor part from the inverse, in fp64: square weights, and others through their QR factor.
+"""Minor part of a square weight, from its inverse.
 
 W = U S V^T has the inverse transpose C = W^-T = U S^-1 V^T: the smallest triplets of W are the
 largest of C, with the same u and v. The spectrum's lower end, hopelessly clustered relative to
-sigma_1, is well separated in C. float32 will not do: its LU loses exactly this end.
+sigma_1, is well separated in C. C only has to be good enough for a start and a preconditioner:
+`refine` computes on W itself.
 """
 
 from __future__ import annotations
@@ -10,98 +11,96 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ailora.linalg.gram import gram
-from ailora.linalg.krylov import Operator, block_krylov, estimate_norm, operator
-from ailora.linalg.triplets import Solution
+from ailora.linalg.krylov import (
+    Operator,
+    Ritz,
+    block_krylov,
+    block_width,
+    estimate_norm,
+    operator,
+    start_block,
+)
+from ailora.linalg.refine import refine
+from ailora.linalg.triplets import Solution, StalledError
 
-# The explicit inverse and its eigenvectors take a time that no spectrum changes. On 2 cores,
-# rank 8, against the iteration (Gaussian to sigma_i = 1/i): n = 384: 22 ms against 15 to 128,
-# n = 512: 46 against 20 to 142, n = 768: 112 against 32 to 248, n = 1024: 250 against 53 to 427.
-_EXPLICIT_UP_TO = 512
-_KRYLOV_SHARE = 8  # the basis, some 8 blocks of r vectors, is worth it only below n
-_MARGIN = 0.1  # the subspace's error is the residual divided by the relative gap
-
-
-class SingularWeightError(ArithmeticError):
-    """W is singular: there is no inverse to work with."""
+# 4096 x 4096, one thread: the LU takes 0.87 s in fp32, 1.41 s in fp64. One in fp32 knows the small
+# sigma to cond * eps only; as a preconditioner 10 % are enough.
+_FLOAT32_KNOWS = 0.1
+_FLOAT32_TOL = 1e-5  # of C; what follows in `refine` takes no longer from there
+_KEPT_BLOCKS = 3  # of Ritz vectors, for the start
+_BASIS_BLOCKS = 10  # a lower end so clustered that it takes more is for the Gram matrix
+_SINGULAR, _PIVOT = (
+    1e-14,
+    1e-10,
+)  # a pivot below the one, relative to the largest, becomes the other
 
 
 def inverse(W: Tensor, rank: int, *, seed: int, tol: float) -> Solution:
-    """The `rank` smallest singular triplets of a square W.
+    """The `rank` smallest singular triplets of W.
 
     Args:
         W: (n, n) float64, entries of order 1.
         rank: 1 <= rank <= n.
-        seed: of the start block, used where n is large enough to iterate.
-        tol: see `block_krylov`; it applies to C, whose gaps are those of 1 / sigma.
+        seed: of the start block.
+        tol: see `refine`.
 
     Returns:
         The triplets; `sigma_1` is an estimate from below.
 
     Raises:
-        SingularWeightError: W has an exactly zero pivot.
-        torch.linalg.LinAlgError: the inverse overflows.
+        StalledError: the lower end is so clustered that the Gram matrix is quicker.
     """
-    n = W.shape[0]
-    explicit = n <= _EXPLICIT_UP_TO or rank * _KRYLOV_SHARE > n
-    U, V, blocks = _explicit(W, rank) if explicit else _iterated(W, rank, seed, tol * _MARGIN)
-    # 1 / s would carry the LU's rounding; projecting W itself gives S to eps * sigma_1.
-    P, S, Qt = torch.linalg.svd(U.T @ W @ V)
-    sigma_1 = estimate_norm(operator(W), seed=seed)
-    return Solution(U @ P, S, Qt @ V.T, sigma_1=sigma_1, iterations=blocks)
+    low = W.float()
+    sigma_1 = estimate_norm(low, seed=seed)
+    C = inverse_map(low)
+    ritz = _largest(C, low, rank, seed)
+    if not float(ritz.S[0]) * sigma_1 * torch.finfo(low.dtype).eps < _FLOAT32_KNOWS:
+        C = inverse_map(W)
+        ritz = _largest(C, W, rank, seed)
+    if not ritz.converged:
+        raise StalledError(f"residual {ritz.error:.1e} after {ritz.blocks} blocks")
+    found = refine(operator(W), ritz.V, rank, "minor", tol=tol, sigma_1=sigma_1, inverse=lambda: C)
+    blocks = ritz.blocks + found.steps
+    return Solution(found.U.T, found.S, found.V, sigma_1, blocks, found.following)
 
 
-def reduced_inverse(W: Tensor, rank: int, *, seed: int, tol: float) -> Solution:
-    """The `rank` smallest singular triplets of a rectangular W, from its triangular QR factor.
-
-    Slower than the Gram matrix (1024 x 4096: 0.67 against 0.38 s) but exact where that squares a
-    large condition number away.
-
-    Args:
-        W: (m, n) float64, entries of order 1.
-        rank: 1 <= rank <= min(m, n).
-        seed: see `inverse`.
-        tol: see `inverse`.
-
-    Returns:
-        As `inverse`.
-
-    Raises:
-        SingularWeightError: W has dependent rows (if wide) or columns (if tall).
-        torch.linalg.LinAlgError: the inverse overflows.
-    """
-    wide = W.shape[0] < W.shape[1]
-    Q, R = torch.linalg.qr(W.T if wide else W)
-    found = inverse(R, rank, seed=seed, tol=tol)
-    long, short = Q @ found.U, found.Vt.T
-    U, V = (short, long) if wide else (long, short)
-    return found._replace(U=U, Vt=V.T)
-
-
-def _explicit(W: Tensor, rank: int) -> tuple[Tensor, Tensor, int]:
-    """U and V (n, r) from the inverse matrix and its Gram matrix."""
-    C, info = torch.linalg.inv_ex(W)
-    _require_regular(int(info), W)
-    C = C.T / C.abs().max()
-    solution = gram(C, rank, "principal")
-    return solution.U, solution.Vt.T, 0
-
-
-def _iterated(W: Tensor, rank: int, seed: int, tol: float) -> tuple[Tensor, Tensor, int]:
-    """U and V (n, r) by block Krylov, one LU and two triangular solves a block."""
-    # LAPACK wants columns: W.T of a row-major W is that already, W would be transposed in a copy.
-    LU, pivots, info = torch.linalg.lu_factor_ex(W.T)
-    _require_regular(int(info), W)
-    op = Operator(
-        lambda X: torch.linalg.lu_solve(LU, pivots, X),
-        lambda Y: torch.linalg.lu_solve(LU, pivots, Y, adjoint=True),
-        (W.shape[0], W.shape[1]),
-        W.device,
+def _largest(C: Operator, like: Tensor, rank: int, seed: int) -> Ritz:
+    """Approximate triplets of C, by block Krylov in the arithmetic of `like`."""
+    width = block_width(rank, like.shape[0])
+    return block_krylov(
+        C,
+        start_block(width, like, seed=seed),
+        rank,
+        keep=_KEPT_BLOCKS * width,
+        tol=_FLOAT32_TOL,
+        basis=_BASIS_BLOCKS * width,
     )
-    ritz = block_krylov(op, rank, seed=seed, tol=tol)
-    return ritz.U, ritz.V, ritz.blocks
 
 
-def _require_regular(info: int, W: Tensor) -> None:
-    if info != 0:
-        raise SingularWeightError(f"LU pivot {info} of {W.shape[0]} is zero")
+def inverse_map(W: Tensor) -> Operator:
+    """C = W^-T in the arithmetic of W (m, n), m >= n, for blocks of any floating dtype.
+
+    Of W a triangular or square factor is decomposed once, by an LU with a guard: where W is
+    singular, C is the inverse of a matrix close by.
+    """
+    m, n = W.shape
+    if m == n:
+        return _lu_map(W)
+    Q, R = torch.linalg.qr(W)
+    C = _lu_map(R)
+    return Operator(lambda X: C.forward(X) @ Q.T, lambda Y: C.adjoint(Y @ Q), (m, n))
+
+
+def _lu_map(W: Tensor) -> Operator:
+    # LAPACK wants columns: W.T of a row-major W is that already, W would be transposed in a copy.
+    LU, pivots, _ = torch.linalg.lu_factor_ex(W.T)
+    # As in inverse iteration with an exact eigenvalue, a tiny pivot does not harm the direction.
+    diagonal = LU.diagonal()
+    largest = diagonal.abs().max()
+    diagonal[diagonal.abs() <= _SINGULAR * largest] = _PIVOT * largest
+
+    def solve(X: Tensor, adjoint: bool) -> Tensor:
+        solution: Tensor = torch.linalg.lu_solve(LU, pivots, X.T.to(LU.dtype), adjoint=adjoint)
+        return solution.T.to(X.dtype)
+
+    return Operator(lambda X: solve(X, False), lambda Y: solve(Y, True), (W.shape[0], W.shape[1]))

@@ -18,14 +18,18 @@ class Check:
     """How a decomposition was found and how good it is.
 
     Attributes:
-        method: "krylov" (block Krylov on W), "inverse" (block Krylov on the inverse), "gram"
+        method: "krylov" (block Krylov on W), "inverse" (from the inverse), "gram"
             (eigenvectors of the smaller Gram matrix) or "dense" (full SVD).
         residual: the largest of ``||W v - sigma u||`` and ``||W^T u - sigma v||`` over all
             triplets, divided by sigma_1, and of the deviation of U and V from orthonormality. For
             "inverse" sigma_1 is an estimate from below, which only makes the figure larger.
         iterations: blocks applied; 0 for the direct methods.
         seconds: wall-clock time of the whole decomposition, a discarded attempt included.
-        fallback: why the dense SVD had to replace the method chosen first, or None.
+        fallback: why the method chosen first was replaced by another, or None.
+        gap: distance of the kept singular values to the nearest one left out, relative to sigma_1;
+            None if all are kept. The kept subspaces are right to about residual / gap (Davis and
+            Kahan); at no gap any choice is as good. An iterative method knows the neighbour less
+            well than the triplets it was asked for.
     """
 
     method: Method
@@ -33,6 +37,7 @@ class Check:
     iterations: int
     seconds: float
     fallback: str | None = None
+    gap: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +75,23 @@ class Triplets:
         return int(self.S.le(self.dead_below).sum())
 
 
+class StalledError(ArithmeticError):
+    """An iterative method that another is quicker than."""
+
+
 class Solution(NamedTuple):
-    """What a solver returns: U (m, r), S (r,) descending, Vt (r, n), all float64."""
+    """What a solver returns: U (m, r), S (r,) descending, Vt (r, n), all float64.
+
+    `sigma_1` is W's largest singular value, or an estimate; `following` the singular value next to
+    the kept ones, None where all are kept or it is not known.
+    """
 
     U: Tensor
     S: Tensor
     Vt: Tensor
     sigma_1: float
     iterations: int = 0
+    following: float | None = None
 
 
 def fix_signs(U: Tensor, Vt: Tensor) -> tuple[Tensor, Tensor]:

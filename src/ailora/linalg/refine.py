@@ -1,0 +1,175 @@
+"""Last digits in fp64: triplets of W from approximate ones, by a block Davidson iteration.
+
+Davidson (1975); the blocks that extend the basis are the residuals ``W^T u - sigma v`` of W itself,
+computed in fp64, so however inexact the start and the preconditioner are, only the number of steps
+suffers. Without a preconditioner this is block Krylov's space; with (W^T W)^-1, even one from an
+fp32 LU, it is that of inverse iteration.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ailora.linalg.krylov import Operator, orthonormalise
+from ailora.linalg.triplets import Part
+
+_MAX_STEPS = 40
+_FLOOR = 5e-15  # residual relative to sigma_1, about what fp64 reaches
+_DEAD = 1e-10  # sigma relative to sigma_1 below which the image W v says little about u
+# The basis holds the start, or twice the rank after a restart, and as much again; at small ranks
+# more, as the SVD of T costs nothing there.
+_BASIS_BLOCKS, _BASIS_COLUMNS = 2, 160
+_SLOW, _PATIENCE = 0.75, 4  # give up after so many steps that left more than this share of it
+
+
+class Refined(NamedTuple):
+    """Triplets U (r, m), S (r,) descending, V (r, n), float64, and how they were got.
+
+    `following` is the next sigma inwards, None if not known; `converged` whether `tol` was met.
+    """
+
+    U: Tensor
+    S: Tensor
+    V: Tensor
+    following: float | None
+    steps: int
+    converged: bool
+
+
+def refine(
+    op: Operator,
+    V: Tensor,
+    rank: int,
+    part: Part,
+    *,
+    tol: float,
+    sigma_1: float,
+    inverse: Callable[[], Operator] | None = None,
+) -> Refined:
+    """`rank` triplets from one end of W's spectrum.
+
+    Stops once ``||W^T u - sigma v|| <= tol * sigma`` for the kept sigma furthest inside the
+    spectrum (W v = sigma u holds by construction), at fp64's floor, or when it no longer falls.
+
+    Args:
+        op: W (m, n) in float64, m >= n.
+        V: (k, n) float64, k >= rank: approximate right vectors, the wanted end first.
+        rank: number of triplets r.
+        part: which end.
+        tol: see above.
+        sigma_1: largest singular value of W, for the floor.
+        inverse: gives C, some approximation of W^-T, for C^T C as the preconditioner; asked for
+            only if a step has to be taken.
+
+    Returns:
+        The triplets. Nothing is raised when the residual stays above `tol`.
+    """
+    basis = _Basis(op, V)
+    limit = V.shape[0] + max(_BASIS_BLOCKS * rank, _BASIS_COLUMNS)
+    progress, C = _Progress(), None
+    while True:
+        found = basis.ritz(part)
+        R = op.adjoint(found.U[:rank]) - found.S[:rank, None] * found.V[:rank]
+        size = torch.linalg.vector_norm(R, dim=1)
+        target = max(tol * _scale(found.S[:rank], sigma_1), _FLOOR * sigma_1)
+        room = op.shape[1] - basis.size
+        if progress.over(found, float(size.max()), target) or not room:
+            break
+        if inverse and C is None:
+            C = inverse()
+            if float(found.S[:rank].min()) <= _DEAD * sigma_1:
+                basis = _Basis(op, found.V, C, _DEAD * sigma_1)
+                continue
+        wanted = size > target
+        R = R[wanted] / size[wanted, None]
+        if basis.size + R.shape[0] > limit:
+            basis.keep(found, V.shape[0])
+        basis.extend((C.adjoint(C.forward(R)) if C else R)[:room], C, _DEAD * sigma_1)
+    best = progress.best
+    following = float(best.S[rank]) if best.S.shape[0] > rank else None
+    U, S, V = (X[:rank] if part == "principal" else X[:rank].flip(0) for X in best)
+    return Refined(U, S, V, following, progress.steps, progress.error <= target)
+
+
+def _scale(S: Tensor, sigma_1: float) -> float:
+    """What residuals are measured by: the kept sigma furthest inside, unless that is dead."""
+    edge = float(S.max())
+    return edge if edge > _DEAD * sigma_1 else sigma_1 / 10
+
+
+class _Triplets(NamedTuple):
+    U: Tensor  # (k, m)
+    S: Tensor  # (k,)
+    V: Tensor  # (k, n)
+
+
+class _Progress:
+    """When to stop, and with what."""
+
+    best: _Triplets
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.error = math.inf
+        self._slow = 0
+
+    def over(self, found: _Triplets, error: float, target: float) -> bool:
+        """Take note of a residual: is it small enough, or no longer falling?"""
+        self._slow = self._slow + 1 if error > _SLOW * self.error else 0
+        if error < self.error or math.isnan(error):
+            self.best, self.error = found, error
+        if not error > target or self._slow >= _PATIENCE or self.steps >= _MAX_STEPS:
+            return True
+        self.steps += 1
+        return False
+
+
+class _Basis:
+    """Orthonormal rows Q (k, n) and their image under W, Q W^T = T^T P (P: k x m, T: k x k)."""
+
+    def __init__(
+        self, op: Operator, V: Tensor, C: Operator | None = None, dead: float = 0.0
+    ) -> None:
+        self._op = op
+        self._Q = V[:0]
+        self._P = V.new_zeros(0, op.shape[0])
+        self._T = V.new_zeros(0, 0)
+        self.extend(V, C, dead)
+
+    @property
+    def size(self) -> int:
+        """Rows of Q."""
+        return self._Q.shape[0]
+
+    def extend(self, block: Tensor, C: Operator | None = None, dead: float = 0.0) -> None:
+        """More rows, made orthonormal to those there are.
+
+        Where v's image is no larger than `dead`, it does not tell u; inverse iteration does.
+        """
+        new = orthonormalise(block, self._Q)
+        image = self._op.forward(new)
+        directions = image
+        silent = torch.linalg.vector_norm(image, dim=1) <= dead
+        if C and bool(silent.any()):
+            directions = image.clone()
+            directions[silent] = C.forward(C.adjoint(C.forward(new[silent])))
+        self._P = torch.cat([self._P, orthonormalise(directions, self._P)])
+        self._Q = torch.cat([self._Q, new])
+        T = torch.nn.functional.pad(self._T, (0, 0, 0, new.shape[0]))
+        self._T = torch.cat([T, self._P @ image.T], dim=1)
+
+    def ritz(self, part: Part) -> _Triplets:
+        """All triplets of W restricted to Q, the wanted end first."""
+        X, S, Yt = torch.linalg.svd(self._T)
+        if part == "minor":
+            X, S, Yt = X.flip(1), S.flip(0), Yt.flip(0)
+        return _Triplets(X.T @ self._P, S, Yt @ self._Q)
+
+    def keep(self, found: _Triplets, count: int) -> None:
+        """Shrink to the first `count` of the triplets."""
+        self._P, self._Q, self._T = found.U[:count], found.V[:count], torch.diag(found.S[:count])
