@@ -49,6 +49,9 @@ def test_a_smaller_rank_is_a_slice_that_is_right(part: Part, computed: Computed)
     kept = slice(0, 4) if part == "principal" else slice(12, 16)
     assert torch.equal(small.S, whole.S[kept])
     judge(W, small.U, small.S, small.Vt, part, values=1e-8, vectors=1e-7)
+    S = scipy.linalg.svdvals(W.double().numpy())
+    gap = float((S[3] - S[4]) / S[0]) if part == "principal" else None
+    assert small.check.gap == (gap if gap is None else pytest.approx(gap, rel=1e-6))
     assert small.U.is_contiguous()
     assert small.Vt.is_contiguous()
     # Negative control: the other end of the entry would not pass for the part asked for.

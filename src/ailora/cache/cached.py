@@ -106,7 +106,15 @@ def _slice(whole: Triplets, rank: int) -> Triplets:
         U=whole.U[:, kept].contiguous(),
         S=whole.S[kept].clone(),
         Vt=whole.Vt[kept].clone(),
+        check=replace(whole.check, gap=_gap(whole, rank)),
     )
+
+
+def _gap(whole: Triplets, rank: int) -> float | None:
+    """`Check.gap` of a slice; sigma_1, which it is relative to, is only among a principal part."""
+    if whole.part == "minor" or not whole.S[0] > 0:
+        return None
+    return float((whole.S[rank - 1] - whole.S[rank]) / whole.S[0])
 
 
 def _moved(triplets: Triplets, device: torch.device) -> Triplets:

@@ -37,7 +37,7 @@ def key_of(weight: Tensor, part: Part, *, seed: int, tol: float) -> str:
     """
     asked = {
         "format": _FORMAT,
-        "solver": getattr(linalg, "SOLVER_VERSION", 1),
+        "solver": linalg.SOLVER_VERSION,
         "fields": [field.name for kind in (Triplets, Check) for field in fields(kind)],
         "dtype": str(weight.dtype),
         "shape": list(weight.shape),
