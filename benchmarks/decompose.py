@@ -12,19 +12,19 @@ float64; torch's functions get it in float32, as they would be used.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from machine import machine
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from ailora.files import write_json
 from ailora.linalg import decompose, subspace_distance
 
 Result = dict[str, float | int | str]
@@ -88,21 +88,7 @@ def measure(m: int, n: int, rank: int, part: str, repeats: int) -> list[Result]:
     ]
 
 
-def machine() -> dict[str, str | int | None]:
-    """What the figures were measured on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "")
-    return {
-        "cpu": model or platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def show(rows: list[Result], about: dict[str, str | int | None]) -> None:
+def show(rows: list[Result], about: dict[str, Any]) -> None:
     """The table on the terminal."""
     table = Table(
         title=", ".join(f"{k} {v}" for k, v in about.items()),
@@ -149,9 +135,7 @@ def main() -> None:
     about = machine()
     show(rows, about)
     if options.out:
-        partial = options.out.with_name(options.out.name + ".partial")
-        partial.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
-        partial.replace(options.out)
+        write_json(options.out, {"machine": about, "rows": rows})
 
 
 if __name__ == "__main__":

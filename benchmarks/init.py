@@ -14,8 +14,7 @@ its own. Times are medians of rounds, all methods in turn in one process.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ from typing import Any
 import measure
 import memory
 import models
-import torch
 from contenders import BASELINE
+from machine import machine
 from matrices import SPECTRA, encoder_weights, weight
 from rich.console import Console
 from rich.table import Table
@@ -35,20 +34,6 @@ Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results" / "init.json"
 QUICK = ["384x384", "768x768", "1024x1024", "2048x2048"]
 FULL = [*QUICK, "4096x4096", "1024x4096", "512x3584", "11008x4096"]
-
-
-def machine() -> Row:
-    """What the figures were measured on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "")
-    return {
-        "cpu": model or platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def rounds_for(shape: tuple[int, int], asked: int | None) -> int:
@@ -190,7 +175,7 @@ def main() -> None:
     given = options()
     measure.warm_up()
     about = machine()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 110)  # the tables need that much
     console.print(", ".join(f"{k} {v}" for k, v in about.items()))
     results: dict[str, Any] = {"machine": about}
     if given.shapes:
