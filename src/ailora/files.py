@@ -6,6 +6,7 @@ The bottom layer: standard library only.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -13,11 +14,20 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ailora.errors import UserError
 
-__all__ = ["append_line", "cache_dir", "cache_path", "sha256_of", "write_atomic", "write_json"]
+__all__ = [
+    "append_line",
+    "cache_dir",
+    "cache_path",
+    "sha256_of",
+    "unwritable",
+    "write_atomic",
+    "write_json",
+    "written_whole",
+]
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -29,21 +39,43 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     Raises:
         UserError: The folder cannot be made or written, or the disk is full.
     """
-    content = data.encode("utf-8") if isinstance(data, str) else data
-    with _named_folder_in_errors(path):
+    with written_whole(path) as stream:
+        stream.write(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A stream to a temporary file that becomes ``path`` when it is whole and on disk.
+
+    For content that is not in memory at once; else as ``write_atomic``.
+
+    Raises:
+        UserError: The folder cannot be made or written, or the disk is full.
+    """
+    temporary = None
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(name).chmod(_file_mode())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(_file_mode())
+        temporary.replace(path)
         _sync_folder(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """What to tell someone whose ``path`` cannot be written: free space, or another folder."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = "free some space and run it again" if full else "choose a folder you can write to"
+    return UserError(f"cannot write {path}: {error.strerror or error}; {advice}")
 
 
 def write_json(path: Path, obj: Any) -> None:
@@ -71,12 +103,14 @@ def append_line(path: Path, line: str) -> None:
     """
     if "\n" in line or "\r" in line:
         raise ValueError(f"append_line writes one line, got {line!r}")
-    with _named_folder_in_errors(path):
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as stream:
             stream.write(line.encode("utf-8") + b"\n")
             stream.flush()
             os.fsync(stream.fileno())
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def sha256_of(path: Path) -> str:
@@ -135,17 +169,6 @@ def _home() -> Path:
     except RuntimeError as error:
         raise UserError(
             "no home folder to keep the cache in; set AILORA_CACHE to a folder you can write to"
-        ) from error
-
-
-@contextlib.contextmanager
-def _named_folder_in_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"cannot write {path}: {reason}; choose a folder you can write to"
         ) from error
 
 

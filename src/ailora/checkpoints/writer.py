@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +18,7 @@ from ailora.checkpoints.change import NewTensor
 from ailora.checkpoints.header import NAMES, Entry, Header, header_bytes
 from ailora.checkpoints.source import opened
 from ailora.errors import UserError
+from ailora.files import unwritable, written_whole
 
 OnBytes = Callable[[int], None]
 
@@ -77,31 +76,6 @@ def new_entries(source: Header, new: Mapping[str, NewTensor]) -> list[Entry]:
 
 
 @contextmanager
-def written_whole(target: Path) -> Iterator[BinaryIO]:
-    """A stream to a temporary file that becomes ``target`` when it is whole and on disk.
-
-    Raises:
-        UserError: The folder cannot be made or written, or the disk is full.
-    """
-    temporary = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(target)
-    except OSError as error:
-        raise _unwritable(target, error) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes ``folder`` when it is complete; an older one is replaced.
 
@@ -119,7 +93,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(folder)
         temporary.replace(folder)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
     except SafetensorError as error:  # its writer hides the system's error in words
         raise UserError(
             f"cannot write {folder}: {error}; free some space and run it again"
@@ -127,12 +101,6 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _unwritable(target: Path, error: OSError) -> UserError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    advice = "free some space and run it again" if full else "choose a folder you can write to"
-    return UserError(f"cannot write {target}: {error.strerror or error}; {advice}")
 
 
 def _retyped(entry: Entry, new: NewTensor | None) -> Entry:
