@@ -24,6 +24,15 @@ class Ended:
     err: str
 
 
+def check_refused(ended: Ended, words: str) -> None:
+    """Bad input ends in exit code 2 and one whole line that has these words."""
+    assert ended.code == 2
+    assert ended.err.startswith("ailora: ")
+    assert ended.err.endswith("\n")
+    assert ended.err.count("\n") == 1
+    assert words in ended.err
+
+
 Call = Callable[[str], Ended]
 
 

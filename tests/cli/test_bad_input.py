@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Call
+from tests.cli.conftest import Call, check_refused
 from tests.conftest import write_csv
 
 # The options, and words that the one line must have. {data} is a folder of files, {model} a model.
@@ -101,11 +101,7 @@ def test_bad_input_ends_in_one_line_and_leaves_nothing(
 ) -> None:
     before = listing(data), listing(tmp_path)
     ended = call(line.format(data=data, model=tiny_model))
-    assert ended.code == 2
-    assert ended.err.startswith("ailora: ")
-    assert ended.err.endswith("\n")
-    assert ended.err.count("\n") == 1
-    assert words in ended.err
+    check_refused(ended, words)
     assert ended.out == ""
     assert (listing(data), listing(tmp_path)) == before
 
@@ -113,10 +109,7 @@ def test_bad_input_ends_in_one_line_and_leaves_nothing(
 @pytest.mark.parametrize("name", ["./nowhere", "nobody/none"])
 def test_inspecting_a_model_that_is_not_there_ends_in_one_line(name: str, call: Call) -> None:
     ended = call(f"inspect {name}")
-    assert ended.code == 2
-    assert ended.err.startswith("ailora: ")
-    assert name in ended.err
-    assert ended.err.count("\n") == 1
+    check_refused(ended, name)
 
 
 def test_a_shell_sees_the_same(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints.models import files, saved
-from tests.cli.conftest import Call
+from tests.cli.conftest import Call, check_refused
 from tests.offline.models import stock_adapter
 
 
@@ -61,10 +61,7 @@ def test_bad_input_ends_in_one_line_and_changes_nothing(
     model = saved(tmp_path / "model")
     before = files(tmp_path)
     ended = call(f"export {adapter} --out out {options.format(adapter=adapter, model=model)}")
-    assert ended.code == 2
-    assert ended.err.startswith("ailora: ")
-    assert ended.err.count("\n") == 1
-    assert words in ended.err
+    check_refused(ended, words)
     assert files(tmp_path) == before
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints.models import files, saved
-from tests.cli.conftest import Call
+from tests.cli.conftest import Call, check_refused
 
 
 @pytest.fixture
@@ -57,10 +57,7 @@ def test_bad_input_ends_in_one_line_and_changes_nothing(
 ) -> None:
     before = files(tmp_path)
     ended = call(f"init {model} --out start {options.format(model=model)}")
-    assert ended.code == 2
-    assert ended.err.startswith("ailora: ")
-    assert ended.err.count("\n") == 1
-    assert words in ended.err
+    check_refused(ended, words)
     assert files(tmp_path) == before
     assert not Path("start").exists()
 
