@@ -101,7 +101,7 @@ def check_fits(
                 f"{shape}; load it into the model it was made for"
             )
     projections = projections_of(model, saved.config)
-    spectral = {p.key for p in projections if saved.config.roles[p.role].init != "gaussian"}
+    spectral = {p.key for p in projections if saved.config.roles[p.role].spectral}
     odd = spectral.symmetric_difference(saved.anchors)
     odd |= {projection.name for projection in projections} - set(factors)
     if odd:

@@ -39,6 +39,11 @@ class Role:
     lr_ratio: float = 1.0
     modules: Sequence[str] | None = None
 
+    @property
+    def spectral(self) -> bool:
+        """Whether the factors start as a part of the weight."""
+        return self.init != "gaussian"
+
     def __post_init__(self) -> None:
         _one_of("Role.init", self.init, get_args(Init))
         if self.r is not None:
@@ -126,6 +131,14 @@ class AILoRAConfig:
     def rank_of(self, role: RoleName) -> int:
         """Rank of one role's factors."""
         return self.roles[role].r or self.r
+
+    def is_anchored(self, role: RoleName) -> bool:
+        """Whether one role's factors are an anchor and differences rather than plain ones."""
+        return self.base == "anchored" and self.roles[role].spectral
+
+    def stock_rank_of(self, role: RoleName) -> int:
+        """Rank that one role's factors have for PEFT: 2r if they are anchored."""
+        return self.rank_of(role) * (2 if self.is_anchored(role) else 1)
 
     def scaling_of(self, role: RoleName) -> float:
         """Scale of one role's update: alpha / r, or alpha / sqrt(r) with rsLoRA."""

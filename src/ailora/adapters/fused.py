@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ailora.adapters.factors import Factor, fill, whole
-from ailora.roles import Rows
+from ailora.roles import Rows, row_index
 
 
 class PlainFactor(Factor):
@@ -108,8 +108,8 @@ class FusedB(FusedFactor):
         self.out_features = out_features
         device = next(self.parameters()).device
         for role, blocks in rows.items():
-            index = torch.cat([torch.arange(start, stop) for start, stop in blocks])
-            self.register_buffer(f"rows_{role}", index.to(device), persistent=False)
+            index = row_index(blocks).to(device)
+            self.register_buffer(f"rows_{role}", index, persistent=False)
 
     @property
     def weight(self) -> Tensor:

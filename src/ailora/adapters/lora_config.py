@@ -26,7 +26,9 @@ def lora_config(
     PEFT's scale as it is; a fused layer has the sum of its roles' ranks.
     """
     layers = by_layer(starts)
-    ranks = {name: sum(stock_rank(start, config) for start in roles) for name, roles in layers}
+    ranks = {
+        name: sum(config.stock_rank_of(start.role) for start in roles) for name, roles in layers
+    }
     alphas = {
         name: _plain(roles[0].scaling * (math.sqrt(rank) if config.use_rslora else rank))
         for (name, roles), rank in zip(layers, ranks.values(), strict=True)
@@ -55,11 +57,6 @@ def by_layer(starts: Sequence[Start]) -> list[tuple[str, list[Start]]]:
     for start in starts:
         layers.setdefault(start.name, []).append(start)
     return list(layers.items())
-
-
-def stock_rank(start: Start, config: AILoRAConfig) -> int:
-    """Rank that one role's factors have for PEFT: 2r if they are anchored."""
-    return start.rank * 2 if config.base == "anchored" and start.spectral else start.rank
 
 
 def _plain(alpha: float) -> int | float:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ailora.adapters.config import AILoRAConfig
 from ailora.adapters.reading import SavedStart, StockFactors
-from ailora.adapters.starts import Start, stored_scaling
+from ailora.adapters.starts import Start, group_ratio, stored_scaling
 from ailora.errors import UserError
-from ailora.roles import Projection
+from ailora.roles import Projection, take_rows
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,7 @@ def saved_starts(roles: Sequence[SavedRole], saved: SavedStart) -> list[Start]:
 def _cut(
     name: str, roles: Sequence[Projection], config: AILoRAConfig, factors: StockFactors | None
 ) -> Iterator[SavedRole]:
-    anchored = [
-        config.base == "anchored" and config.roles[role.role].init != "gaussian" for role in roles
-    ]
-    ranks = [
-        config.rank_of(role.role) * (2 if twice else 1)
-        for role, twice in zip(roles, anchored, strict=True)
-    ]
+    ranks = [config.stock_rank_of(role.role) for role in roles]
     if factors is None or factors.A.shape[0] != sum(ranks):
         found = "nothing" if factors is None else f"rank {factors.A.shape[0]}"
         raise UserError(
@@ -66,22 +60,21 @@ def _cut(
         )
     first = stored_scaling(config, roles[0].role)
     pieces = zip(torch.split(factors.A, ranks), torch.split(factors.B, ranks, dim=1), strict=True)
-    for role, twice, (A, B) in zip(roles, anchored, pieces, strict=True):
+    for role, (A, B) in zip(roles, pieces, strict=True):
         if role.rows is not None:
-            B = torch.cat([B[start:stop] for start, stop in role.rows])
+            B = take_rows(B, role.rows)
             B = B / (stored_scaling(config, role.role) / first)
-        yield SavedRole(role, A, B, twice)
+        yield SavedRole(role, A, B, config.is_anchored(role.role))
 
 
 def _start(role: SavedRole, saved: SavedStart) -> Start:
     name, config = role.projection.role, saved.config
-    init = config.roles[name]
     rank = config.rank_of(name)
     return Start(
         projection=role.projection,
-        spectral=init.init != "gaussian",
+        spectral=config.roles[name].spectral,
         A=saved.anchors[role.projection.key]["A"] if role.anchored else role.A,
         B=role.B[:, rank:] if role.anchored else role.B,
         scaling=stored_scaling(config, name),
-        lr_ratio=init.lr_ratio if config.lr_mode == "groups" else 1.0,
+        lr_ratio=group_ratio(config, name),
     )

@@ -85,7 +85,7 @@ def restore(model: PeftModel, adapter: str, name: str, A: Tensor, B: Tensor) -> 
     layer = lora_layer(model, name)
     for module, weight in ((layer.lora_A[adapter], A), (layer.lora_B[adapter], B)):
         if isinstance(module, Factor):
-            module.restore(weight.to(module.weight))
+            module.restore(weight.to(next(module.parameters())))
         else:
             module.weight.copy_(weight)
 

@@ -92,6 +92,11 @@ def stored_scaling(config: AILoRAConfig, role: RoleName) -> float:
     return config.scaling_of(role) * _baked(config, role) ** 2
 
 
+def group_ratio(config: AILoRAConfig, role: RoleName) -> float:
+    """What is left of a role's rate ratio for parameter groups: 1 where it is baked in."""
+    return config.roles[role].lr_ratio / _baked(config, role)
+
+
 def projections_of(model: nn.Module, config: AILoRAConfig) -> list[Projection]:
     """The projections that the config adapts, in the model's order.
 
@@ -141,7 +146,7 @@ def _start(projection: Projection, config: AILoRAConfig) -> Start:
         A=A / baked,
         B=B / baked,
         scaling=stored_scaling(config, projection.role),
-        lr_ratio=role.lr_ratio / baked,
+        lr_ratio=group_ratio(config, projection.role),
         dead=triplets.dead if triplets else 0,
         check=triplets.check if triplets else None,
     )

@@ -29,10 +29,8 @@ _FLOAT32_KNOWS = 0.1
 _FLOAT32_TOL = 1e-5  # of C; what follows in `refine` takes no longer from there
 _KEPT_BLOCKS = 3  # of Ritz vectors, for the start
 _BASIS_BLOCKS = 10  # a lower end so clustered that it takes more is for the Gram matrix
-_SINGULAR, _PIVOT = (
-    1e-14,
-    1e-10,
-)  # a pivot below the one, relative to the largest, becomes the other
+# A pivot below the one, relative to the largest, becomes the other.
+_SINGULAR, _PIVOT = 1e-14, 1e-10
 
 
 def inverse(W: Tensor, rank: int, *, seed: int, tol: float) -> Solution:

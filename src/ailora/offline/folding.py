@@ -16,6 +16,7 @@ from ailora.checkpoints.change import Added, LowRank, rounding_loss
 from ailora.checkpoints.header import FLOATS, Header
 from ailora.checkpoints.source import opened
 from ailora.checkpoints.stream import NewShard, float_name
+from ailora.roles import put_rows
 
 logger = logging.getLogger(__name__)
 
@@ -112,9 +113,7 @@ def _on_rows(start: Start, structure: Structure) -> Tensor:
     if rows is None:
         return B
     shape = structure.model.get_parameter(f"{start.name}.weight").shape
-    whole = B.new_zeros(shape[1 if structure.is_transposed(start.name) else 0], B.shape[1])
-    index = torch.cat([torch.arange(first, stop) for first, stop in rows])
-    return whole.index_copy_(0, index, B)
+    return put_rows(B, rows, shape[1 if structure.is_transposed(start.name) else 0])
 
 
 def report_loss(folded: Sequence[Folded]) -> None:

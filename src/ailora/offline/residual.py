@@ -25,6 +25,7 @@ from ailora.checkpoints.source import START_FOLDER, model_folder, origin_of
 from ailora.checkpoints.structure import build_model
 from ailora.errors import UserError
 from ailora.offline.stock import StockAdapter, Update, read_adapter
+from ailora.roles import put_rows
 
 
 def is_residual(adapter: StockAdapter) -> bool:
@@ -101,9 +102,7 @@ def _fused_updates(adapter: StockAdapter, saved: SavedStart) -> dict[str, Update
             continue
         B = anchor["B"].double() * stored_scaling(saved.config, projection.role)
         if projection.rows is not None:
-            whole = B.new_zeros(adapter.updates[projection.name].shape[0], B.shape[1])
-            index = torch.cat([torch.arange(first, stop) for first, stop in projection.rows])
-            B = whole.index_copy_(0, index, B)
+            B = put_rows(B, projection.rows, adapter.updates[projection.name].shape[0])
         parts.setdefault(projection.name, []).append((anchor["A"].double(), B))
     return {
         name: Update(

@@ -103,7 +103,7 @@ def starts_of(
     return [
         Start(
             projection=projection,
-            spectral=config.roles[projection.role].init != "gaussian",
+            spectral=config.roles[projection.role].spectral,
             A=factors[f"{projection.key}.A"],
             B=factors[f"{projection.key}.B"],
             scaling=stored_scaling(config, projection.role),

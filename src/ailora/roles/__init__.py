@@ -2,7 +2,14 @@
 
 from ailora.roles.find import find_projections
 from ailora.roles.inspection import Inspection, ProjectionInfo, inspect
-from ailora.roles.projection import Projection, RoleName, Rows
+from ailora.roles.projection import (
+    Projection,
+    RoleName,
+    Rows,
+    put_rows,
+    row_index,
+    take_rows,
+)
 from ailora.roles.walk import unwrapped
 
 __all__ = [
@@ -13,5 +20,8 @@ __all__ = [
     "Rows",
     "find_projections",
     "inspect",
+    "put_rows",
+    "row_index",
+    "take_rows",
     "unwrapped",
 ]

@@ -64,7 +64,7 @@ class Projection:
     def weight(self) -> Tensor:
         """This role's part of W, (m, n), detached; a copy only where rows or storage need one."""
         W = matrix_of(self.module)
-        return W if self.rows is None else torch.cat([W[start:stop] for start, stop in self.rows])
+        return W if self.rows is None else take_rows(W, self.rows)
 
     def set_weight(self, weight: Tensor) -> None:
         """Write this role's part (m, n) into the layer, rounded to its dtype; no other row moves.
@@ -76,3 +76,19 @@ class Projection:
         for start, stop in self.rows or ((0, W.shape[0]),):
             W[start:stop] = weight[done : done + stop - start]
             done += stop - start
+
+
+def take_rows(whole: Tensor, rows: Rows) -> Tensor:
+    """The rows of `whole` (M, k) that are in these blocks, (m, k)."""
+    return torch.cat([whole[start:stop] for start, stop in rows])
+
+
+def put_rows(part: Tensor, rows: Rows, height: int) -> Tensor:
+    """The reverse of `take_rows`: (m, k) on these rows of a matrix (height, k), zero elsewhere."""
+    whole = part.new_zeros(height, part.shape[1])
+    return whole.index_copy(0, row_index(rows).to(part.device), part)
+
+
+def row_index(rows: Rows) -> Tensor:
+    """Indices of the rows in these blocks, (m,) int64."""
+    return torch.cat([torch.arange(start, stop) for start, stop in rows])
