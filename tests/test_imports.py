@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "cache": FOUNDATION | {"linalg"},
     "roles": {"errors", "linalg"},
     "adapters": FOUNDATION | {"linalg", "cache", "roles"},
-    "checkpoints": METHOD,
+    "checkpoints": FOUNDATION,
     "offline": METHOD | {"checkpoints"},
     "demo": FOUNDATION,
     "tasks": FOUNDATION | {"demo"},
