@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 from transformers import Trainer
 
 from ailora.tasks import TextTask
-from ailora.training import RunConfig, run, train
+from ailora.training import RunConfig, train
 from ailora.training.folder import RunFolder
+from ailora.training.kinds import Scored
+from ailora.training.kinds.classification import Classification
 
 Break = Callable[[pytest.MonkeyPatch], None]
 
@@ -83,18 +86,18 @@ def in_the_final_evaluation(patch: pytest.MonkeyPatch) -> None:
     def stop(*_: Any) -> None:
         raise Killed
 
-    patch.setattr(run, "majority_score", stop)
+    patch.setattr(Classification, "majority", stop)
 
 
 def before_the_adapter_is_saved(patch: pytest.MonkeyPatch) -> None:
-    inner = Trainer.evaluate
+    inner = Classification.final
 
-    def stop(self: Trainer, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("metric_key_prefix") == "test":
+    def stop(self: Classification, trainer: Trainer, rows: Dataset) -> Scored:
+        if rows is self.task.test:
             raise Killed
-        return inner(self, *args, **kwargs)
+        return inner(self, trainer, rows)
 
-    patch.setattr(Trainer, "evaluate", stop)
+    patch.setattr(Classification, "final", stop)
 
 
 def cut_off(config: RunConfig, task: TextTask, out: Path, where: Break) -> None:

@@ -30,9 +30,9 @@ def seen_by(config: RunConfig, task: TextTask, out: Path) -> dict[str, Any]:
         batches.append((batch["input_ids"].tolist(), batch["labels"].tolist()))
         return batch
 
-    def record_head(model: nn.Module, config: RunConfig) -> PeftModel:
+    def record_head(model: nn.Module, *rest: Any) -> PeftModel:
         heads.append(model.get_parameter("classifier.weight").detach().clone())
-        return adapt(model, config)
+        return adapt(model, *rest)
 
     def record_state(step: int, steps: int, what: str) -> None:
         states.append(torch.get_rng_state().numpy().tobytes())

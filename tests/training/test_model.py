@@ -15,13 +15,20 @@ import transformers as hf
 from ailora.errors import UserError
 from ailora.tasks import TextTask
 from ailora.training import RunConfig, train
-from ailora.training.model import load_backbone, load_model
+from ailora.training.kinds.classification import Classification
+from ailora.training.model import load_backbone
 
 
 @pytest.fixture
 def copy(tiny_model: Path, tmp_path: Path) -> Path:
     """The tiny model, to be spoilt."""
     return Path(shutil.copytree(tiny_model, tmp_path / "copy"))
+
+
+def load_classifier(
+    name: str, task: TextTask, seed: int
+) -> tuple[hf.PreTrainedModel, hf.PreTrainedTokenizerBase]:
+    return Classification(task, RunConfig(model=name, seed=seed)).load()
 
 
 def change_config(folder: Path, **changes: object) -> None:
@@ -31,7 +38,7 @@ def change_config(folder: Path, **changes: object) -> None:
 
 def refusal(folder: Path | str, task: TextTask) -> str:
     with pytest.raises(UserError) as caught:
-        load_model(str(folder), task, 0)
+        load_classifier(str(folder), task, 0)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -40,7 +47,7 @@ def refusal(folder: Path | str, task: TextTask) -> str:
 def test_the_head_is_the_tasks_and_starts_from_the_seed(tiny_model: Path, task: TextTask) -> None:
     heads = []
     for seed in (0, 0, 1):
-        model, _ = load_model(str(tiny_model), task, seed)
+        model, _ = load_classifier(str(tiny_model), task, seed)
         heads.append(model.classifier.weight)
         torch.rand(5)
     assert model.config.id2label == {0: "neg", 1: "pos"}
@@ -53,7 +60,7 @@ def test_a_head_of_another_width_is_replaced_and_the_body_kept(
 ) -> None:
     three = hf.AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=3)
     three.save_pretrained(copy)
-    model, _ = load_model(str(copy), task, 0)
+    model, _ = load_classifier(str(copy), task, 0)
     assert model.classifier.weight.shape == (2, 32)
     ours, theirs = model.bert.state_dict(), three.bert.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -76,10 +83,10 @@ def test_a_missing_part_of_the_body_is_told(
 ) -> None:
     hf.BertForMaskedLM.from_pretrained(tiny_model).save_pretrained(copy)  # it has no pooler
     with caplog.at_level(logging.WARNING, logger="ailora"):
-        load_model(str(copy), task, 0)
+        load_classifier(str(copy), task, 0)
     assert "2 weights are not in the file and start anew" in caplog.text
     caplog.clear()
-    load_model(str(tiny_model), task, 0)
+    load_classifier(str(tiny_model), task, 0)
     assert caplog.text == ""
 
 
@@ -112,7 +119,7 @@ def test_code_in_a_models_folder_is_never_run(
         },
     )
     if model_type == "bert":
-        load_model(str(copy), task, 0)
+        load_classifier(str(copy), task, 0)
     else:
         assert "code of its own, which ailora never runs" in refusal(copy, task)
         with pytest.raises(UserError, match="never runs"):

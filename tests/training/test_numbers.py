@@ -26,8 +26,8 @@ def dtypes_of_attention(config: RunConfig, task: TextTask, out: Path) -> set[tor
         if module.training:
             seen.add(output.dtype)
 
-    def watched(model: nn.Module, config: RunConfig) -> Any:
-        adapted = adapt(model, config)
+    def watched(model: nn.Module, *rest: Any) -> Any:
+        adapted = adapt(model, *rest)
         adapted.get_submodule(
             "base_model.model.bert.encoder.layer.0.attention.self.query"
         ).register_forward_hook(watch)
@@ -79,8 +79,8 @@ def test_a_diverged_loss_ends_the_run_with_one_line(
 def test_outputs_that_are_not_numbers_end_the_run(
     config: RunConfig, task: TextTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(model: nn.Module, config: RunConfig) -> Any:
-        adapted = adapt(model, config)
+    def broken(model: nn.Module, *rest: Any) -> Any:
+        adapted = adapt(model, *rest)
         with torch.no_grad():
             next(p for p in adapted.parameters() if p.requires_grad).fill_(float("nan"))
         return adapted

@@ -56,6 +56,8 @@ def test_a_finished_folder_holds_the_settings_the_curve_the_scores_and_the_adapt
         "adapter",
         "config.json",
         "metrics.jsonl",
+        "predictions-selection.jsonl",
+        "predictions-test.jsonl",
         "result.json",
     ]
     assert json.loads((folder / "result.json").read_text()) == result
@@ -63,6 +65,10 @@ def test_a_finished_folder_holds_the_settings_the_curve_the_scores_and_the_adapt
     assert settings["config"] == result["config"]
     assert settings["config"]["lr"] == config.lr
     assert settings["data"] == result["data"]["fingerprint"]
+    answers = (folder / "predictions-test.jsonl").read_text().splitlines()
+    right = [row["label"] == row["predicted"] for row in map(json.loads, answers)]
+    assert len(right) == result["data"]["test"]
+    assert sum(right) / len(right) == result["metrics"]["test"]["accuracy"]
     # A package's own version lacks the "+cu130" that some builds of torch add.
     assert torch.__version__.startswith(settings["environment"]["torch"])
     assert settings["environment"]["torch"].startswith("2.")
@@ -191,6 +197,7 @@ def test_the_folder_is_named_alike_in_another_process(
 ) -> None:
     code = (
         "from ailora.training import RunConfig; from ailora.tasks import load_task;"
+        "from ailora.training.settings import QA, Generation;"
         f"config = {config!r}; task = load_task(config.task, **config.task_options());"
         "print(config.run_id(task.name, task.fingerprint))"
     )

@@ -39,7 +39,7 @@ def compare(
     alpha: options.Alpha = None,
     epochs: options.Epochs = 2,
     batch_size: options.BatchSize = 16,
-    max_length: options.MaxLength = 128,
+    max_length: options.MaxLength = None,
     limit: Annotated[
         int | None,
         typer.Option(help=f"Most rows to train on. Default: {DEMO_ROWS} of 'movies', else all."),

@@ -23,7 +23,9 @@ Epochs = Annotated[float, typer.Option(help="Passes over the training rows.")]
 BatchSize = Annotated[int, typer.Option(help="Rows a step.")]
 Limit = Annotated[int | None, typer.Option(help="Most rows to train on.")]
 EvalLimit = Annotated[int | None, typer.Option(help="Most rows to select by, and to test on.")]
-MaxLength = Annotated[int, typer.Option(help="Tokens kept of a row.")]
+MaxLength = Annotated[
+    int | None, typer.Option(help="Tokens kept of a row. Default: by the kind of task, 128 to 512.")
+]
 Text = Annotated[
     str | None,
     typer.Option(help="Text column, or two with a comma between. Default: by their usual names."),

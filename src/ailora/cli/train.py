@@ -31,7 +31,7 @@ def train(
         "anchored"
     ),
     lr_mode: Annotated[str, typer.Option(help="groups, or baked into the factors.")] = "groups",
-    max_length: options.MaxLength = 128,
+    max_length: options.MaxLength = None,
     limit: options.Limit = None,
     eval_limit: options.EvalLimit = None,
     early_stopping: Annotated[

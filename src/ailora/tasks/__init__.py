@@ -1,9 +1,19 @@
-"""Text classification and regression tasks: the embedded one, your own files, the hub."""
+"""Tasks: the embedded one, the paper's, your own files, the hub."""
 
-from ailora.tasks.base import TextTask
+from ailora.tasks.base import GenerationTask, QATask, Task, TextTask
 from ailora.tasks.metrics import METRICS, compute
 from ailora.tasks.movies import load_movies
 from ailora.tasks.resolve import load_task
 from ailora.tasks.text import load_text_task
 
-__all__ = ["METRICS", "TextTask", "compute", "load_movies", "load_task", "load_text_task"]
+__all__ = [
+    "METRICS",
+    "GenerationTask",
+    "QATask",
+    "Task",
+    "TextTask",
+    "compute",
+    "load_movies",
+    "load_task",
+    "load_text_task",
+]

@@ -1,26 +1,28 @@
-"""What a text task is: three splits, its labels, its metrics, and a fingerprint of them."""
+"""What a task is: three splits, its metrics, a fingerprint of them; and the kinds there are."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from datasets import Dataset
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TextTask:
-    """Text classification or regression, ready to be tokenised.
+class Task:
+    """Data of any kind, ready to be tokenised.
+
+    A split may have the column ``group`` (str): its scores are then given by group too, and what
+    is reported is the mean over the groups (MNLI's two test sets, the five arithmetic ones).
 
     Attributes:
         name: Safe as a part of a file name.
-        train: Rows to learn from. Each split has the columns ``text`` (str), ``text_pair`` (str,
-            only where the task has two texts) and ``label`` (int64 class index, or float64).
+        train: Rows to learn from.
         selection: Rows to choose rates or stop early by. Never reported.
         test: Rows whose scores are reported. Nothing is chosen by them.
-        labels: Class names by index; None for regression.
-        metrics: Names for ``metrics.compute``; the first is the headline.
+        metrics: Names of scores; the first is the headline.
         fingerprint: SHA-256 of the rows of the three splits, in order, and of the class names.
         notes: One line each on what was split, dropped or shared between splits.
     """
@@ -29,10 +31,23 @@ class TextTask:
     train: Dataset
     selection: Dataset
     test: Dataset
-    labels: tuple[str, ...] | None
     metrics: tuple[str, ...]
     fingerprint: str
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextTask(Task):
+    """Text classification or regression.
+
+    Each split has the columns ``text`` (str), ``text_pair`` (str, only where the task has two
+    texts) and ``label`` (int64 class index, or float64).
+
+    Attributes:
+        labels: Class names by index; None for regression.
+    """
+
+    labels: tuple[str, ...] | None
 
     @property
     def is_regression(self) -> bool:
@@ -50,9 +65,43 @@ class TextTask:
         return "text_pair" in self.train.column_names
 
 
-def fingerprint_of(splits: tuple[Dataset, Dataset, Dataset], labels: tuple[str, ...] | None) -> str:
-    """Return the SHA-256 of all rows in order and of the class names, as hex."""
-    digest = hashlib.sha256(json.dumps(labels).encode())
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QATask(Task):
+    """Questions whose answer is a span of a context, as SQuAD's.
+
+    Each split has the columns ``id``, ``question``, ``context`` (str) and ``answers``: a dict of
+    two lists, ``text`` (str) and ``answer_start`` (int, characters); both empty for a question
+    that the context does not answer.
+
+    Attributes:
+        has_unanswerable: Whether there are such questions, so that a model may answer nothing.
+    """
+
+    has_unanswerable: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GenerationTask(Task):
+    """Texts that are answered with text: problems, documents to summarise, instructions.
+
+    Each split has the columns ``source`` (str), ``target`` (str: what is learned) and
+    ``references`` (list of str: what a generated text is scored against, the best counting).
+
+    Attributes:
+        template: What a decoder reads before it writes, with ``{source}`` once. An
+            encoder-decoder reads the source as it is.
+        max_new_tokens: Tokens generated at most, unless the run says otherwise.
+        num_beams: Of the search, likewise; 1 is greedy.
+    """
+
+    template: str
+    max_new_tokens: int = 256
+    num_beams: int = 1
+
+
+def fingerprint_of(splits: tuple[Dataset, Dataset, Dataset], extra: Any) -> str:
+    """Return the SHA-256 of all rows in order and of what else the data means, as hex."""
+    digest = hashlib.sha256(json.dumps(extra).encode())
     for split in splits:
         digest.update(f"\n{split.num_rows}".encode())
         columns = [split[name][:] for name in sorted(split.column_names)]

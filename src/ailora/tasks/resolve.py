@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ailora.errors import UserError
-from ailora.tasks.base import TextTask
+from ailora.tasks.base import Task, TextTask
 from ailora.tasks.hub import is_hub_name
 from ailora.tasks.movies import load_movies
 from ailora.tasks.read import kind_of
@@ -17,12 +17,13 @@ _EMBEDDED = ("movies", "movies-regression")
 _FILES_ONLY = {"dev": None, "test": None, "text": None, "label": "label"}
 
 
-def load_task(name: str | Path, **options: Any) -> TextTask:
+def load_task(name: str | Path, *, data: Path | str | None = None, **options: Any) -> Task:
     """Load ``movies`` or ``movies-regression`` (embedded), a file or folder, or a hub data set.
 
     Args:
         name: The task. A local file or folder of that name goes before the hub, an embedded name
             before both (write ``./movies`` for a folder of your own).
+        data: Folder that holds the paper's tasks, each in a folder of its name; None for the hub.
         options: Those of ``load_text_task``; for an embedded task those of ``load_movies``.
 
     Raises:

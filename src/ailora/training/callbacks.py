@@ -74,8 +74,13 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             return
         entry: dict[str, Any] = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4)}
         entry |= {"seconds": round(self.seconds, 4), "loss": self.loss}
-        entry |= {name: metrics[f"eval_{name}"] for name in self.metrics}
+        entry |= {_recorded(name): metrics[f"eval_{name}"] for name in self.metrics}
         self.folder.log(entry)
+
+
+def _recorded(name: str) -> str:
+    """A line's ``loss`` is the training rows'."""
+    return "selection_loss" if name == "loss" else name
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]

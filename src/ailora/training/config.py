@@ -5,13 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from ailora.adapters.config import AILoRAConfig, Base, LrMode
 from ailora.errors import UserError
+from ailora.training.settings import QA, Generation, at_least_one
 
 Precision = Literal["auto", "fp32", "bf16"]
+
+_COUNTS = (
+    *("rank", "batch_size", "micro_batch_size", "max_length", "limit", "eval_limit"),
+    *("evaluations", "monitor_rows", "early_stopping"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,15 +26,20 @@ class RunConfig:
 
     Attributes:
         method: Name of a preset: lora, pissa, milora, ailora or reailora.
-        model: ``"demo"``, a local folder or a hub name.
-        task: ``"movies"``, a file, a folder or a hub name (`ailora.tasks.load_task`).
+        model: ``"demo"`` (the embedded encoder, or decoder where text is generated), a local
+            folder or a hub name.
+        task: ``"movies"``, a task of the paper, a file, a folder or a hub name
+            (`ailora.tasks.load_task`).
+        data: Folder that holds the paper's tasks, each in a folder of its name; None for the hub.
         rank, alpha, dropout, base, lr_mode: As in `ailora.AILoRAConfig`.
         lr: Learning rate at ``lr_ratio=1``; the task's head has this one.
         epochs: Passes over the training rows; fractions are allowed.
         batch_size: Rows a step.
+        micro_batch_size: Rows held at once, a divisor of ``batch_size``; None for all of them.
         warmup_ratio: Share of the steps over which the rate rises; then it falls linearly to 0.
         weight_decay: Decoupled, as in AdamW.
-        max_length: Tokens kept of a row.
+        max_length: Tokens kept of a row, or of a window of a context; None for the kind's usual:
+            128 for classification, 384 for question answering, 512 for generation.
         limit: Most rows to train on; None for all.
         eval_limit: Most rows of the selection and of the test split; None for all.
         evaluations: Evaluations spread over the run; None for one each epoch.
@@ -38,6 +49,7 @@ class RunConfig:
             weights are kept. None trains to the end and keeps the last weights.
         precision: "auto" takes bf16 where the processor computes in it natively.
         seed: Of the head's start, the order of the rows, dropout and Gaussian starts.
+        generation, qa: What only tasks of that kind have.
         text, label, dev, test, regression, metrics: Where a task of the user's own keeps its
             columns and splits, as in `ailora.tasks.load_text_task`.
 
@@ -48,6 +60,7 @@ class RunConfig:
     method: str = "ailora"
     model: str = "demo"
     task: str = "movies"
+    data: str | None = None
     rank: int = 8
     alpha: float | None = None
     dropout: float = 0.0
@@ -56,9 +69,10 @@ class RunConfig:
     lr: float = 2e-3
     epochs: float = 2
     batch_size: int = 16
+    micro_batch_size: int | None = None
     warmup_ratio: float = 0.06
     weight_decay: float = 0.0
-    max_length: int = 128
+    max_length: int | None = None
     limit: int | None = None
     eval_limit: int | None = None
     evaluations: int | None = None
@@ -66,6 +80,8 @@ class RunConfig:
     early_stopping: int | None = None
     precision: Precision = "auto"
     seed: int = 0
+    generation: Generation = field(default_factory=Generation)
+    qa: QA = field(default_factory=QA)
     text: Sequence[str] | None = None
     label: str = "label"
     dev: str | None = None
@@ -78,11 +94,13 @@ class RunConfig:
             value = getattr(self, name)
             if not 0 < value < float("inf"):
                 raise UserError(f"{name}={value!r}: must be a positive number")
-        for name in ("rank", "batch_size", "max_length"):
-            _at_least_one(name, getattr(self, name))
-        for name in ("limit", "eval_limit", "evaluations", "monitor_rows", "early_stopping"):
-            if getattr(self, name) is not None:
-                _at_least_one(name, getattr(self, name))
+        for name in _COUNTS:
+            at_least_one(name, getattr(self, name))
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise UserError(
+                f"micro_batch_size={self.micro_batch_size!r}: must divide the batch size, "
+                f"{self.batch_size}"
+            )
         if not 0 <= self.warmup_ratio < 1:
             raise UserError(f"warmup_ratio={self.warmup_ratio!r}: must be in [0, 1)")
         if not 0 <= self.weight_decay < float("inf"):
@@ -109,14 +127,12 @@ class RunConfig:
     def task_options(self) -> dict[str, Any]:
         """What `ailora.tasks.load_task` needs beside the task's name."""
         names = ("text", "label", "dev", "test", "regression", "metrics", "limit", "eval_limit")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in (*names, "data")}
 
     def run_id(self, task_name: str, fingerprint: str) -> str:
-        """Folder name ``<method>-<task>-<hash of the settings and of the data>``."""
+        """Folder name ``<method>-<task>-<hash of the settings and of the data>``.
+
+        The data counts by its fingerprint, not by the folder it was found in.
+        """
         made_of = json.dumps({**asdict(self), "data": fingerprint}, sort_keys=True)
         return f"{self.method}-{task_name}-{hashlib.sha256(made_of.encode()).hexdigest()[:10]}"
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise UserError(f"{name}={value!r}: must be at least 1")

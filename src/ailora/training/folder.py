@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,11 @@ STATE = "trainer_state.json"  # what Trainer writes last into a checkpoint
 
 
 class RunFolder:
-    """config.json, metrics.jsonl, checkpoints/, adapter/ and, written last, result.json."""
+    """What a run leaves behind.
+
+    config.json, metrics.jsonl, checkpoints/, adapter/, predictions-*.jsonl and, written last,
+    result.json.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -73,6 +78,11 @@ class RunFolder:
     def log(self, entry: dict[str, Any]) -> None:
         """Append one evaluation."""
         append_line(self.path / "metrics.jsonl", json.dumps(entry))
+
+    def keep_outputs(self, split: str, outputs: Iterable[dict[str, Any]]) -> None:
+        """Write what the model answered to each row of a split, a JSON object a line."""
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in outputs)
+        write_atomic(self.path / f"predictions-{split}.jsonl", lines)
 
     def rewind(self, step: int) -> None:
         """Drop evaluations after a step: the resumed run will make them again."""

@@ -29,11 +29,11 @@ def check_method(name: str) -> None:
         raise UserError(f"method {name!r} is not known (there are {', '.join(PRESETS)}){hint}")
 
 
-def adapt(model: nn.Module, config: RunConfig) -> PeftModel:
-    """Wrap a classifier with the run's adapter.
+def adapt(model: nn.Module, config: RunConfig, task_type: str) -> PeftModel:
+    """Wrap a model with the run's adapter; ``task_type`` is PEFT's (``SEQ_CLS``, ...).
 
     Raises:
         UserError: As `ailora.get_peft_model`.
     """
-    adapter = PRESETS[config.method](**config.adapter_options(), task_type="SEQ_CLS")
+    adapter = PRESETS[config.method](**config.adapter_options(), task_type=task_type)
     return get_peft_model(model, adapter)

@@ -1,4 +1,4 @@
-"""A classifier and its tokeniser, and rows as that model reads them."""
+"""Pre-trained models and their tokenisers, by name."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -22,7 +20,6 @@ from transformers import (
 
 from ailora import demo
 from ailora.errors import UserError
-from ailora.tasks import TextTask
 
 logger = logging.getLogger(__name__)
 
@@ -30,27 +27,28 @@ logger = logging.getLogger(__name__)
 _SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
 
 
-def load_model(
-    name: str, task: TextTask, seed: int
+def load_pretrained(
+    name: str, model_class: Any, *, seed: int, **head: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a pre-trained encoder with a new head for the task.
+    """Load a pre-trained model with the head of a task, and its tokeniser.
 
     Weights are read from safetensors alone and no code of the model's folder is run.
 
     Args:
-        name: ``"demo"``, a local folder or a hub name.
-        task: Decides the head's outputs and the loss (squared error for regression).
-        seed: Of the head's start: methods with one seed share it.
+        name: ``"demo"``, ``"demo-decoder"``, a local folder or a hub name.
+        model_class: One of transformers' ``AutoModelFor...``.
+        seed: Of a new head's start: methods with one seed share it.
+        head: Fields of the model's config that its head is built by.
 
     Raises:
         UserError: No such model, or one that cannot be loaded so.
     """
     path = _resolve(name)
     with _named_in_errors(name):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False, **_head(task))
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, **head)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         set_seed(seed)
-        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+        model, loaded = model_class.from_pretrained(
             path, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **_SAFE
         )
         _check_loaded(model, loaded)
@@ -62,7 +60,7 @@ def load_backbone(name: str) -> PreTrainedModel:
     """Load a model without a head, to look at its weights.
 
     Raises:
-        UserError: As `load_model`.
+        UserError: As `load_pretrained`.
     """
     with _named_in_errors(name):
         return AutoModel.from_pretrained(_resolve(name), **_SAFE)
@@ -113,17 +111,6 @@ def check_length(
         )
 
 
-def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-    """Token ids and the label of each row; padding waits for the batch."""
-    texts = [list(rows["text"])]
-    if "text_pair" in rows.column_names:
-        texts.append(list(rows["text_pair"]))
-    encoded = tokenizer(*texts, truncation=True, max_length=max_length)
-    columns: dict[str, Any] = dict(encoded)
-    columns["labels"] = list(rows["label"])
-    return Dataset.from_dict(columns)
-
-
 def _resolve(name: str) -> str:
     if name == "demo":
         return str(demo.encoder_dir())
@@ -133,17 +120,6 @@ def _resolve(name: str) -> str:
     if name.startswith((".", "/", "~")):
         raise UserError(f"model {name!r}: no such folder; give 'demo', a folder or a hub name")
     return name
-
-
-def _head(task: TextTask) -> dict[str, Any]:
-    if task.labels is None:
-        return {"num_labels": 1, "problem_type": "regression"}
-    return {
-        "num_labels": len(task.labels),
-        "problem_type": "single_label_classification",
-        "id2label": dict(enumerate(task.labels)),
-        "label2id": {label: index for index, label in enumerate(task.labels)},
-    }
 
 
 def _give_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

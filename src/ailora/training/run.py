@@ -8,29 +8,29 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, Trainer
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from ailora.adapters.update import update_norms
 from ailora.errors import UserError
-from ailora.tasks import TextTask
+from ailora.tasks import Task, TextTask
 from ailora.training.callbacks import OnProgress
 from ailora.training.config import RunConfig
 from ailora.training.environment import environment
 from ailora.training.folder import RunFolder
-from ailora.training.measure import logits_on, majority_score
+from ailora.training.kinds import Kind, kind_of
+from ailora.training.measure import outputs_on
 from ailora.training.methods import adapt, check_method
-from ailora.training.model import check_length, load_model, tokenize
+from ailora.training.model import check_length
 from ailora.training.trainer import build_trainer, run_to_end, some
 
 logger = logging.getLogger(__name__)
 
-STEP0_ROWS = 32
-
 
 def train(
     config: RunConfig,
-    task: TextTask,
+    task: Task,
     out: Path,
     *,
     resume: bool = False,
@@ -60,13 +60,14 @@ def train(
         logger.info("%s is finished already", folder.path)
         return finished
     checkpoint = _last_checkpoint(folder, resume)
-    model, tokenizer, measured = _prepare(config, task)
+    kind = kind_of(task, config)
+    model, tokenizer, measured = _prepare(kind)
     _begin(folder, config, task, checkpoint)  # nothing is written for settings that do not work
     trainer = build_trainer(
-        config, task, folder, model, tokenizer, on_progress=on_progress, fresh=checkpoint is None
+        kind, folder, model, tokenizer, on_progress=on_progress, fresh=checkpoint is None
     )
     run_to_end(trainer, checkpoint)
-    return _finish(config, task, folder, trainer, measured)
+    return _finish(kind, folder, trainer, measured)
 
 
 def _last_checkpoint(folder: RunFolder, resume: bool) -> Path | None:
@@ -78,7 +79,7 @@ def _last_checkpoint(folder: RunFolder, resume: bool) -> Path | None:
     return folder.last_checkpoint() if resume else None
 
 
-def _begin(folder: RunFolder, config: RunConfig, task: TextTask, checkpoint: Path | None) -> None:
+def _begin(folder: RunFolder, config: RunConfig, task: Task, checkpoint: Path | None) -> None:
     if checkpoint is None:
         folder.clear()
         folder.start(config, task.fingerprint)
@@ -86,47 +87,54 @@ def _begin(folder: RunFolder, config: RunConfig, task: TextTask, checkpoint: Pat
         folder.rewind(int(checkpoint.name.rpartition("-")[2]))
 
 
-def _prepare(
-    config: RunConfig, task: TextTask
-) -> tuple[PeftModel, PreTrainedTokenizerBase, dict[str, Any]]:
+def _prepare(kind: Kind[Any]) -> tuple[nn.Module, PreTrainedTokenizerBase, dict[str, Any]]:
     """Adapted model and tokeniser, with what was measured on the way."""
-    base, tokenizer = load_model(config.model, task, config.seed)
-    check_length(config.max_length, base, tokenizer)
-    few = tokenize(some(task.test, STEP0_ROWS), tokenizer, config.max_length)
-    before = logits_on(base, few, tokenizer)
+    base, tokenizer = kind.load()
+    check_length(kind.max_length, base, tokenizer)
+    batch = _few(kind, base, tokenizer)
+    before = outputs_on(base, batch)
     began = time.perf_counter()
-    model = adapt(base, config)
+    model = adapt(base, kind.config, kind.peft_task_type)
     seconds = time.perf_counter() - began
-    moved = (logits_on(model, few, tokenizer) - before).abs().max()
+    moved = (outputs_on(model, batch) - before).abs().max()
     return model, tokenizer, {"init_seconds": seconds, "step0_deviation": float(moved)}
 
 
+def _few(kind: Kind[Any], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """One batch of test rows."""
+    rows: Dataset = kind.encode(some(kind.task.test, kind.step0_rows), tokenizer)
+    return kind.collator(tokenizer, model)(list(rows.take(min(len(rows), kind.step0_rows))))
+
+
 def _finish(
-    config: RunConfig, task: TextTask, folder: RunFolder, trainer: Trainer, measured: dict[str, Any]
+    kind: Kind[Any], folder: RunFolder, trainer: Trainer, measured: dict[str, Any]
 ) -> dict[str, Any]:
-    model: PeftModel = trainer.model
-    metrics, evaluating = {}, _evaluation_seconds(trainer)
-    for name, split in (("selection", task.selection), ("test", task.test)):
-        rows = tokenize(split, trainer.processing_class, config.max_length)
-        scores = trainer.evaluate(rows, metric_key_prefix=name)
-        metrics[name] = {metric: scores[f"{name}_{metric}"] for metric in task.metrics}
-        evaluating += scores[f"{name}_runtime"]
-    model.save_pretrained(str(folder.adapter))
+    task, evaluating = kind.task, _evaluation_seconds(trainer)
+    began = time.perf_counter()
+    scored = {
+        name: kind.final(trainer, rows)
+        for name, rows in (("selection", task.selection), ("test", task.test))
+    }
+    evaluating += time.perf_counter() - began
+    trainer.model.save_pretrained(str(folder.adapter))
+    for name, split in scored.items():
+        folder.keep_outputs(name, split.outputs)
     history = folder.history()
     result = {
-        "config": asdict(config),
+        "config": asdict(kind.config),
         "data": _data(task),
-        "metrics": metrics,
-        "majority": majority_score(task),
+        "metrics": {name: split.metrics for name, split in scored.items()},
+        "by_group": {name: split.by_group for name, split in scored.items() if split.by_group},
+        "majority": kind.majority(),
         "history": history,
-        "parameters": _parameters(model),
+        "parameters": _parameters(trainer.model),
         "seconds": {
             "init": measured["init_seconds"],
             "train": history[-1]["seconds"],
             "evaluate": evaluating,
         },
         "step0_deviation": measured["step0_deviation"],
-        "updates": [asdict(norm) for norm in update_norms(model)],
+        "updates": [asdict(norm) for norm in update_norms(trainer.model)],
         "environment": environment(),
     }
     return folder.finish(result)
@@ -136,19 +144,20 @@ def _evaluation_seconds(trainer: Trainer) -> float:
     return float(sum(entry.get("eval_runtime", 0.0) for entry in trainer.state.log_history))
 
 
-def _data(task: TextTask) -> dict[str, Any]:
+def _data(task: Task) -> dict[str, Any]:
+    labels = task.labels if isinstance(task, TextTask) else None
     return {
         "train": task.train.num_rows,
         "selection": task.selection.num_rows,
         "test": task.test.num_rows,
-        "labels": list(task.labels) if task.labels else None,
+        "labels": list(labels) if labels else None,
         "metric": task.metrics[0],
         "fingerprint": task.fingerprint,
         "notes": list(task.notes),
     }
 
 
-def _parameters(model: PeftModel) -> dict[str, int]:
+def _parameters(model: nn.Module) -> dict[str, int]:
     """Trainable parameters of the adapter and of the task's head, and all there are."""
     trainable = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     adapter = sum(count for name, count in trainable.items() if "lora_" in name)

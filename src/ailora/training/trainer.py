@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
+from torch import nn
 from transformers import (
-    DataCollatorWithPadding,
     EarlyStoppingCallback,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -19,21 +19,18 @@ from transformers import (
 )
 
 from ailora.adapters import create_optimizer
-from ailora.tasks import TextTask
 from ailora.training.callbacks import OnProgress, Progress, Recorder
 from ailora.training.config import RunConfig
 from ailora.training.environment import computes_bf16_natively
 from ailora.training.folder import STATE, RunFolder
-from ailora.training.measure import scorer
-from ailora.training.model import tokenize
+from ailora.training.kinds import Kind
 from ailora.training.order import OrderedTrainer
 
 
 def build_trainer(
-    config: RunConfig,
-    task: TextTask,
+    kind: Kind[Any],
     folder: RunFolder,
-    model: PeftModel,
+    model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     *,
     on_progress: OnProgress,
@@ -42,27 +39,28 @@ def build_trainer(
     """A Trainer that writes its evaluations and checkpoints into the run's folder.
 
     Args:
-        config: The run's settings.
-        task: Its data.
+        kind: The task and the run's settings.
         folder: Of the run.
-        model: The adapted classifier.
+        model: The adapted model.
         tokenizer: Its tokeniser.
         on_progress: Called with (step, steps, what) after every step.
         fresh: Whether it begins at step 0, which is then evaluated too.
     """
-    rows = tokenize(task.train, tokenizer, config.max_length)
-    monitored = some(task.selection, config.monitor_rows)
-    callbacks = [Recorder(folder, task.metrics), Progress(on_progress)]
+    config = kind.config
+    rows = kind.encode(kind.task.train, tokenizer)
+    watched = some(kind.task.selection, config.monitor_rows)
+    encoded = kind.encode(watched, tokenizer)
+    callbacks = [Recorder(folder, kind.monitored), Progress(on_progress)]
     if config.early_stopping:
         callbacks.append(EarlyStoppingCallback(config.early_stopping))
     trainer = OrderedTrainer(
         model=model,
-        args=_arguments(config, task, folder, rows, fresh),
+        args=_arguments(kind, folder, rows, fresh),
         train_dataset=rows,
-        eval_dataset=tokenize(monitored, tokenizer, config.max_length),
-        data_collator=DataCollatorWithPadding(tokenizer),
+        eval_dataset=encoded,
+        data_collator=kind.collator(tokenizer, model),
         processing_class=tokenizer,
-        compute_metrics=scorer(task),
+        compute_metrics=kind.scorer(watched, encoded),
         optimizers=(create_optimizer(model, lr=config.lr, weight_decay=config.weight_decay), None),
         callbacks=callbacks,
     )
@@ -97,15 +95,16 @@ def _was_over(state: TrainerState) -> bool:
     return bool(state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"])
 
 
-def _arguments(
-    config: RunConfig, task: TextTask, folder: RunFolder, rows: Dataset, fresh: bool
-) -> TrainingArguments:
+def _arguments(kind: Kind[Any], folder: RunFolder, rows: Dataset, fresh: bool) -> TrainingArguments:
+    config = kind.config
+    micro = config.micro_batch_size or config.batch_size
     every = _steps_between_evaluations(config, rows)
     bf16 = config.precision == "bf16" or (config.precision == "auto" and computes_bf16_natively())
     return TrainingArguments(
         output_dir=str(folder.checkpoints),
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=config.batch_size,  # small ones group by length better
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=config.batch_size // micro,
+        per_device_eval_batch_size=micro,  # small ones group by length better
         num_train_epochs=config.epochs,
         learning_rate=config.lr,
         lr_scheduler_type="linear",
@@ -125,8 +124,8 @@ def _arguments(
         logging_steps=every,
         logging_nan_inf_filter=False,  # it would show the last finite loss of a diverged run
         load_best_model_at_end=config.early_stopping is not None,
-        metric_for_best_model=f"eval_{task.metrics[0]}",
-        greater_is_better=True,
+        metric_for_best_model=f"eval_{kind.monitored[0]}",
+        greater_is_better=kind.greater_is_better,
         restore_callback_states_from_checkpoint=True,
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to="none",
