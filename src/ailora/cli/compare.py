@@ -15,7 +15,7 @@ from ailora.cli import options
 if TYPE_CHECKING:
     from ailora.experiments import CompareConfig, Outcome
     from ailora.report.comparison import Comparison
-    from ailora.tasks import TextTask
+    from ailora.tasks import Task
 
 DEMO_ROWS = 640  # of the embedded task: ten runs in about four minutes on two cores
 DEMO_EVAL_ROWS = 400
@@ -105,7 +105,7 @@ def _compare(plan: dict[str, Any], shared: dict[str, Any], out: Path) -> None:
         raise typer.Exit(1)
 
 
-def _run(config: CompareConfig, task: TextTask, out: Path) -> Outcome:
+def _run(config: CompareConfig, task: Task, out: Path) -> Outcome:
     from ailora.cli.console import console, progress
     from ailora.experiments import compare as run_all
 
@@ -136,7 +136,7 @@ def _one_line(run: dict[str, Any]) -> str:
 
 
 def _report(
-    config: CompareConfig, task: TextTask, outcome: Outcome, seconds: float, out: Path
+    config: CompareConfig, task: Task, outcome: Outcome, seconds: float, out: Path
 ) -> None:
     from ailora.cli.console import console
     from ailora.errors import UserError
@@ -153,7 +153,7 @@ def _report(
 
 
 def _comparison(
-    config: CompareConfig, task: TextTask, outcome: Outcome, seconds: float
+    config: CompareConfig, task: Task, outcome: Outcome, seconds: float
 ) -> Comparison:
     from ailora.report.comparison import Comparison
 
