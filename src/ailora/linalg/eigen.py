@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +19,10 @@ logger = logging.getLogger(__name__)
 # Bisection for the wanted end against all eigenvectors at once, one thread: n = 768, 8 wanted,
 # 34 against 117 ms; 128 wanted, 76; n = 384, 128 wanted, 26 against 20.
 _SUBSET_SHARE = 4
+# SciPy's BLAS has threads of its own, which spin beside torch's when both were just busy: on two
+# cores, interleaved with torch's SVD, n = 384 took 12 to 104 ms, with one thread 12 to 16 ms. From
+# n = 1024 (58 against 78 ms alone) the second thread is worth more than it can cost.
+_ONE_THREAD_BELOW = 1024
 _PANEL = 512  # columns; one triangle of the product, some 45 % saved at n = 4096
 
 
@@ -49,16 +58,35 @@ def _subset(G: Tensor, first: int, count: int) -> tuple[Tensor | None, Tensor | 
     """`count` eigenpairs from the `first`, ascending; None where LAPACK finds fewer."""
     import scipy.linalg  # noqa: PLC0415 - not for `import ailora` to pay for
 
+    few = G.shape[0] < _ONE_THREAD_BELOW
     try:
-        values, vectors = scipy.linalg.eigh(
-            G.numpy(),
-            subset_by_index=(first, first + count - 1),
-            driver="evr",
-            check_finite=False,
-        )
+        with _one_blas_thread() if few else nullcontext():
+            values, vectors = scipy.linalg.eigh(
+                G.numpy(),
+                subset_by_index=(first, first + count - 1),
+                driver="evr",
+                check_finite=False,
+            )
     except scipy.linalg.LinAlgError as failure:
         logger.debug("LAPACK's subset eigensolver: %s", failure)
         return None, None
     if values.shape[0] < count:
         return None, None
     return torch.from_numpy(values), torch.from_numpy(vectors)
+
+
+_limit_lock = threading.Lock()  # else two threads could restore each other's limit
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    with _limit_lock, _blas_threads().limit(limits=1):
+        yield
+
+
+@functools.cache
+def _blas_threads() -> Any:
+    """The BLAS libraries loaded by now; looking for them takes milliseconds."""
+    from threadpoolctl import ThreadpoolController  # noqa: PLC0415 - as SciPy above
+
+    return ThreadpoolController().select(user_api="blas")
