@@ -27,14 +27,15 @@ ALLOWED: dict[str, set[str]] = {
     "roles": {"errors", "linalg"},
     "adapters": FOUNDATION | {"linalg", "cache", "roles"},
     "checkpoints": FOUNDATION,
+    "baselines": METHOD,
     "offline": METHOD | {"checkpoints"},
     "demo": FOUNDATION,
     "tasks": FOUNDATION | {"demo"},
-    "training": METHOD | {"demo", "tasks"},
-    "experiments": METHOD | {"demo", "tasks", "training"},
+    "training": METHOD | {"baselines", "demo", "tasks"},
+    "experiments": METHOD | {"baselines", "demo", "tasks", "training"},
     "report": FOUNDATION | {"experiments"},
     "cli": METHOD
-    | {"checkpoints", "offline", "demo", "tasks", "training", "experiments", "report"},
+    | {"checkpoints", "offline", "baselines", "demo", "tasks", "training", "experiments", "report"},
 }
 FORBIDDEN = {
     "pickle": r"\bimport pickle\b|\bfrom pickle\b|\bpickle\.",

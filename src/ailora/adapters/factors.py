@@ -14,24 +14,15 @@ cancel when a file is cast to 16 bits (up to 41 % of the update lost in bf16, he
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
-
-def whole(parameter: Tensor) -> Tensor:
-    """The parameter; gathered from all ranks (a collective call) where FSDP2 holds it in shards."""
-    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-
-
-def fill(parameter: Tensor, value: Tensor) -> None:
-    """Set a parameter in place; where it is sharded, each rank keeps its part of the value."""
-    if isinstance(parameter, DTensor):
-        value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
-    parameter.copy_(value)
+from ailora.adapters.sharding import beside, fill, whole
 
 
 class Factor(nn.Module):
@@ -62,7 +53,17 @@ class Factor(nn.Module):
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         if not self.part_of_fused:
-            destination[prefix + "weight"] = self.weight if keep_vars else self.weight.detach()
+            weight = self.weight if keep_vars else self.weight.detach()
+            destination[prefix + "weight"] = beside(weight, next(self.parameters()))
+
+    def named_buffers(self, prefix: str = "", *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """As in torch; where FSDP2 shards the factor, its ``weight`` too.
+
+        torch's distributed checkpoints load nothing but what a module names here.
+        """
+        yield from super().named_buffers(prefix, *args, **kwargs)
+        if isinstance(next(self.parameters()), DTensor) and not self.part_of_fused:
+            yield f"{prefix}.weight".lstrip("."), self.weight.detach()
 
     def _load_from_state_dict(
         self,
@@ -86,7 +87,9 @@ class Factor(nn.Module):
                 f"this factor needs {shape}"
             )
         else:
-            self.restore(loaded)
+            if next(self.parameters()).is_meta:
+                self.to_empty(device=loaded.device)
+            self.restore(whole(loaded))
 
 
 class AnchoredFactor(Factor):

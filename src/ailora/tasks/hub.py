@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import datasets
 
@@ -13,7 +12,7 @@ from ailora.tasks.read import Table
 # Short names in common use for collections whose repositories have an owner.
 _COLLECTIONS = {"glue": "nyu-mll/glue", "super_glue": "aps/super_glue"}
 _HIDDEN_LABEL = -1
-_SPLITS = {
+SPLITS: Mapping[str, tuple[str, ...]] = {
     "train": ("train",),
     "dev": ("validation", "validation_matched", "dev"),
     "test": ("test", "test_matched"),
@@ -26,7 +25,9 @@ def is_hub_name(name: str) -> bool:
     return len(parts) in (2, 3) and all(parts) and not name.startswith((".", "~"))
 
 
-def hub_tables(name: str, label: str) -> dict[str, Table]:
+def hub_tables(
+    name: str, label: str, splits: Mapping[str, tuple[str, ...]] = SPLITS
+) -> dict[str, Table]:
     """Load a hub data set and return those of ``train``, ``dev`` and ``test`` that have labels.
 
     A split whose labels are hidden (-1 throughout, as GLUE's tests) counts as absent. MNLI's dev
@@ -35,6 +36,7 @@ def hub_tables(name: str, label: str) -> dict[str, Table]:
     Args:
         name: Of the form ``is_hub_name`` accepts.
         label: The label column.
+        splits: For each key of the answer the names a hub split may have; the first present counts.
 
     Raises:
         UserError: The hub has no such data set or cannot be reached.
@@ -49,7 +51,7 @@ def hub_tables(name: str, label: str) -> dict[str, Table]:
             " or give local files"
         ) from error
     found = {}
-    for part, names in _SPLITS.items():
+    for part, names in splits.items():
         split = next((candidate for candidate in names if candidate in loaded), None)
         if split is not None and not _is_hidden(loaded[split], label):
             found[part] = _table(loaded[split], f"{name} ({split})", label)
@@ -70,19 +72,20 @@ def _is_hidden(split: datasets.Dataset, label: str) -> bool:
 def _table(split: datasets.Dataset, source: str, label: str) -> Table:
     if split.num_rows == 0:
         raise UserError(f"{source} has no rows: an empty split; choose another data set")
+    columns = {name: split[name][:] for name in split.column_names}
     names = getattr(split.features.get(label), "names", None)
+    if names:
+        columns[label] = [_name(index, names) for index in columns[label]]
+    values = zip(*columns.values(), strict=True)
+    rows = (dict(zip(columns, row, strict=True)) for row in values)
     return Table(
         source=source,
-        columns=tuple(split.column_names),
-        rows=tuple((line, _named(row, label, names)) for line, row in enumerate(split, start=1)),
+        columns=tuple(columns),
+        rows=tuple(enumerate(rows, start=1)),
         label_names=tuple(names) if names else None,
     )
 
 
-def _named(row: Mapping[str, Any], label: str, names: list[str] | None) -> Mapping[str, Any]:
-    # -1 marks a row without a label; as None it is reported like any missing label.
-    if not names:
-        return row
-    index = row[label]
-    known = isinstance(index, int) and 0 <= index < len(names)
-    return {**row, label: names[index] if known else None}
+def _name(index: int | None, names: list[str]) -> str | int | None:
+    # -1, GLUE's mark of a hidden label, stays as it is: no class has it, so the row is reported.
+    return names[index] if index is not None and 0 <= index < len(names) else index

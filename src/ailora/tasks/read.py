@@ -6,13 +6,14 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ailora.errors import UserError
+from ailora.tasks.broken import Report, stop
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 _BOM = b"\xef\xbb\xbf"
@@ -49,43 +50,70 @@ def brief(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def read_table(path: Path) -> Table:
-    """Read a whole file, stopping at the first broken row.
+def find_file(folder: Path, stems: Sequence[str]) -> Path | None:
+    """Return the table in a folder whose name is one of the stems and a known suffix.
+
+    Raises:
+        UserError: There are two of them, or the folder cannot be listed.
+    """
+    names = {f"{stem}{kind}{gz}" for stem in stems for kind in SUFFIXES for gz in ("", ".gz")}
+    with _file_errors(folder):
+        files = sorted(file for file in folder.iterdir() if file.name in names)
+    if len(files) > 1:
+        both = " and ".join(file.name for file in files)
+        raise UserError(f"{folder} has {both} for {stems[0]}; keep one")
+    return files[0] if files else None
+
+
+def read_table(path: Path, report: Report = stop) -> Table:
+    """Read a whole file.
 
     csv has RFC 4180 quoting; tsv has none (a field holds no tab and no line end); jsonl has an
     object a line. UTF-8, with or without a byte-order mark. Blank lines are skipped.
 
+    Args:
+        path: The file.
+        report: Told of each broken row: a line that is not UTF-8 or not a JSON object, or has
+            more or fewer fields than the header. Unless it raises, the row is left out. A broken
+            header or quoting raises at once, since after it no row can be trusted.
+
     Raises:
-        UserError: Unknown kind, missing or unreadable file, not UTF-8, a broken row, no rows; the
-            message gives file and line.
+        UserError: Unknown kind, missing or unreadable file, a broken header or quoting, no row
+            that can be used; the message gives file and line. And what ``report`` raises.
     """
     kind = kind_of(path)
     if kind is None:
         raise UserError(f"{path}: not a table; expected {', '.join(SUFFIXES)}, each also with .gz")
     with _file_errors(path):
-        rows = tuple(_objects(path) if kind == ".jsonl" else _records(path, kind))
+        rows = tuple(_objects(path, report) if kind == ".jsonl" else _records(path, kind, report))
     if not rows:
-        raise UserError(f"{path} has no rows: an empty split; give a file with rows")
+        raise UserError(
+            f"{path} has no rows that can be used: an empty split; give a file with rows"
+        )
     return Table(source=str(path), columns=tuple(rows[0][1]), rows=rows)
 
 
-def _records(path: Path, kind: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _records(path: Path, kind: str, report: Report) -> Iterator[tuple[int, Mapping[str, Any]]]:
     with _long_fields():
-        lists = _field_lists(path, kind)
+        foreign: dict[int, str] = {}
+        lists = _field_lists(path, kind, foreign)
         first = next(lists, None)
         if first is None:
             return
-        header = _checked_header(path, *first)
+        header = _checked_header(path, *first, foreign)
         for line, fields in lists:
-            _check_width(path, line, fields, header)
-            yield line, dict(zip(header, fields, strict=True))
+            if foreign or len(fields) != len(header):
+                report(str(path), *_fault(line, fields, header, foreign))
+                foreign.clear()
+            else:
+                yield line, dict(zip(header, fields, strict=True))
 
 
-def _field_lists(path: Path, kind: str) -> Iterator[tuple[int, list[str]]]:
+def _field_lists(path: Path, kind: str, foreign: dict[int, str]) -> Iterator[tuple[int, list[str]]]:
     if kind == ".csv":
-        reader = csv.reader(_lines(path), strict=True)
+        reader = csv.reader(_lines(path, foreign), strict=True)
     else:
-        reader = csv.reader(_lines(path), delimiter="\t", quoting=csv.QUOTE_NONE)
+        reader = csv.reader(_lines(path, foreign), delimiter="\t", quoting=csv.QUOTE_NONE)
     start = 1
     try:
         for fields in reader:
@@ -96,7 +124,9 @@ def _field_lists(path: Path, kind: str) -> Iterator[tuple[int, list[str]]]:
         raise UserError(f"{path}:{start}: broken row: {error}; mend it") from error
 
 
-def _checked_header(path: Path, line: int, fields: list[str]) -> list[str]:
+def _checked_header(path: Path, line: int, fields: list[str], foreign: dict[int, str]) -> list[str]:
+    if foreign:
+        stop(str(path), *next(iter(foreign.items())))
     names = [field.strip() for field in fields]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -104,38 +134,61 @@ def _checked_header(path: Path, line: int, fields: list[str]) -> list[str]:
     return names
 
 
-def _check_width(path: Path, line: int, fields: list[str], header: list[str]) -> None:
-    if len(fields) != len(header):
-        raise UserError(
-            f"{path}:{line}: {len(fields)} fields where the header has {len(header)} "
-            f"({', '.join(header)}); mend the row (a tsv field holds no tab or line end)"
-        )
+def _fault(
+    line: int, fields: list[str], header: list[str], foreign: dict[int, str]
+) -> tuple[int, str]:
+    if foreign:
+        return next(iter(foreign.items()))
+    return line, (
+        f"{len(fields)} fields where the header has {len(header)} "
+        f"({', '.join(header)}); mend the row (a tsv field holds no tab or line end)"
+    )
 
 
-def _objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(_lines(path), start=1):
+def _objects(path: Path, report: Report) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    foreign: dict[int, str] = {}
+    for number, line in enumerate(_lines(path, foreign), start=1):
         if not line.strip():
             continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}:{number}: not JSON: {error}; mend the line") from error
-        if not isinstance(value, dict):
-            raise UserError(f"{path}:{number}: expected a JSON object, got {brief(value)}")
-        yield number, value
+        reason = foreign.pop(number, None)
+        if reason is None:
+            try:
+                value = _object(line)
+            except ValueError as error:
+                reason = str(error)
+            else:
+                yield number, value
+                continue
+        report(str(path), number, reason)
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _object(line: str) -> Mapping[str, Any]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}; mend the line") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, got {brief(value)}")
+    return value
+
+
+def _lines(path: Path, foreign: dict[int, str]) -> Iterator[str]:
+    """Yield each line as text; say in ``foreign`` which are not UTF-8, their bytes escaped.
+
+    So a quoted field that spans several lines keeps its end, and one record alone is broken.
+    """
     with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
         for number, raw in enumerate(stream, start=1):
             line = raw.removeprefix(_BOM) if number == 1 else raw
             try:
-                yield line.decode("utf-8")
+                text = line.decode("utf-8")
             except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}:{number}: not UTF-8: byte 0x{line[error.start]:02x} at position "
-                    f"{error.start} of the line; save the file as UTF-8"
-                ) from error
+                text = line.decode("utf-8", "surrogateescape")
+                foreign[number] = (
+                    f"not UTF-8: byte 0x{line[error.start]:02x} at position {error.start} of the "
+                    "line; save the file as UTF-8"
+                )
+            yield text
 
 
 @contextmanager

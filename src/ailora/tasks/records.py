@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset, Features, Value
 
 from ailora.errors import UserError
+from ailora.tasks.broken import Report, stop
 from ailora.tasks.read import Table, brief
 
 # Tried in this order when the caller names no text column; pairs first, since a table with
@@ -60,7 +61,12 @@ def choose_columns(table: Table, text: Sequence[str] | None, label: str) -> Colu
     return Columns(text=names, label=label)
 
 
-def to_dataset(table: Table, columns: Columns, encode: Callable[[Any], int | float]) -> Dataset:
+def to_dataset(
+    table: Table,
+    columns: Columns,
+    encode: Callable[[str], int | float],
+    report: Report = stop,
+) -> Dataset:
     """Return the columns ``text``, ``text_pair`` (for two texts) and ``label`` of a table.
 
     Args:
@@ -68,22 +74,41 @@ def to_dataset(table: Table, columns: Columns, encode: Callable[[Any], int | flo
         columns: Which of its columns to take.
         encode: Turns a raw label into a class index (int) or a number (float); raises ValueError
             with the reason where it cannot.
+        report: Told of each row with an empty or missing text or label, or one that ``encode``
+            refuses. Unless it raises, the row is left out.
 
     Raises:
-        UserError: An empty or missing text or label, or one that ``encode`` refuses, with the line.
+        UserError: No row is left. And what ``report`` raises.
     """
-    taken: dict[str, list[Any]] = {"text": [], "text_pair": [], "label": []}
-    for line, row in table.rows:
-        for name, target in zip(columns.text, ("text", "text_pair"), strict=False):
-            with _place_in_errors(table.source, line, name):
-                taken[target].append(_text(row.get(name)))
-        with _place_in_errors(table.source, line, columns.label):
-            taken["label"].append(encode(raw_label(row.get(columns.label))))
-    if len(columns.text) == 1:
-        del taken["text_pair"]
-    kinds = {name: Value("string") for name in taken}
-    kinds["label"] = Value("int64" if isinstance(taken["label"][0], int) else "float64")
-    return Dataset.from_dict(taken, features=Features(kinds))
+    taken = (_taken(table.source, line, row, columns, encode, report) for line, row in table.rows)
+    rows = [row for row in taken if row is not None]
+    if not rows:
+        raise UserError(f"{table.source} has no rows that can be used: an empty split")
+    kinds = {name: Value("string") for name in ("text", "text_pair")[: len(columns.text)]}
+    kinds["label"] = Value("int64" if isinstance(rows[0][-1], int) else "float64")
+    by_column = dict(zip(kinds, map(list, zip(*rows, strict=True)), strict=True))
+    return Dataset.from_dict(by_column, features=Features(kinds))
+
+
+def _taken(
+    source: str,
+    line: int,
+    row: Mapping[str, Any],
+    columns: Columns,
+    encode: Callable[[str], int | float],
+    report: Report,
+) -> tuple[Any, ...] | None:
+    values: list[Any] = []
+    name = ""
+    try:
+        for name in columns.text:
+            values.append(_text(row.get(name)))  # noqa: PERF401 - an error needs the name
+        name = columns.label
+        values.append(encode(raw_label(row.get(name))))
+    except ValueError as error:
+        report(source, line, f"column {name!r}: {error}")
+        return None
+    return tuple(values)
 
 
 def raw_label(value: Any) -> str:
@@ -99,37 +124,48 @@ def raw_label(value: Any) -> str:
     return str(value).strip()
 
 
-def class_names(table: Table, label: str) -> tuple[str, ...]:
+def label_values(table: Table, label: str) -> frozenset[str]:
+    """Return the different labels of a table as text; those that cannot be used are passed over."""
+    found = set()
+    for _, row in table.rows:
+        with suppress(ValueError):
+            found.add(raw_label(row.get(label)))
+    return frozenset(found)
+
+
+def class_names(table: Table, label: str, values: Set[str]) -> tuple[str, ...]:
     """Return the classes of a training table: numbers in numeric order, else alphabetically.
+
+    Args:
+        table: If its source declares class names, those are returned.
+        label: The label column.
+        values: Its ``label_values``.
 
     Raises:
         UserError: One class only, or so many that the column cannot hold classes.
     """
     if table.label_names is not None:
         return table.label_names
-    found = _distinct(table, label)
     where = f"{table.source}: column {label!r}"
-    if len(found) == 1:
+    if len(values) == 1:
         raise UserError(
-            f"{where} holds one class only ({brief(next(iter(found)))}): nothing to learn"
+            f"{where} holds one class only ({brief(next(iter(values)))}): nothing to learn"
         )
-    if len(found) > 20 and 2 * len(found) > len(table.rows):
+    if len(values) > 20 and 2 * len(values) > len(table.rows):
         raise UserError(
-            f"{where} has {len(found)} different values in {len(table.rows)} rows, too many for "
+            f"{where} has {len(values)} different values in {len(table.rows)} rows, too many for "
             "classes; name another label column, or ask for regression"
         )
-    return tuple(sorted(found, key=_numbers_first))
+    return tuple(sorted(values, key=_numbers_first))
 
 
-def is_numeric_scale(table: Table, label: str) -> bool:
+def is_numeric_scale(values: Set[str]) -> bool:
     """Say whether labels look like a regression target: all numbers, some with a fraction."""
-    if table.label_names is not None:
-        return False
     try:
-        values = [float(text) for text in _distinct(table, label)]
+        numbers = [float(text) for text in values]
     except ValueError:
         return False
-    return all(map(math.isfinite, values)) and not all(value.is_integer() for value in values)
+    return all(map(math.isfinite, numbers)) and not all(map(float.is_integer, numbers))
 
 
 def class_encoder(names: tuple[str, ...]) -> Callable[[str], int]:
@@ -156,27 +192,11 @@ def number_encoder(text: str) -> float:
     return value
 
 
-def _distinct(table: Table, label: str) -> set[str]:
-    found = set()
-    for line, row in table.rows:
-        with _place_in_errors(table.source, line, label):
-            found.add(raw_label(row.get(label)))
-    return found
-
-
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"expected text, got {brief(value)}; fill it in or drop the row")
     value.encode("utf-8")  # JSON can hold half a surrogate pair, which no tokenizer takes
     return value
-
-
-@contextmanager
-def _place_in_errors(source: str, line: int, column: str) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise UserError(f"{source}:{line}: column {column!r}: {error}") from error
 
 
 def _numbers_first(text: str) -> tuple[bool, float, str]:

@@ -12,8 +12,9 @@ from datasets import Dataset
 from ailora.errors import UserError
 from ailora.tasks import hub, records
 from ailora.tasks.base import TextTask, fingerprint_of
+from ailora.tasks.broken import BrokenRows, OnBroken, Report, rule_for
 from ailora.tasks.metrics import metric_names
-from ailora.tasks.read import SUFFIXES, Table, kind_of, read_table
+from ailora.tasks.read import SUFFIXES, Table, find_file, kind_of, read_table
 from ailora.tasks.split import at_most, complete, shared_texts
 
 _log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ def load_text_task(
     split_seed: int = 0,
     limit: int | None = None,
     eval_limit: int | None = None,
+    on_broken: OnBroken | None = None,
 ) -> TextTask:
     """Read a task from local files, from a folder of them, or from the hub.
 
@@ -54,28 +56,35 @@ def load_text_task(
         split_seed: Of the splits made here and of the rows the limits keep.
         limit: Most rows to train on.
         eval_limit: Most rows of selection and of test each.
+        on_broken: What a row does that is not UTF-8 or not well-formed, or whose text or label is
+            missing, empty or, in dev and test, unknown: "stop", with file and line, or "skip",
+            counted in the notes with the file and line of the first. None stops at those of local
+            files, which can be mended, and skips those of the hub. With "skip", say
+            ``regression`` rather than let broken labels decide it.
 
     Raises:
         UserError: Anything wrong with files, columns, labels, metrics or limits, in one line.
     """
-    tables = _tables(train, dev, test, label)
+    broken = BrokenRows(rule_for(on_broken, local=_is_local(train)))
+    tables = _tables(train, dev, test, label, broken.report)
     columns = records.choose_columns(tables["train"], text, label)
+    values = records.label_values(tables["train"], label)
     if regression is None:
-        regression = records.is_numeric_scale(tables["train"], label)
+        regression = tables["train"].label_names is None and records.is_numeric_scale(values)
     names = metric_names(metrics, regression=regression)
-    labels = None if regression else records.class_names(tables["train"], label)
+    labels = None if regression else records.class_names(tables["train"], label, values)
     encode = records.number_encoder if labels is None else records.class_encoder(labels)
     parts = {}
     for part, table in tables.items():
         records.choose_columns(table, columns.text, label)
-        parts[part] = records.to_dataset(table, columns, encode)
+        parts[part] = records.to_dataset(table, columns, encode, broken.report)
     splits, notes = complete(parts, seed=split_seed, stratify=not regression)
     return build_task(
         _safe_name(str(train)),
         splits,
         labels=labels,
         metrics=names,
-        notes=notes,
+        notes=broken.notes() + notes,
         seed=split_seed,
         limit=limit,
         eval_limit=eval_limit,
@@ -117,16 +126,19 @@ def build_task(
     )
 
 
+def _is_local(train: Path | str) -> bool:
+    path = Path(train).expanduser()
+    return path.exists() or kind_of(path) is not None
+
+
 def _tables(
-    train: Path | str, dev: Path | str | None, test: Path | str | None, label: str
+    train: Path | str, dev: Path | str | None, test: Path | str | None, label: str, report: Report
 ) -> dict[str, Table]:
     given = {part: Path(file).expanduser() for part, file in (("dev", dev), ("test", test)) if file}
     path = Path(train).expanduser()
-    if path.is_file() or kind_of(path):
-        return {part: read_table(file) for part, file in {"train": path, **given}.items()}
-    if path.is_dir():
-        files = {**_files_in(path), **given}
-        return {part: read_table(file) for part, file in files.items()}
+    if _is_local(train):
+        files = {**(_files_in(path) if path.is_dir() else {"train": path}), **given}
+        return {part: read_table(file, report) for part, file in files.items()}
     if not hub.is_hub_name(str(train)):
         raise UserError(f"{train} does not exist; check the path")
     if given:
@@ -138,19 +150,11 @@ def _tables(
 
 
 def _files_in(folder: Path) -> dict[str, Path]:
-    found = {}
-    for part, stems in _STEMS.items():
-        names = {f"{stem}{kind}{gz}" for stem in stems for kind in SUFFIXES for gz in ("", ".gz")}
-        files = sorted(file for file in folder.iterdir() if file.name in names)
-        if len(files) > 1:
-            both = " and ".join(file.name for file in files)
-            raise UserError(f"{folder} has {both} for {part}; keep one")
-        if files:
-            found[part] = files[0]
-    if "train" not in found:
+    files = {part: find_file(folder, stems) for part, stems in _STEMS.items()}
+    if files["train"] is None:
         kinds = ", ".join(f"train{kind}" for kind in SUFFIXES)
         raise UserError(f"{folder} holds no training file; expected {kinds}, each also with .gz")
-    return found
+    return {part: file for part, file in files.items() if file is not None}
 
 
 def _safe_name(source: str) -> str:

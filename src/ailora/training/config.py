@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from ailora.adapters.config import AILoRAConfig, Base, LrMode
+from ailora.adapters.config import Base, LrMode
+from ailora.baselines import Settings
 from ailora.errors import UserError
+from ailora.roles import RoleName
 from ailora.training.settings import QA, Generation, at_least_one
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -25,13 +27,14 @@ class RunConfig:
     """Settings of one training run; equal settings and data give an equal `run_id`.
 
     Attributes:
-        method: Name of a preset: lora, pissa, milora, ailora or reailora.
+        method: Name in `ailora.baselines.METHODS`: ailora, lora, full, houlsby, ...
         model: ``"demo"`` (the embedded encoder, or decoder where text is generated), a local
             folder or a hub name.
         task: ``"movies"``, a task of the paper, a file, a folder or a hub name
             (`ailora.tasks.load_task`).
         data: Folder that holds the paper's tasks, each in a folder of its name; None for the hub.
-        rank, alpha, dropout, base, lr_mode: As in `ailora.AILoRAConfig`.
+        rank, alpha, dropout, base, lr_mode, ranks, bottleneck, vera_rank: Those that the method
+            has a use for, as in `ailora.baselines.Settings`.
         lr: Learning rate at ``lr_ratio=1``; the task's head has this one.
         epochs: Passes over the training rows; fractions are allowed.
         batch_size: Rows a step.
@@ -66,6 +69,9 @@ class RunConfig:
     dropout: float = 0.0
     base: Base = "anchored"
     lr_mode: LrMode = "groups"
+    ranks: Mapping[RoleName, int] | None = None
+    bottleneck: int = 64
+    vera_rank: int = 256
     lr: float = 2e-3
     epochs: float = 2
     batch_size: int = 16
@@ -113,16 +119,17 @@ class RunConfig:
 
     def _settle(self) -> None:
         """Check what the adapter checks; 2 and 2.0 are one setting, and so must be one run."""
-        adapter = AILoRAConfig(**self.adapter_options())
-        for name in ("alpha", "dropout"):
-            object.__setattr__(self, name, getattr(adapter, name))
+        settings = self.method_settings()
+        object.__setattr__(self, "dropout", float(settings.dropout))
+        if settings.alpha is not None:
+            object.__setattr__(self, "alpha", float(settings.alpha))
         for name in ("lr", "epochs", "warmup_ratio", "weight_decay"):
             object.__setattr__(self, name, float(getattr(self, name)))
 
-    def adapter_options(self) -> dict[str, Any]:
-        """The fields of `ailora.AILoRAConfig` that a run sets."""
-        names = ("alpha", "dropout", "base", "lr_mode")
-        return {"r": self.rank, **{name: getattr(self, name) for name in names}}
+    def method_settings(self, task_type: str | None = None) -> Settings:
+        """What the method is told: the fields that both have by one name."""
+        names = {field.name for field in fields(Settings)} - {"task_type"}
+        return Settings(**{name: getattr(self, name) for name in names}, task_type=task_type)
 
     def task_options(self) -> dict[str, Any]:
         """What `ailora.tasks.load_task` needs beside the task's name."""

@@ -1,39 +1,49 @@
-"""The methods that can be trained, each a function from a model to an adapted model."""
+"""The methods that a run can train by: `ailora.baselines` under the names of ``--method``."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from typing import Any
 
-from peft import PeftModel
 from torch import nn
 
-from ailora.adapters import AILoRAConfig, get_peft_model, presets
+from ailora.baselines import METHODS, Batches
 from ailora.errors import UserError
 from ailora.training.config import RunConfig
 
-PRESETS: dict[str, Callable[..., AILoRAConfig]] = {
-    "lora": presets.lora,
-    "pissa": presets.pissa,
-    "milora": presets.milora,
-    "ailora": presets.ailora,
-    "reailora": presets.reailora,
-}
+# The methods that differ in their start alone: what a comparison takes by default.
+PRESETS = {name: METHODS[name] for name in ("lora", "pissa", "milora", "ailora", "reailora")}
 
 
 def check_method(name: str) -> None:
     """Raise a UserError that lists the methods if there is none of that name."""
-    if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"method {name!r} is not known (there are {', '.join(PRESETS)}){hint}")
+        raise UserError(f"method {name!r} is not known (there are {', '.join(METHODS)}){hint}")
 
 
-def adapt(model: nn.Module, config: RunConfig, task_type: str) -> PeftModel:
-    """Wrap a model with the run's adapter; ``task_type`` is PEFT's (``SEQ_CLS``, ...).
+def adapt(
+    model: nn.Module, config: RunConfig, task_type: str, batches: Batches | None = None
+) -> Any:
+    """Adapt a model by the run's method.
+
+    Args:
+        model: With the task's head.
+        config: The run's.
+        task_type: PEFT's (``SEQ_CLS``, ...).
+        batches: Makes a few training batches, for methods that start from data.
+
+    Returns:
+        A ``peft.PeftModel``, or for full fine-tuning, BitFit and Houlsby the model itself;
+        `ailora.baselines` saves, loads, merges and counts both.
 
     Raises:
-        UserError: As `ailora.get_peft_model`.
+        UserError: The method does not fit the model, or needs data and got none.
     """
-    adapter = PRESETS[config.method](**config.adapter_options(), task_type=task_type)
-    return get_peft_model(model, adapter)
+    return METHODS[config.method].build(model, config.method_settings(task_type), batches)
+
+
+def needs_data(name: str) -> bool:
+    """Whether the method starts from training batches."""
+    return METHODS[name].needs_data

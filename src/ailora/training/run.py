@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from peft import LoraConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
+from ailora import baselines
 from ailora.adapters.update import update_norms
 from ailora.errors import UserError
 from ailora.tasks import Task, TextTask
@@ -26,6 +29,8 @@ from ailora.training.model import check_length
 from ailora.training.trainer import build_trainer, run_to_end, some
 
 logger = logging.getLogger(__name__)
+
+START_BATCHES = 32
 
 
 def train(
@@ -94,7 +99,7 @@ def _prepare(kind: Kind[Any]) -> tuple[nn.Module, PreTrainedTokenizerBase, dict[
     batch = _few(kind, base, tokenizer)
     before = outputs_on(base, batch)
     began = time.perf_counter()
-    model = adapt(base, kind.config, kind.peft_task_type)
+    model = adapt(base, kind.config, kind.peft_task_type, lambda: _batches(kind, base, tokenizer))
     seconds = time.perf_counter() - began
     moved = (outputs_on(model, batch) - before).abs().max()
     return model, tokenizer, {"init_seconds": seconds, "step0_deviation": float(moved)}
@@ -104,6 +109,19 @@ def _few(kind: Kind[Any], model: PreTrainedModel, tokenizer: PreTrainedTokenizer
     """One batch of test rows."""
     rows: Dataset = kind.encode(some(kind.task.test, kind.step0_rows), tokenizer)
     return kind.collator(tokenizer, model)(list(rows.take(min(len(rows), kind.step0_rows))))
+
+
+def _batches(
+    kind: Kind[Any], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[Any]:
+    """A few training batches, for methods that start from data."""
+    config = kind.config
+    size = config.micro_batch_size or config.batch_size
+    rows = kind.task.train.shuffle(seed=config.seed)
+    encoded = kind.encode(rows.take(min(len(rows), START_BATCHES * size)), tokenizer)
+    collate = kind.collator(tokenizer, model)
+    for first in range(0, len(encoded) - size + 1, size):
+        yield collate([encoded[row] for row in range(first, first + size)])
 
 
 def _finish(
@@ -116,7 +134,7 @@ def _finish(
         for name, rows in (("selection", task.selection), ("test", task.test))
     }
     evaluating += time.perf_counter() - began
-    trainer.model.save_pretrained(str(folder.adapter))
+    baselines.save(trainer.model, folder.adapter)
     for name, split in scored.items():
         folder.keep_outputs(name, split.outputs)
     history = folder.history()
@@ -127,14 +145,14 @@ def _finish(
         "by_group": {name: split.by_group for name, split in scored.items() if split.by_group},
         "majority": kind.majority(),
         "history": history,
-        "parameters": _parameters(trainer.model),
+        "parameters": asdict(baselines.count(trainer.model)),
         "seconds": {
             "init": measured["init_seconds"],
             "train": history[-1]["seconds"],
             "evaluate": evaluating,
         },
         "step0_deviation": measured["step0_deviation"],
-        "updates": [asdict(norm) for norm in update_norms(trainer.model)],
+        "updates": _updates(trainer.model),
         "environment": environment(),
     }
     return folder.finish(result)
@@ -157,9 +175,8 @@ def _data(task: Task) -> dict[str, Any]:
     }
 
 
-def _parameters(model: nn.Module) -> dict[str, int]:
-    """Trainable parameters of the adapter and of the task's head, and all there are."""
-    trainable = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
-    adapter = sum(count for name, count in trainable.items() if "lora_" in name)
-    everything = sum(p.numel() for p in model.parameters())
-    return {"adapter": adapter, "head": sum(trainable.values()) - adapter, "all": everything}
+def _updates(model: nn.Module) -> list[dict[str, Any]]:
+    """How far each adapted weight moved; of the methods whose update is a product B A."""
+    if isinstance(model, PeftModel) and isinstance(model.active_peft_config, LoraConfig):
+        return [asdict(norm) for norm in update_norms(model)]
+    return []

@@ -81,7 +81,8 @@ def run_to_end(trainer: Trainer, checkpoint: Path | None) -> None:
     trainer.state = state
     keeps_best = trainer.args.load_best_model_at_end
     best = checkpoint.with_name(f"checkpoint-{state.best_global_step}")
-    trainer.model.load_adapter(str(best if keeps_best else checkpoint), "default")
+    # Trainer's own, private: it knows a checkpoint of an adapter from one of a whole model.
+    trainer._load_from_checkpoint(str(best if keeps_best else checkpoint))
 
 
 def some(rows: Dataset, count: int | None) -> Dataset:

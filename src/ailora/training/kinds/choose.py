@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from ailora.tasks import Task, TextTask
+from ailora.tasks import GenerationTask, QATask, Task, TextTask
 from ailora.training.config import RunConfig
 from ailora.training.kinds.base import Kind
 from ailora.training.kinds.classification import Classification
+from ailora.training.kinds.generation import Generation
+from ailora.training.kinds.question_answering import QuestionAnswering
 
 
 def kind_of(task: Task, config: RunConfig) -> Kind[Any]:
     """The kind for a task, by the task's own class."""
     if isinstance(task, TextTask):
         return Classification(task, config)
-    raise TypeError(f"no kind for a {type(task).__name__}")
+    if isinstance(task, QATask):
+        return QuestionAnswering(task, config)
+    if isinstance(task, GenerationTask):
+        return Generation(task, config)
+    raise TypeError(f"no kind of training for a {type(task).__name__}")

@@ -1,0 +1,17 @@
+"""Full fine-tuning: every parameter learns."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from ailora.baselines.kept import Kept, keep
+from ailora.baselines.settings import Batches, Settings
+
+
+def full(model: nn.Module, settings: Settings, batches: Batches | None = None) -> PreTrainedModel:
+    """Train all of the model; it is saved as a whole."""
+    model.requires_grad_(True)
+    return keep(cast(PreTrainedModel, model), Kept(method="full"))

@@ -1,0 +1,15 @@
+"""rsLoRA (Kalajdzievski 2023): LoRA with the scale alpha / sqrt(rank)."""
+
+from __future__ import annotations
+
+from peft import PeftModel
+from torch import nn
+
+from ailora.adapters import get_peft_model, presets
+from ailora.baselines.presets import configured
+from ailora.baselines.settings import Batches, Settings
+
+
+def rslora(model: nn.Module, settings: Settings, batches: Batches | None = None) -> PeftModel:
+    """PEFT's ``use_rslora`` on q and v; with alpha None the scale is sqrt(rank)."""
+    return get_peft_model(model, configured(presets.lora, model, settings, use_rslora=True))

@@ -1,0 +1,178 @@
+"""The arithmetic task: solutions to learn from, five tests of final numbers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset, concatenate_datasets
+
+from ailora.errors import UserError
+from ailora.tasks.arithmetic.hub import hub_table
+from ailora.tasks.arithmetic.overlap import overlap_notes, without
+from ailora.tasks.arithmetic.problems import to_learn, to_test
+from ailora.tasks.arithmetic.template import TEMPLATE
+from ailora.tasks.base import GenerationTask, fingerprint_of
+from ailora.tasks.broken import BrokenRows, OnBroken, rule_for
+from ailora.tasks.json_list import is_json_list, read_json_list
+from ailora.tasks.pairs import Sampling, ToPair, Writing, to_rows
+from ailora.tasks.read import Table, find_file, read_table
+from ailora.tasks.split import at_most, hold_out
+
+_log = logging.getLogger(__name__)
+
+TRAIN = ("gsm8k", "mawps")
+TESTS = ("multiarith", "gsm8k", "addsub", "singleeq", "svamp")
+METRICS = ("number",)
+
+
+def load_arithmetic(
+    *,
+    data: Path | str | None = None,
+    train: Path | str | None = None,
+    tests: Sequence[str] = TESTS,
+    metrics: Sequence[str] | None = None,
+    drop_overlap: bool = False,
+    split_seed: int = 0,
+    limit: int | None = None,
+    eval_limit: int | None = None,
+    on_broken: OnBroken | None = None,
+) -> GenerationTask:
+    """Load training problems and the five tests of the paper's Table 3.
+
+    Rows are records with ``instruction``, perhaps ``input``, ``output`` (the worked solution) and
+    ``answer`` (a number, or a letter from A to E). Training is on GSM8K and MAWPS or on a file of
+    one's own, as Math10K; selection on GSM8K's dev rows where the folder has some, else on a tenth
+    of the training rows. The rows of test have their set as ``group``, so what is reported is the
+    mean over the sets.
+
+    Args:
+        data: Folder with a folder a set: ``gsm8k/train.jsonl.gz`` and so on; None for the hub.
+        train: A json (a list of records), jsonl, csv or tsv file to train on instead.
+        tests: Names of sets to be tested on.
+        metrics: From `ailora.tasks.generated`; by default ``number``, LLM-Adapters' rule. For sets
+            of multiple choice, as AQuA, ``choice``.
+        drop_overlap: Leave out training problems that are in a test or in selection; how many of
+            the tests' rows were learned is in the notes either way.
+        split_seed: Of a split made here and of the rows the limits keep.
+        limit: Most rows to train on.
+        eval_limit: Most rows of selection, and of each test.
+        on_broken: What a row without problem, solution or answer does: "stop", with file and line,
+            or "skip", counted in the notes. None stops at those of local files and skips the hub's.
+
+    Raises:
+        UserError: Missing files or sets, and anything wrong with rows, metrics or limits.
+    """
+    # A prompt, a rationale and 256 new tokens: as LLM-Adapters; its 4 beams are for the run to ask.
+    writing = Writing(
+        template=TEMPLATE,
+        metrics=tuple(METRICS if metrics is None else metrics),
+        max_new_tokens=256,
+        num_beams=1,
+    )
+    if not tests or isinstance(tests, str):
+        raise UserError(f"tests={tests!r}: name one set or more, such as {', '.join(TESTS)}")
+    sampling = Sampling(seed=split_seed, limit=limit, eval_limit=eval_limit)
+    broken = BrokenRows(rule_for(on_broken, local=data is not None))
+    found = _Reader(None if data is None else Path(data).expanduser(), broken)
+    own = None if train is None else Path(train).expanduser()
+    learned, selection, notes = _learned(found, own, sampling)
+    held = {name: _some(found.rows(name, "test", to_test), eval_limit, sampling) for name in tests}
+    selection = _some(selection, eval_limit, sampling)
+    if drop_overlap:
+        kept = without(learned, selection, *held.values())
+        notes.append(f"{len(learned) - len(kept)} training rows dropped that are in a held set")
+        learned = kept
+    learned = _some(learned, limit, sampling)
+    notes += [*broken.notes(), *overlap_notes(learned, {"selection": selection, **held})]
+    return _task(learned, selection, held, writing, tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Sets by name, from a folder or the hub."""
+
+    folder: Path | None
+    broken: BrokenRows
+
+    def rows(self, name: str, split: str, to_pair: ToPair) -> Dataset:
+        return to_rows(self._table(name, split), to_pair, self.broken.report)
+
+    def dev(self) -> Dataset | None:
+        if self.folder is None or not (self.folder / "gsm8k").is_dir():
+            return None
+        path = find_file(self.folder / "gsm8k", ("dev",))
+        return None if path is None else self.file(path)
+
+    def file(self, path: Path) -> Dataset:
+        read = read_json_list if is_json_list(path) else read_table
+        return to_rows(read(path, self.broken.report), to_learn, self.broken.report)
+
+    def _table(self, name: str, split: str) -> Table:
+        if self.folder is None:
+            return hub_table(name, split)
+        place = self.folder / name
+        path = find_file(place, (split,)) if place.is_dir() else None
+        if path is None:
+            raise UserError(
+                f"{place} has no {split} file; data is the folder that holds {name}/{split}.jsonl"
+            )
+        return read_table(path, self.broken.report)
+
+
+def _learned(
+    found: _Reader, own: Path | None, sampling: Sampling
+) -> tuple[Dataset, Dataset, list[str]]:
+    """Training rows, selection rows, and what was held out."""
+    if own is None:
+        parts = [found.rows(name, "train", to_learn) for name in TRAIN]
+        learned = concatenate_datasets(parts)
+    else:
+        learned = found.file(own)
+    dev = found.dev()
+    if dev is not None:
+        return learned, dev, []
+    tenth = max(1, len(learned) // 10)
+    cut = hold_out(_labelled(learned), tenth, seed=sampling.seed, stratify=False)
+    kept, selection = (part.remove_columns("label") for part in (cut.kept, cut.held_out))
+    return kept, selection, [f"selection split: {tenth} rows held out (seed {sampling.seed})"]
+
+
+def _some(rows: Dataset, limit: int | None, sampling: Sampling) -> Dataset:
+    if limit is None:
+        return rows
+    kept = at_most(_labelled(rows), limit, seed=sampling.seed, stratify=False)
+    return kept.remove_columns("label")
+
+
+def _labelled(rows: Dataset) -> Dataset:
+    return rows.add_column("label", [0] * len(rows))  # draws are from rows with a label
+
+
+def _task(
+    learned: Dataset,
+    selection: Dataset,
+    held: dict[str, Dataset],
+    writing: Writing,
+    notes: tuple[str, ...],
+) -> GenerationTask:
+    test = concatenate_datasets(
+        [rows.add_column("group", [name] * len(rows)) for name, rows in held.items()]
+    )
+    for note in notes:
+        _log.info("arithmetic: %s", note)
+    meaning = [writing.template, writing.max_new_tokens, writing.num_beams, *writing.metrics]
+    return GenerationTask(
+        name="arithmetic",
+        train=learned,
+        selection=selection,
+        test=test,
+        metrics=writing.metrics,
+        template=writing.template,
+        max_new_tokens=writing.max_new_tokens,
+        num_beams=writing.num_beams,
+        fingerprint=fingerprint_of((learned, selection, test), meaning),
+        notes=notes,
+    )
