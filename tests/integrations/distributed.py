@@ -25,10 +25,18 @@ ROWS = [{"input_ids": row, "labels": row} for row in torch.arange(4, 16).view(2,
 
 def shard_on_cpu(trainer: hf.Trainer) -> None:
     """Accelerate has FSDP for accelerators alone; its code for it runs on processors as well."""
-    shared = trainer.accelerator.state._shared_state
-    shared["distributed_type"] = DistributedType.FSDP
-    shared["fsdp_plugin"] = FullyShardedDataParallelPlugin()
+    state = trainer.accelerator.state._shared_state
+    state["fsdp_plugin"] = FullyShardedDataParallelPlugin()
+    for shared in (state, PartialState._shared_state):  # the first is refilled from the second
+        shared["distributed_type"] = DistributedType.FSDP
     trainer.is_fsdp_enabled = True
+
+
+def save(trainer: hf.Trainer, folder: Path) -> None:
+    """As Trainer does, which writes no adapter at all where it saves in shards."""
+    trainer.save_model(str(folder))
+    if not folder.exists():
+        trainer.model.save_pretrained(folder, is_main_process=PartialState().is_main_process)
 
 
 def main() -> None:
@@ -61,7 +69,7 @@ def main() -> None:
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         shard_on_cpu(trainer)
     trainer.train(resume_from_checkpoint=options.resume or None)
-    trainer.save_model(str(options.out / "adapter"))
+    save(trainer, options.out / "adapter")
     losses = [entry["train_loss"] for entry in trainer.state.log_history if "train_loss" in entry]
     sharded = sum(isinstance(parameter, DTensor) for parameter in trainer.model.parameters())
     found = {

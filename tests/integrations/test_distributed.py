@@ -18,14 +18,19 @@ from safetensors.torch import load_file
 
 SCRIPT = Path(__file__).with_name("distributed.py")
 DDP = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
-FSDP2 = [
-    *("-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1"),
-    *("--mixed_precision", "no", "--dynamo_backend", "no", "--use_fsdp", "--fsdp_version", "2"),
-    *("--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"),
-    *("--fsdp_transformer_layer_cls_to_wrap", "LlamaDecoderLayer"),
-    *("--fsdp_cpu_ram_efficient_loading", "false", "--fsdp_state_dict_type", "FULL_STATE_DICT"),
-    "--main_process_port",
-]
+
+
+def fsdp(version: int, efficient: bool = False, kind: str = "FULL_STATE_DICT") -> list[str]:
+    return [
+        *("-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--use_fsdp"),
+        *("--fsdp_version", str(version), "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"),
+        *("--fsdp_transformer_layer_cls_to_wrap", "LlamaDecoderLayer"),
+        *("--fsdp_cpu_ram_efficient_loading", str(efficient).lower()),
+        *("--fsdp_state_dict_type", kind, "--main_process_port"),
+    ]
+
+
 pytestmark = pytest.mark.slow
 
 
@@ -35,9 +40,9 @@ def free_port() -> str:
         return str(found.getsockname()[1])
 
 
-def run(launcher: list[str], model: Path, out: Path, *more: str) -> dict[str, Any]:
+def launch(launcher: list[str], model: Path, out: Path, *more: str) -> Any:
     out.mkdir(exist_ok=True)
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, *launcher, free_port(), str(SCRIPT), str(model), str(out), *more],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         cwd=SCRIPT.parents[2],
@@ -45,8 +50,19 @@ def run(launcher: list[str], model: Path, out: Path, *more: str) -> dict[str, An
         text=True,
         timeout=240,
     )
+
+
+def run(launcher: list[str], model: Path, out: Path, *more: str) -> dict[str, Any]:
+    done = launch(launcher, model, out, *more)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((out / "done-0.json").read_text())
+
+
+def resume(launcher: list[str], model: Path, whole: Path, out: Path) -> dict[str, Any]:
+    """The second half of a run again, from its checkpoint at half-way."""
+    out.mkdir()
+    (whole / "checkpoint-3").rename(out / "checkpoint-3")
+    return run(launcher, model, out, "--resume")
 
 
 def adapter(out: Path) -> dict[str, torch.Tensor]:
@@ -62,9 +78,7 @@ def test_every_rank_starts_from_the_same_factors_and_resumes_exactly(
     assert len(first) == 8
     assert all(torch.equal(value, second[key]) for key, value in first.items())
     resumed = tmp_path / "resumed"
-    resumed.mkdir()
-    (out / "checkpoint-3").rename(resumed / "checkpoint-3")
-    run(DDP, tiny_llama, resumed, "--resume")
+    resume(DDP, tiny_llama, out, resumed)
     left, right = adapter(out), adapter(resumed)
     assert all(torch.equal(value, right[key]) for key, value in left.items())
 
@@ -73,11 +87,35 @@ def test_fsdp2_trains_sharded_to_the_same_adapter_and_stock_peft_loads_it(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
     run(DDP, tiny_llama, tmp_path / "ddp")
-    found = run(FSDP2, tiny_llama, tmp_path / "fsdp")
+    found = run(fsdp(2), tiny_llama, tmp_path / "fsdp")
     assert found["sharded"] > 0
+    assert found["kind"] == "DistributedType.FSDP"
     left, right = adapter(tmp_path / "ddp"), adapter(tmp_path / "fsdp")
     for key, value in left.items():
         torch.testing.assert_close(right[key], value, rtol=1e-4, atol=1e-5)
     base = hf.AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
     stock = PeftModel.from_pretrained(base, str(tmp_path / "fsdp" / "adapter"))
     assert torch.isfinite(stock(input_ids=torch.arange(4, 10)[None]).logits).all()
+
+
+@pytest.mark.parametrize(
+    ("efficient", "kind"), [(False, "FULL_STATE_DICT"), (True, "SHARDED_STATE_DICT")]
+)
+def test_fsdp2_resumes_to_the_same_bits_however_it_loads_and_saves(
+    tiny_llama: Path, tmp_path: Path, efficient: bool, kind: str
+) -> None:
+    launcher, out, resumed = fsdp(2, efficient, kind), tmp_path / "out", tmp_path / "resumed"
+    run(launcher, tiny_llama, out)
+    left = adapter(out)
+    found = resume(launcher, tiny_llama, out, resumed)
+    right = adapter(resumed)
+    assert found["sharded"] > 0
+    assert all(torch.equal(value, right[key]) for key, value in left.items())
+    assert all(value.chunk(2)[1].any() for key, value in left.items() if "lora_A" in key)
+
+
+def test_fsdp_version_1_is_refused_before_it_trains(tiny_llama: Path, tmp_path: Path) -> None:
+    done = launch(fsdp(1), tiny_llama, tmp_path / "fsdp")
+    assert done.returncode != 0
+    assert "FSDP version 1 cannot save these factors; set fsdp_version: 2" in done.stderr
+    assert not (tmp_path / "fsdp" / "start-0.safetensors").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import datasets
@@ -9,7 +10,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from ailora.errors import UserError
-from ailora.tasks import load_task
+from ailora.tasks import load_task, load_text_task
 
 FEATURES = Features(
     {"sentence": Value("string"), "label": ClassLabel(names=["unacceptable", "acceptable"])}
@@ -39,7 +40,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize(
     ("name", "address"),
     [
-        ("glue/cola", ("nyu-mll/glue", "cola")),
+        ("glue/ax", ("nyu-mll/glue", "ax")),
         ("owner/set", ("owner/set", None)),
         ("owner/set/part", ("owner/set", "part")),
     ],
@@ -64,7 +65,7 @@ def test_class_names_keep_the_hubs_order_and_hidden_test_labels_are_no_test_spli
 @pytest.mark.usefixtures("hub")
 def test_local_dev_files_do_not_go_with_a_hub_name() -> None:
     with pytest.raises(UserError, match="local train file"):
-        load_task("glue/cola", dev="dev.csv")
+        load_task("owner/set", dev="dev.csv")
 
 
 @pytest.mark.parametrize(
@@ -85,8 +86,22 @@ def test_a_hub_that_fails_gives_one_line(monkeypatch: pytest.MonkeyPatch, error:
     assert "\n" not in str(caught.value)
 
 
-def test_a_single_row_without_label_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_row_without_label_is_left_out_with_a_count_or_stops_where_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     broken = datasets.concatenate_datasets([part(20), part(1, 50, label=-1)])
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: DatasetDict(train=broken))
-    with pytest.raises(UserError, match=r"owner/set \(train\):21: column 'label'"):
-        load_task("owner/set")
+    place = r"owner/set \(train\):21: column 'label': label '-1' is not in train"
+    task = load_text_task("owner/set")
+    assert task.train.num_rows + task.selection.num_rows + task.test.num_rows == 20
+    assert re.search(place, task.notes[0])
+    with pytest.raises(UserError, match=place):
+        load_text_task("owner/set", on_broken="stop")
+
+
+def test_a_label_that_is_null_is_broken_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    nameless = Dataset.from_dict({"sentence": ["x"], "label": [None]}, features=FEATURES)
+    broken = datasets.concatenate_datasets([part(20), nameless])
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: DatasetDict(train=broken))
+    with pytest.raises(UserError, match=r":21: column 'label': expected a label, got None"):
+        load_text_task("owner/set", on_broken="stop")

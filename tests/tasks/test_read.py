@@ -107,6 +107,55 @@ def test_a_broken_file_is_named_with_the_line(
         assert part in message
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "kept", "broken"),
+    [
+        ("a.csv", b"text,label\nok,x\ncaf\xe9,y\nz,w\n", [2, 4], {3: "not UTF-8: byte 0xe9"}),
+        (
+            "a.csv",
+            b'text,label\n"one\ncaf\xe9\nthree",y\nz,w\n',
+            [5],
+            {3: "not UTF-8: byte 0xe9 at position 3"},
+        ),
+        ("a.csv", b"text,label\na,b,c\n\nok\nz,w\n", [5], {2: "3 fields", 4: "1 fields"}),
+        ("a.tsv", b"text\tlabel\nno tab\nz\tw\n\xff\n", [3], {2: "1 fields", 4: "0xff"}),
+        (
+            "a.jsonl.gz",
+            b'{"text": "\xe9"}\n{"text": "z"}\n{"te\n[1]\n',
+            [2],
+            {1: "not UTF-8", 3: "not JSON", 4: "expected a JSON object, got [1]"},
+        ),
+    ],
+)
+def test_each_broken_row_is_reported_once_and_the_others_are_read(
+    tmp_path: Path, name: str, content: bytes, kept: list[int], broken: dict[int, str]
+) -> None:
+    told: list[tuple[str, int, str]] = []
+    path = written(tmp_path, name, content)
+    read = read_table(path, lambda *report: told.append(report))
+    assert [line for line, _ in read.rows] == kept
+    assert read.rows[-1][1]["text"] == "z"
+    assert [(source, line) for source, line, _ in told] == [(str(path), line) for line in broken]
+    for (_, _, reason), part in zip(told, broken.values(), strict=True):
+        assert part in reason
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"text,caf\xe9\nx,y\n", "a.csv:1: not UTF-8"),
+        (b"text,text\nx,y\n", "twice"),
+        (b'text,label\nok,x\n"open,y\nz,w\n', "a.csv:3: broken row"),
+        (b"text,label\nx\ny\n", "no rows that can be used"),
+    ],
+)
+def test_a_broken_header_or_quoting_or_no_row_left_stops_in_any_case(
+    tmp_path: Path, content: bytes, part: str
+) -> None:
+    with pytest.raises(UserError, match=part):
+        read_table(written(tmp_path, "a.csv", content), lambda *_: None)
+
+
 def test_a_truncated_or_false_gzip_is_a_user_error(tmp_path: Path) -> None:
     whole = gzip.compress(b"text,label\n" + bytes(range(32, 127)) * 1000 + b",x\n")
     (tmp_path / "a.csv.gz").write_bytes(whole[:-20])

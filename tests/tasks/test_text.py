@@ -233,3 +233,58 @@ def test_a_metric_of_the_other_kind_or_a_limit_of_nothing_is_refused(tmp_path: P
     assert "'pearson'" in message_of(path, metrics=["pearson"])
     assert "limit of 0" in message_of(path, limit=0)
     assert load_text_task(path, metrics=["mcc", "accuracy"]).metrics == ("mcc", "accuracy")
+
+
+BAD_ROWS: Rows = [
+    {"text": "x", "label": "maybe"},
+    {"text": "x", "label": None},
+    {"text": " ", "label": "yes"},
+    {"text": "\ud800", "label": "yes"},
+]
+
+
+def test_broken_rows_are_left_out_with_a_count_where_asked(tmp_path: Path) -> None:
+    train, dev = sentences(40), sentences(6, 100)
+    whole = load_text_task(
+        jsonl(tmp_path / "a" / "train.jsonl", train), dev=jsonl(tmp_path / "a" / "dev.jsonl", dev)
+    )
+    spoilt = [dev[0], *BAD_ROWS, *dev[1:]]
+    path = jsonl(tmp_path / "b" / "train.jsonl", [*train, BAD_ROWS[1]])
+    other = jsonl(tmp_path / "b" / "dev.jsonl", spoilt)
+    task = load_text_task(path, dev=other, on_broken="skip")
+    assert task.fingerprint == whole.fingerprint
+    assert task.notes[:2] == (
+        f"1 broken row left out; the first is {path}:41: column 'label': expected a label, got "
+        "None; fill it in or drop the row",
+        f"4 broken rows left out; the first is {other}:2: column 'label': label 'maybe' is not in "
+        "train (there: no, yes)",
+    )
+    assert task.notes[2:] == whole.notes
+
+
+def test_a_local_broken_row_stops_unless_asked_otherwise_and_says_how(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [*sentences(20), BAD_ROWS[1]])
+    for rule in ({}, {"on_broken": "stop"}):
+        assert "a.jsonl:21: column 'label'" in message_of(path, **rule)
+        assert 'on_broken="skip"' in message_of(path, **rule)
+    assert "on_broken='drop': must be stop or skip" in message_of(path, on_broken="drop")
+
+
+def test_a_line_that_is_no_text_is_left_out_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    lines = [f"s{n},{n % 2}".encode() for n in range(40)]
+    path.write_bytes(b"\n".join([b"text,label", *lines[:5], b"caf\xe9,1", *lines[5:]]))
+    assert "a.csv:7: not UTF-8" in message_of(path)
+    task = load_text_task(path, on_broken="skip")
+    assert sum(part.num_rows for part in (task.train, task.selection, task.test)) == 40
+    assert "a.csv:7: not UTF-8" in task.notes[0]
+
+
+def test_where_every_row_is_broken_nothing_is_made_of_it(tmp_path: Path) -> None:
+    rows: Rows = [{"text": "", "label": "yes"}, {"text": "", "label": "no"}]
+    path = jsonl(tmp_path / "a.jsonl", rows)
+    assert "no rows that can be used" in message_of(path, on_broken="skip")
+    nameless: Rows = [{"text": "x", "label": None}] * 3
+    path = jsonl(tmp_path / "b.jsonl", nameless)
+    assert "no rows that can be used" in message_of(path, on_broken="skip")
+    assert "b.jsonl:1: column 'label'" in message_of(path)

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import PeftMixedModel, PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from ailora.adapters.config import AILoRAConfig
 from ailora.adapters.parts import SavedRole, saved_roles, saved_starts
 from ailora.adapters.reading import SavedStart, StockFactors
-from ailora.adapters.starts import Start, projections_of
+from ailora.adapters.starts import Start, projections_of, stored_scaling
 from ailora.errors import UserError
 from ailora.roles import unwrapped
 from ailora.roles.weights import is_quantised, shape_of
@@ -23,6 +23,11 @@ def check_room(model: nn.Module, config: AILoRAConfig, adapter_name: str) -> Non
     """Raise a UserError if the model cannot take one more adapter of that name and form."""
     if not adapter_name or "." in adapter_name:
         raise UserError(f"adapter_name={adapter_name!r}: must be a name without dots")
+    if isinstance(model, PeftMixedModel):
+        raise UserError(
+            "the model is a PeftMixedModel, which mixes kinds of adapters; start from the plain "
+            "model, or from a PeftModel with adapters beside"
+        )
     if not isinstance(model, PeftModel):
         return
     if adapter_name in model.peft_config:
@@ -113,6 +118,8 @@ def check_fits(
     for role in roles:
         if role.projection.key in spectral:
             _check_anchor(path, saved, role)
+            if not role.anchored:
+                _check_not_folded(path, saved, role)
     return saved_starts(roles, saved)
 
 
@@ -140,6 +147,21 @@ def _check_anchor(path: Path, saved: SavedStart, role: SavedRole) -> None:
         raise UserError(
             f"{path}: the anchor of {role.projection.key} does not belong to this adapter; copy "
             "adapter_model.safetensors and ailora_anchor.safetensors from one folder"
+        )
+
+
+def _check_not_folded(path: Path, saved: SavedStart, role: SavedRole) -> None:
+    """Folded: W = W_r + s B0 A0, W_r orthogonal to both, so B0^T W A0^T = s (B0^T B0)(A0 A0^T)."""
+    anchor = saved.anchors[role.projection.key]
+    A, B = anchor["A"].double(), anchor["B"].double()
+    scaling = stored_scaling(saved.config, role.projection.role)
+    wanted = scaling * (B.T @ B) @ (A @ A.T)
+    found = B.T @ role.projection.weight().detach().cpu().double() @ A.T
+    if wanted.any() and (found * wanted).sum() < 0.5 * wanted.square().sum():
+        raise UserError(
+            f"{path}: its start is already taken out of {role.projection.key} (a residual model "
+            "as `ailora init` writes): load it with peft.PeftModel.from_pretrained there, or "
+            "ailora.load_adapter it into the original model"
         )
 
 

@@ -17,6 +17,11 @@ Init = Literal["principal", "minor", "gaussian"]
 Base = Literal["anchored", "folded"]
 LrMode = Literal["groups", "baked"]
 
+_NOT_PEFTS = (
+    "PEFT was given an AILoRAConfig: call ailora.get_peft_model(model, config, adapter_name), or "
+    "give peft.get_peft_model and trainers ailora.peft_config(config)"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Role:
@@ -123,10 +128,12 @@ class AILoRAConfig:
     @property
     def base_model_name_or_path(self) -> str:
         """What ``peft.get_peft_model`` looks at first: it takes another kind of config."""
-        raise UserError(
-            "peft.get_peft_model was given an AILoRAConfig: call ailora.get_peft_model(model, "
-            "config), or give PEFT and trainers ailora.peft_config(config)"
-        )
+        raise UserError(_NOT_PEFTS)
+
+    @property
+    def peft_type(self) -> str:
+        """What ``PeftModel`` and ``add_adapter`` look at first, see above."""
+        raise UserError(_NOT_PEFTS)
 
     def rank_of(self, role: RoleName) -> int:
         """Rank of one role's factors."""

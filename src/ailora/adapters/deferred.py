@@ -13,6 +13,13 @@ from ailora.errors import UserError
 
 _TASK = "AILORA"
 
+# PEFT's other ways to wrap a model (PeftMixedModel, add_adapter, ...) would take the deferred
+# config for a plain LoRA. They look for its target modules, and their error quotes these.
+_NO_MODULES = (
+    "this config is for peft.get_peft_model(model, config) alone, without mixed=True; elsewhere "
+    "call ailora.get_peft_model(model, ailora.AILoRAConfig(...), adapter_name)"
+)
+
 
 class DeferredConfig(LoraConfig):  # type: ignore[misc]
     """A start that waits for its model.
@@ -46,7 +53,7 @@ def peft_config(config: AILoRAConfig) -> PeftConfig:
     if not isinstance(config, AILoRAConfig):
         raise UserError(f"config is a {type(config).__name__}: give an ailora.AILoRAConfig")
     MODEL_TYPE_TO_PEFT_MODEL_MAPPING[_TASK] = _wrap
-    deferred = DeferredConfig(r=config.r, lora_dropout=config.dropout)
+    deferred = DeferredConfig(r=config.r, lora_dropout=config.dropout, target_modules=[_NO_MODULES])
     deferred.task_type = _TASK  # set afterwards, since PEFT's own tasks are all that it takes
     deferred.start_config = config
     return deferred

@@ -18,6 +18,7 @@ from ailora.adapters.lora_config import lora_config
 from ailora.adapters.optimizer import warn_if_rates_are_ignored
 from ailora.adapters.saved import remember
 from ailora.adapters.starts import OnProgress, make_starts
+from ailora.adapters.surroundings import check_surroundings
 from ailora.adapters.tuner import use_started_tuner
 from ailora.errors import UserError
 
@@ -75,6 +76,7 @@ def _check(model: nn.Module, config: AILoRAConfig, adapter_name: str) -> None:
             f"config is a {type(config).__name__}: give an ailora.AILoRAConfig, "
             "or call peft.get_peft_model for PEFT's own configs"
         )
+    check_surroundings(config)
     check_room(model, config, adapter_name)
     if config.base == "folded" and config.dropout:
         logger.warning(

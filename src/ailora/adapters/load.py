@@ -17,6 +17,7 @@ from ailora.adapters.optimizer import warn_if_rates_are_ignored
 from ailora.adapters.reading import SavedStart, read_factors, read_start
 from ailora.adapters.saved import StartedLoraConfig, remember
 from ailora.adapters.starts import Start
+from ailora.adapters.surroundings import check_surroundings
 from ailora.adapters.tuner import use_started_tuner
 
 
@@ -46,6 +47,8 @@ def load_adapter(
     """
     path = Path(folder)
     saved, factors = read_start(path), read_factors(path)
+    if is_trainable:
+        check_surroundings(saved.config)
     check_room(model, saved.config, adapter_name)
     starts = check_fits(model, path, saved, factors)
     wrapped = _load_stock(model, path, adapter_name, is_trainable, autocast_adapter_dtype)

@@ -9,6 +9,7 @@ costs a rounding and a folded adapter's residual base must be made again exactly
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ README_LINE = {
         "This adapter was started by ailora and is a plain LoRA of the untouched base model: load "
         "it with PEFT as it is. To *continue training*, load it with "
         "`ailora.load_adapter(model, dir, is_trainable=True)`; stock `is_trainable=True` would "
-        "train its frozen half as well."
+        "train its frozen half as well. The base is the very model it was started from: if that was "
+        "a merged or otherwise changed model, keep it and load it first."
     ),
     "folded": (
         "This adapter was trained on a *residual* base (W - s B0 A0) by ailora and is wrong on "
@@ -57,9 +59,18 @@ class StartedLoraConfig(LoraConfig):  # type: ignore[misc]
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Write the stock config, then the marker, the anchors and a line in the README."""
-        super().save_pretrained(save_directory, **kwargs)
+        ordered = copy(self)  # the one in use keeps PEFT's sets
+        in_order(ordered)
+        super(StartedLoraConfig, ordered).save_pretrained(save_directory, **kwargs)
         if self.start_config is not None:
             write_start(Path(save_directory), self.start_config, _tensors(self.anchors or {}))
+
+
+def in_order(config: LoraConfig) -> None:
+    """Sort the names that PEFT keeps as sets: their order on disk differs from run to run."""
+    for key, value in vars(config).items():
+        if isinstance(value, set):
+            setattr(config, key, sorted(value))
 
 
 def remember(
@@ -72,14 +83,19 @@ def remember(
 
 
 def write_start(folder: Path, config: AILoRAConfig, anchors: Mapping[str, Tensor]) -> None:
-    """Write the anchors, the marker and the README's line beside a saved adapter."""
+    """Write the anchors, the marker and the README's lines beside a saved adapter."""
     write_atomic(folder / ANCHORS, save(dict(anchors), metadata={"format": "pt"}))
     write_json(folder / MARKER, {"format": FORMAT, "config": asdict(config)})
-    readme = folder / "README.md"
+    say_start(folder / "README.md", config)
+
+
+def say_start(readme: Path, config: AILoRAConfig) -> None:
+    """Add to a card how the adapter started, where it does not say so yet."""
     text = readme.read_text(encoding="utf-8") if readme.exists() else ""
-    line = README_LINE[config.base]
-    if line not in text:
-        write_atomic(readme, f"{text.rstrip()}\n\n## How this adapter started\n\n{line}\n")
+    parts = ("## How this adapter started", README_LINE[config.base], f"- `{config!r}`")
+    missing = [part for part in parts if part not in text]
+    if missing:
+        write_atomic(readme, "\n\n".join([text.rstrip(), *missing]) + "\n")
 
 
 def _tensors(anchors: Mapping[str, Any]) -> dict[str, Tensor]:

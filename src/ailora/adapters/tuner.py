@@ -16,7 +16,9 @@ from peft.tuners.lora import LoraModel
 from torch import nn
 
 from ailora.adapters import peft_layers
+from ailora.adapters.card import guard_card
 from ailora.adapters.factors import AnchoredFactor, Factor
+from ailora.adapters.hotswap import guard_hotswap
 from ailora.adapters.saved import StartedLoraConfig
 
 
@@ -35,7 +37,9 @@ class StartedLoraModel(LoraModel):  # type: ignore[misc]
 
 
 def use_started_tuner(model: PeftModel) -> None:
-    """Let the model's tuner know of starts; nothing else about it changes."""
+    """Let the model's tuner know of starts, and PEFT's functions that would ignore them."""
+    guard_hotswap()
+    guard_card()
     if type(model.base_model) is LoraModel:
         model.base_model.__class__ = StartedLoraModel
 

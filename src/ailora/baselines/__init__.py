@@ -1,11 +1,10 @@
 """The methods of a comparison, each a function from a model to an adapted model."""
 
-from ailora.baselines.counts import Counts, count
+from ailora.baselines.counting.counts import Counts, count
 from ailora.baselines.head import head_names
-from ailora.baselines.method import Method
 from ailora.baselines.settings import Batches, Settings
-from ailora.baselines.storing import load, merge, save
-from ailora.baselines.table import METHODS
+from ailora.baselines.storage.storing import load, merge, restore, save
+from ailora.baselines.table import METHODS, Method, method_named
 
 __all__ = [
     "METHODS",
@@ -17,5 +16,7 @@ __all__ = [
     "head_names",
     "load",
     "merge",
+    "method_named",
+    "restore",
     "save",
 ]

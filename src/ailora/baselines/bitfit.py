@@ -8,8 +8,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ailora.baselines.head import head_parameters
-from ailora.baselines.kept import Kept, keep
 from ailora.baselines.settings import Batches, Settings
+from ailora.baselines.storage.kept import Kept, keep
 from ailora.errors import UserError
 from ailora.roles.walk import model_type
 

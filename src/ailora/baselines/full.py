@@ -7,8 +7,8 @@ from typing import cast
 from torch import nn
 from transformers import PreTrainedModel
 
-from ailora.baselines.kept import Kept, keep
 from ailora.baselines.settings import Batches, Settings
+from ailora.baselines.storage.kept import Kept, keep
 
 
 def full(model: nn.Module, settings: Settings, batches: Batches | None = None) -> PreTrainedModel:

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from ailora.baselines.bottleneck import follow
 from ailora.baselines.head import head_parameters
-from ailora.baselines.kept import Kept, keep
 from ailora.baselines.settings import Batches, Settings
+from ailora.baselines.storage.kept import Kept, keep
 from ailora.errors import UserError
 from ailora.roles import RoleName, find_projections, unwrapped
 from ailora.roles.naming import matches

@@ -1,14 +1,20 @@
-"""All methods by name, the paper's eleven first."""
+"""All methods by name: the paper's eleven, and PEFT's other starts."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
 
 from ailora.baselines import presets
 from ailora.baselines.bitfit import bitfit
 from ailora.baselines.dora import dora
 from ailora.baselines.full import full
 from ailora.baselines.houlsby import houlsby
-from ailora.baselines.method import Method
 from ailora.baselines.rslora import rslora
+from ailora.baselines.settings import Batches, Settings
 from ailora.baselines.starts.corda import corda
 from ailora.baselines.starts.eva import eva
 from ailora.baselines.starts.lora_ga import lora_ga
@@ -16,6 +22,30 @@ from ailora.baselines.starts.mica import mica
 from ailora.baselines.starts.olora import olora
 from ailora.baselines.starts.orthogonal import orthogonal
 from ailora.baselines.vera import vera
+from ailora.errors import UserError
+
+Build = Callable[[nn.Module, Settings, Batches | None], nn.Module]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One row of a comparison.
+
+    Attributes:
+        name: As ``--method`` has it.
+        label: As tables have it.
+        build: Adapts a model with the task's head: ``build(model, settings, batches)``.
+        sized_as: Has the same parameters but reads no weight and no data, so that they can be
+            counted on the meta device; None where ``build`` itself can.
+        needs_data: Whether ``build`` needs batches.
+    """
+
+    name: str
+    label: str
+    build: Build
+    sized_as: Build | None = None
+    needs_data: bool = False
+
 
 _LORA = presets.lora
 
@@ -41,3 +71,16 @@ METHODS: dict[str, Method] = {
         Method(name="mica", label="MiCA", build=mica),
     )
 }
+
+
+def method_named(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        UserError: There is none; the message lists them.
+    """
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"method {name!r} is not known (there are {', '.join(METHODS)}){hint}")
+    return METHODS[name]

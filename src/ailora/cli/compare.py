@@ -11,19 +11,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ailora.cli import options
+from ailora.cli.settings import given_on, published_for, run_config
 
 if TYPE_CHECKING:
     from ailora.experiments import CompareConfig, Outcome
     from ailora.report.comparison import Comparison
     from ailora.tasks import Task
+    from ailora.training.published import Published
 
 DEMO_ROWS = 640  # of the embedded task: ten runs in about four minutes on two cores
 DEMO_EVAL_ROWS = 400
+_NO_SETTINGS = ("preset", "methods", "seeds", "lr", "out")
 
 
 def compare(
+    context: typer.Context,
     model: options.Model = "demo",
     task: options.Task = "movies",
+    data: options.Data = None,
+    preset: options.Preset = None,
     methods: Annotated[
         str, typer.Option(help="Names with commas between.")
     ] = "lora,pissa,milora,ailora,reailora",
@@ -39,6 +45,7 @@ def compare(
     alpha: options.Alpha = None,
     epochs: options.Epochs = 2,
     batch_size: options.BatchSize = 16,
+    micro_batch_size: options.MicroBatchSize = None,
     max_length: options.MaxLength = None,
     limit: Annotated[
         int | None,
@@ -51,6 +58,14 @@ def compare(
             "else all."
         ),
     ] = None,
+    ranks: options.Ranks = None,
+    bottleneck: options.Bottleneck = 64,
+    vera_rank: options.VeraRank = 256,
+    loss_on: options.LossOn = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    num_beams: options.NumBeams = None,
+    doc_stride: options.DocStride = None,
+    null_threshold: options.NullThreshold = None,
     text: options.Text = None,
     label: options.Label = "label",
     dev: options.Dev = None,
@@ -67,33 +82,37 @@ def compare(
     Examples: `ailora compare` · `ailora compare --lr 1e-3,2e-3,4e-3,8e-3 --seeds 0,1,2,3,4` ·
     `ailora compare --task reviews.csv --text body --label stars`
     """
-    shared = {
-        name: value
-        for name, value in locals().items()
-        if name not in ("methods", "seeds", "lr", "out")
-    }
-    shared["text"] = options.optional_names("--text", text)
-    shared["metrics"] = options.optional_names("--metrics", metrics)
+    shared = {name: value for name, value in context.params.items() if name not in _NO_SETTINGS}
     if task.startswith("movies"):
         shared["limit"] = DEMO_ROWS if limit is None else limit
         shared["eval_limit"] = DEMO_EVAL_ROWS if eval_limit is None else eval_limit
+    published, given = published_for(preset, task, model), given_on(context)
+    rates = options.numbers("--lr", lr, float)
     plan = {
         "methods": options.names("--methods", methods),
         "seeds": options.numbers("--seeds", seeds, int),
-        "rates": options.numbers("--lr", lr, float),
+        "rates": published.rates if published and "lr" not in given else rates,
     }
-    _compare(plan, shared, out)
+    _compare(plan, shared, given, published, out)
 
 
-def _compare(plan: dict[str, Any], shared: dict[str, Any], out: Path) -> None:
+def _compare(
+    plan: dict[str, Any],
+    shared: dict[str, Any],
+    given: frozenset[str],
+    published: Published | None,
+    out: Path,
+) -> None:
+    from dataclasses import replace
+
     from ailora.cli.console import console, quiet_libraries
     from ailora.experiments import CompareConfig
     from ailora.tasks import load_task
-    from ailora.training import RunConfig
     from ailora.training.folder import check_writable
 
     quiet_libraries()
-    common = RunConfig(**shared, lr=plan["rates"][0], evaluations=4, monitor_rows=100)
+    settings = run_config(shared, given, published)
+    common = replace(settings, lr=plan["rates"][0], evaluations=4, monitor_rows=100)
     config = CompareConfig(**plan, common=common)
     check_writable(out)
     task = load_task(common.task, **common.task_options())
@@ -135,9 +154,7 @@ def _one_line(run: dict[str, Any]) -> str:
     return f"{who}  test {metric} {run['metrics']['test'][metric]:.4f}"
 
 
-def _report(
-    config: CompareConfig, task: Task, outcome: Outcome, seconds: float, out: Path
-) -> None:
+def _report(config: CompareConfig, task: Task, outcome: Outcome, seconds: float, out: Path) -> None:
     from ailora.cli.console import console
     from ailora.errors import UserError
     from ailora.report.html import write_report
@@ -152,9 +169,7 @@ def _report(
     console.print(f"report: {page.resolve()}", soft_wrap=True, highlight=False)
 
 
-def _comparison(
-    config: CompareConfig, task: Task, outcome: Outcome, seconds: float
-) -> Comparison:
+def _comparison(config: CompareConfig, task: Task, outcome: Outcome, seconds: float) -> Comparison:
     from ailora.report.comparison import Comparison
 
     several = len(config.rates) > 1

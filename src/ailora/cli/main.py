@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from ailora.cli import cache, compare, export, init, inspect, train
+from ailora.cli import cache, compare, export, init, inspect, params, train
 from ailora.errors import UserError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command("compare")(compare.compare)
 app.command("train")(train.train)
 app.command("inspect")(inspect.inspect)
+app.command("params")(params.params)
 app.command("init")(init.init)
 app.command("export")(export.export)
 app.command("cache")(cache.cache)

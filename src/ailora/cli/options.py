@@ -9,14 +9,67 @@ import typer
 
 from ailora.errors import UserError
 
+_TEXT, _QA, _METHOD = "Tasks answered with text", "Question answering", "Methods"
+_OWN = "Files of your own"
+
 Model = Annotated[str, typer.Option(help="'demo', a folder, or a hub name.")]
 Task = Annotated[
     str,
     typer.Option(
-        help="'movies' or 'movies-regression' (embedded), a csv, tsv or jsonl file (also .gz), "
-        "a folder with train.*, dev.*, test.*, or a hub name such as glue/cola."
+        help="'movies' or 'movies-regression' (embedded); cola, sst2, mrpc, stsb, qqp, mnli, qnli, "
+        "rte, squad_v1, squad_v2, xquad_en, arithmetic, xsum, cnn_dailymail, dialogsum or scitldr; "
+        "a csv, tsv, jsonl or json file or a folder with train.*, whose columns tell the kind of "
+        "task; a Python file with load(**options); or a hub data set."
     ),
 ]
+Data = Annotated[
+    str | None,
+    typer.Option(help="Folder with the paper's tasks, each in one of its name. Default: the hub."),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help="'paper': the settings published for this task and model, where you give none."
+    ),
+]
+MicroBatchSize = Annotated[
+    int | None, typer.Option(help="Rows held at once, a divisor of the batch size.")
+]
+
+LossOn = Annotated[
+    str | None,
+    typer.Option(help="answer, or sequence: the prompt as well.", rich_help_panel=_TEXT),
+]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(help="Tokens of an answer. Default: the task's.", rich_help_panel=_TEXT),
+]
+NumBeams = Annotated[
+    int | None,
+    typer.Option(help="1 is greedy. Default: the task's.", rich_help_panel=_TEXT),
+]
+DocStride = Annotated[
+    int | None,
+    typer.Option(help="Tokens that windows share. Default: 128.", rich_help_panel=_QA),
+]
+NullThreshold = Annotated[
+    float | None,
+    typer.Option(
+        help="How much better than the best answer no answer must score. Default: 0.",
+        rich_help_panel=_QA,
+    ),
+]
+Ranks = Annotated[
+    str | None,
+    typer.Option(
+        help="Roles and their ranks, such as q=8,k=8 (table 5 of the paper). Default: q and v.",
+        rich_help_panel=_METHOD,
+    ),
+]
+Bottleneck = Annotated[
+    int, typer.Option(help="Width of Houlsby's adapters.", rich_help_panel=_METHOD)
+]
+VeraRank = Annotated[int, typer.Option(help="Of VeRA's matrices.", rich_help_panel=_METHOD)]
 Rank = Annotated[int, typer.Option(help="Rank of the factors.")]
 Alpha = Annotated[float | None, typer.Option(help="Scale is alpha / rank. Default: the rank.")]
 Epochs = Annotated[float, typer.Option(help="Passes over the training rows.")]
@@ -28,18 +81,30 @@ MaxLength = Annotated[
 ]
 Text = Annotated[
     str | None,
-    typer.Option(help="Text column, or two with a comma between. Default: by their usual names."),
+    typer.Option(
+        help="Text column, or two with a comma between. Default: by their usual names.",
+        rich_help_panel=_OWN,
+    ),
 ]
-Label = Annotated[str, typer.Option(help="Label column.")]
-Dev = Annotated[str | None, typer.Option(help="File with the rows to select by.")]
-Test = Annotated[str | None, typer.Option(help="File with the rows to test on.")]
+Label = Annotated[str, typer.Option(help="Label column.", rich_help_panel=_OWN)]
+Dev = Annotated[
+    str | None, typer.Option(help="File with the rows to select by.", rich_help_panel=_OWN)
+]
+Test = Annotated[
+    str | None, typer.Option(help="File with the rows to test on.", rich_help_panel=_OWN)
+]
 Regression = Annotated[
     bool | None,
-    typer.Option("--regression/--classification", help="Default: by the labels."),
+    typer.Option(
+        "--regression/--classification", help="Default: by the labels.", rich_help_panel=_OWN
+    ),
 ]
 Metrics = Annotated[
     str | None,
-    typer.Option(help="accuracy, f1, mcc, or pearson, spearman; the first is the headline."),
+    typer.Option(
+        help="accuracy, f1, mcc; pearson, spearman; or number, exact, rouge1, rouge2, rougeL. "
+        "The first is the headline."
+    ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 

@@ -8,22 +8,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ailora.cli import options
+from ailora.cli.settings import given_on, published_for, run_config
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+_NO_SETTINGS = ("preset", "out", "resume")
+
 
 def train(
+    context: typer.Context,
     method: Annotated[
-        str, typer.Option(help="lora, pissa, milora, ailora or reailora.")
+        str, typer.Option(help="ailora, lora, full, houlsby, ...: 'ailora params' lists them.")
     ] = "ailora",
     model: options.Model = "demo",
     task: options.Task = "movies",
+    data: options.Data = None,
+    preset: options.Preset = None,
     rank: options.Rank = 8,
     alpha: options.Alpha = None,
     lr: Annotated[float, typer.Option(help="Learning rate; AILoRA's v has twice this.")] = 2e-3,
     epochs: options.Epochs = 2,
     batch_size: options.BatchSize = 16,
+    micro_batch_size: options.MicroBatchSize = None,
     warmup_ratio: Annotated[float, typer.Option(help="Share of the steps to warm up.")] = 0.06,
     weight_decay: Annotated[float, typer.Option(help="Decoupled, as in AdamW.")] = 0.0,
     dropout: Annotated[float, typer.Option(help="On the adapter's input.")] = 0.0,
@@ -39,6 +46,14 @@ def train(
     ] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of head, order and dropout.")] = 0,
+    ranks: options.Ranks = None,
+    bottleneck: options.Bottleneck = 64,
+    vera_rank: options.VeraRank = 256,
+    loss_on: options.LossOn = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    num_beams: options.NumBeams = None,
+    doc_stride: options.DocStride = None,
+    null_threshold: options.NullThreshold = None,
     text: options.Text = None,
     label: options.Label = "label",
     dev: options.Dev = None,
@@ -51,26 +66,29 @@ def train(
     """Train one adapter; leaves it with its scores in a folder below --out.
 
     Examples: `ailora train --limit 500` ·
-    `ailora train --task reviews.csv --text body --label stars --method ailora --lr 1e-3`
+    `ailora train --task reviews.csv --text body --label stars --method ailora --lr 1e-3` ·
+    `ailora train --task cola --model FacebookAI/roberta-large --preset paper`
     """
-    settings = {name: value for name, value in locals().items() if name not in ("out", "resume")}
-    settings["text"] = options.optional_names("--text", text)
-    settings["metrics"] = options.optional_names("--metrics", metrics)
-    _train(settings, out, resume)
+    settings = {name: value for name, value in context.params.items() if name not in _NO_SETTINGS}
+    _train(settings, given_on(context), preset, out, resume)
 
 
-def _train(settings: dict[str, Any], out: Path, resume: bool) -> None:
+def _train(
+    values: dict[str, Any], given: frozenset[str], preset: str | None, out: Path, resume: bool
+) -> None:
     from ailora.cli.console import console, progress, quiet_libraries
     from ailora.tasks import load_task
-    from ailora.training import RunConfig
     from ailora.training import train as run
     from ailora.training.folder import check_writable
     from ailora.training.methods import check_method
 
     quiet_libraries()
-    config = RunConfig(**settings)
-    check_method(config.method)
+    check_method(values["method"])
+    published = published_for(preset, values["task"], values["model"])
+    config = run_config(values, given, published)
     check_writable(out)
+    for note in published.notes if published else ():
+        console.print(f"note: {note}", style="dim", highlight=False)
     data = load_task(config.task, **config.task_options())
     with progress() as bar:
         line = bar.add_task(f"{config.method} on {data.name}", total=None)
@@ -79,7 +97,12 @@ def _train(settings: dict[str, Any], out: Path, resume: bool) -> None:
             data,
             out,
             resume=resume,
-            on_progress=lambda step, steps, what: bar.update(line, completed=step, total=steps),
+            on_progress=lambda step, steps, what: bar.update(
+                line,
+                description=f"{config.method} on {data.name}: {what}",
+                completed=step,
+                total=steps,
+            ),
         )
     console.print(_table(result))
     folder = out / config.run_id(data.name, data.fingerprint)

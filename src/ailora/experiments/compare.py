@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from ailora.errors import UserError
-from ailora.tasks import TextTask
+from ailora.tasks import Task
 from ailora.training import RunConfig, train
 from ailora.training.measure import DivergedError
 from ailora.training.methods import PRESETS, check_method
@@ -72,7 +72,7 @@ class Outcome:
 
 def compare(
     config: CompareConfig,
-    task: TextTask,
+    task: Task,
     out: Path,
     *,
     on_progress: OnProgress = lambda run, runs, config, step, steps: None,
@@ -105,9 +105,7 @@ def compare(
     return Outcome(runs=finished, failed=failed, rate_of=best_rates(finished))
 
 
-def _attempt(
-    run: RunConfig, task: TextTask, out: Path, tell: Callable[[int, int, str], None]
-) -> Run:
+def _attempt(run: RunConfig, task: Task, out: Path, tell: Callable[[int, int, str], None]) -> Run:
     try:
         return train(run, task, out, resume=True, on_progress=tell)
     except (DivergedError, RuntimeError, MemoryError) as error:

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ailora.adapters.reading import WEIGHTS
+from ailora.adapters.saved import in_order
 from ailora.checkpoints.writer import whole_folder
-from ailora.offline.stock import A_KEY, B_KEY, PREFIX, StockAdapter, in_order
+from ailora.offline.stock import A_KEY, B_KEY, PREFIX, StockAdapter
 
 
 def write_adapter(adapter: StockAdapter, out: Path, base: str) -> int:

@@ -19,7 +19,6 @@ from ailora.adapters.starts import Start, make_starts, projections_of, stored_sc
 from ailora.checkpoints import Structure
 from ailora.checkpoints.writer import whole_folder
 from ailora.errors import UserError
-from ailora.offline.stock import in_order
 
 OnWeight = Callable[[int, int, str], None]
 
@@ -169,7 +168,6 @@ def _map_head(structure: Structure, task_type: str | None) -> None:
 
 
 def _save(wrapped: PeftModel, folder: Path, note: str = "") -> None:
-    in_order(wrapped.peft_config["default"])
     with whole_folder(folder) as temporary:
         wrapped.save_pretrained(str(temporary))
         if note:

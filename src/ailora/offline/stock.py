@@ -111,13 +111,6 @@ def read_adapter(folder: Path) -> StockAdapter:
     return StockAdapter(folder=folder, config=config, updates=updates, whole=whole)
 
 
-def in_order(config: LoraConfig) -> None:
-    """Sort the names that PEFT keeps as sets: their order on disk differs from run to run."""
-    for key, value in vars(config).items():
-        if isinstance(value, set):
-            setattr(config, key, sorted(value))
-
-
 def _config(folder: Path) -> LoraConfig:
     if not (folder / "adapter_config.json").is_file():
         raise UserError(

@@ -26,6 +26,8 @@ def _f1(predicted: _Array, labels: _Array, classes: int) -> float:
 
 
 def _mcc(predicted: _Array, labels: _Array, classes: int) -> float:
+    if _is_constant(predicted) or _is_constant(labels):
+        return 0.0  # scikit-learn's answer too, but it warns where both are the same one class
     return float(sk.matthews_corrcoef(labels, predicted))
 
 
@@ -40,9 +42,13 @@ def _spearman(predicted: _Array, labels: _Array) -> float:
 def _correlation(function: Callable[..., Any], predicted: _Array, labels: _Array) -> float:
     # A constant has no correlation. It knows nothing of the order of the rows, as a value
     # independent of them does, so it scores the same: 0.
-    if np.ptp(predicted) == 0 or np.ptp(labels) == 0:
+    if _is_constant(predicted) or _is_constant(labels):
         return 0.0
     return float(function(predicted, labels).statistic)
+
+
+def _is_constant(values: _Array) -> bool:
+    return bool(np.ptp(values) == 0)
 
 
 CLASSIFICATION: dict[str, Callable[[_Array, _Array, int], float]] = {

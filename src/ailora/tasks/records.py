@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from datasets import Dataset, Features, Value
+from datasets import Dataset
 
 from ailora.errors import UserError
 from ailora.tasks.broken import Report, stop
@@ -84,10 +84,10 @@ def to_dataset(
     rows = [row for row in taken if row is not None]
     if not rows:
         raise UserError(f"{table.source} has no rows that can be used: an empty split")
-    kinds = {name: Value("string") for name in ("text", "text_pair")[: len(columns.text)]}
-    kinds["label"] = Value("int64" if isinstance(rows[0][-1], int) else "float64")
-    by_column = dict(zip(kinds, map(list, zip(*rows, strict=True)), strict=True))
-    return Dataset.from_dict(by_column, features=Features(kinds))
+    names = (*("text", "text_pair")[: len(columns.text)], "label")
+    by_column = map(list, zip(*rows, strict=True))
+    # Types are inferred (str, int64, float64): told, datasets converts every value on its own.
+    return Dataset.from_dict(dict(zip(names, by_column, strict=True)))
 
 
 def _taken(

@@ -1,48 +1,73 @@
-"""A task by one name: embedded, a local path, or a hub data set."""
+"""A task by one name: embedded, of the paper, a local path, or a hub data set."""
 
 from __future__ import annotations
 
 import difflib
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ailora.errors import UserError
-from ailora.tasks.base import Task, TextTask
+from ailora.tasks.base import Task
 from ailora.tasks.hub import is_hub_name
-from ailora.tasks.movies import load_movies
-from ailora.tasks.read import kind_of
-from ailora.tasks.text import load_text_task
+from ailora.tasks.named import EMBEDDED, NAMED, PAPER, canonical
+from ailora.tasks.own import load_python, loader_of
+from ailora.tasks.sources import is_local
 
-_EMBEDDED = ("movies", "movies-regression")
-_FILES_ONLY = {"dev": None, "test": None, "text": None, "label": "label"}
+_UNSAID: Mapping[str, Any] = {"label": "label"}  # what an option is when nobody gave it; else None
 
 
 def load_task(name: str | Path, *, data: Path | str | None = None, **options: Any) -> Task:
-    """Load ``movies`` or ``movies-regression`` (embedded), a file or folder, or a hub data set.
+    """Load a task by its name, or from a file or folder of your own.
 
     Args:
-        name: The task. A local file or folder of that name goes before the hub, an embedded name
-            before both (write ``./movies`` for a folder of your own).
+        name: ``movies`` or ``movies-regression`` (embedded); a task of the paper (``cola`` and the
+            rest of GLUE, ``squad_v1``, ``squad_v2``, ``xquad_en``, ``arithmetic``, ``xsum``,
+            ``cnn_dailymail``, ``dialogsum``, ``scitldr``); a csv, tsv, jsonl or json file or a
+            folder with ``train.*``, whose columns tell the kind of task; a Python file with a
+            function ``load(**options)``; or a hub data set. A named task goes before a folder of
+            that name (write ``./cola`` for one), a local path before the hub.
         data: Folder that holds the paper's tasks, each in a folder of its name; None for the hub.
-        options: Those of ``load_text_task``; for an embedded task those of ``load_movies``.
+        options: Of the task's loader (`load_text_task`, `load_squad`, ...); None is left out.
 
     Raises:
-        UserError: Nothing of that name (with the nearest one there is), or as the loaders raise.
+        UserError: Nothing of that name (with the nearest one there is), an option that the task
+            has no use for, or as the loaders raise.
     """
-    if str(name) in _EMBEDDED:
-        return _embedded(str(name), options)
+    text = str(name)
     path = Path(name).expanduser()
-    if not path.exists():
-        _refuse_missing(str(name), path)
-    return load_text_task(name, **options)
+    if text in NAMED or (canonical(text) in NAMED and not path.exists()):
+        return _named(canonical(text), data, options)
+    if data is not None:
+        raise UserError(f"task {text!r} is no task of the paper, so it takes no data folder")
+    if path.suffix == ".py" and path.exists():
+        return load_python(path, **_given(options))
+    if not is_local(text) or not path.exists():
+        _refuse_missing(text, path)
+    return _call(loader_of(name), text, options, name)
 
 
-def _embedded(name: str, options: dict[str, Any]) -> TextTask:
-    given = {key for key, usual in _FILES_ONLY.items() if options.pop(key, usual) != usual}
-    if given:
-        raise UserError(f"task {name!r} takes no {', '.join(sorted(given))}: it has its own data")
-    regression = options.pop("regression", None)
-    return load_movies(regression=bool(regression) or name == "movies-regression", **options)
+def _named(name: str, data: Path | str | None, options: Mapping[str, Any]) -> Task:
+    if name in EMBEDDED:
+        if data is not None:
+            raise UserError(f"task {name!r} takes no data folder: it has its own")
+        return _call(EMBEDDED[name], name, options)
+    return _call(PAPER[name], name, {**options, "data": data})
+
+
+def _call(
+    loader: Callable[..., Task], name: str, options: Mapping[str, Any], *arguments: Any
+) -> Task:
+    given, known = _given(options), inspect.signature(loader).parameters
+    odd = sorted(given.keys() - known.keys())
+    if odd:
+        raise UserError(f"task {name!r} takes no {', '.join(odd)}: leave it out")
+    return loader(*arguments, **given)
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value != _UNSAID.get(key)}
 
 
 def _refuse_missing(name: str, path: Path) -> None:
@@ -51,12 +76,12 @@ def _refuse_missing(name: str, path: Path) -> None:
     near = difflib.get_close_matches(path.name, beside, n=1)
     if near:
         hint = f"did you mean '{path.parent / near[0]}'?"
-    elif is_hub_name(name) and kind_of(path) is None:
+    elif is_hub_name(name) and not is_local(name):
         return
     else:
-        embedded = difflib.get_close_matches(name, _EMBEDDED, n=1)
-        hint = f"did you mean {embedded[0]!r}?" if embedded else "check the path"
+        known = difflib.get_close_matches(name, NAMED, n=1)
+        hint = f"did you mean {known[0]!r}?" if known else "check the path"
     raise UserError(
-        f"no task, file or folder is called {name!r}: {hint} (tasks: {', '.join(_EMBEDDED)}; "
-        "a csv, tsv or jsonl file; a folder with train.*; a hub name as glue/cola)"
+        f"no task, file or folder is called {name!r}: {hint} (tasks: {', '.join(NAMED)}; "
+        "a csv, tsv, jsonl, json or py file; a folder with train.*; a hub name as owner/name)"
     )

@@ -64,6 +64,11 @@ def name_of(train: Path | str) -> str:
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "texts"
 
 
+def train_file(path: Path) -> Path | None:
+    """The file that training rows are in: the path itself, or ``train.*`` of a folder."""
+    return find_file(path, _STEMS["train"]) if path.is_dir() else path if path.is_file() else None
+
+
 def _read(path: Path, report: Report) -> Table:
     return read_json_list(path, report) if is_json_list(path) else read_table(path, report)
 

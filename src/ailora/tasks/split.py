@@ -38,7 +38,7 @@ def hold_out(data: Dataset, count: int, *, seed: int, stratify: bool) -> Held:
         )
     held = set(_choose(data, count, seed=seed, stratify=stratify))
     kept = [index for index in range(data.num_rows) if index not in held]
-    return Held(kept=data.select(kept), held_out=data.select(sorted(held)))
+    return Held(kept=_rows(data, kept), held_out=_rows(data, sorted(held)))
 
 
 def at_most(data: Dataset, limit: int | None, *, seed: int, stratify: bool) -> Dataset:
@@ -53,7 +53,7 @@ def at_most(data: Dataset, limit: int | None, *, seed: int, stratify: bool) -> D
         raise UserError(f"a limit of {limit} rows leaves an empty split; give 1 or more")
     if limit >= data.num_rows:
         return data
-    return data.select(sorted(_choose(data, limit, seed=seed, stratify=stratify)))
+    return _rows(data, sorted(_choose(data, limit, seed=seed, stratify=stratify)))
 
 
 def complete(
@@ -96,6 +96,12 @@ def shared_texts(**splits: Dataset) -> tuple[str, ...]:
             rows = len(texts[second])
             notes.append(f"{count} of {rows} {second} rows have a text that {first} has too")
     return tuple(notes)
+
+
+def _rows(data: Dataset, indices: list[int]) -> Dataset:
+    # Dataset.select keeps a list of indices, through which every later read of a column is some
+    # twenty times slower than from rows that lie together.
+    return Dataset(data.with_format("arrow")[:].take(indices))
 
 
 def _choose(data: Dataset, count: int, *, seed: int, stratify: bool) -> list[int]:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import Dataset
 
-from ailora.errors import UserError
-from ailora.tasks import hub, records
+from ailora.tasks import records
 from ailora.tasks.base import TextTask, fingerprint_of
-from ailora.tasks.broken import BrokenRows, OnBroken, Report, rule_for
+from ailora.tasks.broken import BrokenRows, OnBroken, rule_for
 from ailora.tasks.metrics import metric_names
-from ailora.tasks.read import SUFFIXES, Table, find_file, kind_of, read_table
+from ailora.tasks.sources import is_local, name_of, read_tables
 from ailora.tasks.split import at_most, complete, shared_texts
 
 _log = logging.getLogger(__name__)
-
-_STEMS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 
 
 def load_text_task(
@@ -65,8 +61,8 @@ def load_text_task(
     Raises:
         UserError: Anything wrong with files, columns, labels, metrics or limits, in one line.
     """
-    broken = BrokenRows(rule_for(on_broken, local=_is_local(train)))
-    tables = _tables(train, dev, test, label, broken.report)
+    broken = BrokenRows(rule_for(on_broken, local=is_local(train)))
+    tables = read_tables(train, dev, test, label=label, report=broken.report)
     columns = records.choose_columns(tables["train"], text, label)
     values = records.label_values(tables["train"], label)
     if regression is None:
@@ -80,7 +76,7 @@ def load_text_task(
         parts[part] = records.to_dataset(table, columns, encode, broken.report)
     splits, notes = complete(parts, seed=split_seed, stratify=not regression)
     return build_task(
-        _safe_name(str(train)),
+        name_of(train),
         splits,
         labels=labels,
         metrics=names,
@@ -124,45 +120,3 @@ def build_task(
         fingerprint=fingerprint_of((train, selection, test), labels),
         notes=notes,
     )
-
-
-def _is_local(train: Path | str) -> bool:
-    path = Path(train).expanduser()
-    return path.exists() or kind_of(path) is not None
-
-
-def _tables(
-    train: Path | str, dev: Path | str | None, test: Path | str | None, label: str, report: Report
-) -> dict[str, Table]:
-    given = {part: Path(file).expanduser() for part, file in (("dev", dev), ("test", test)) if file}
-    path = Path(train).expanduser()
-    if _is_local(train):
-        files = {**(_files_in(path) if path.is_dir() else {"train": path}), **given}
-        return {part: read_table(file, report) for part, file in files.items()}
-    if not hub.is_hub_name(str(train)):
-        raise UserError(f"{train} does not exist; check the path")
-    if given:
-        raise UserError(f"dev and test files go with a local train file, not with hub {train!r}")
-    tables = hub.hub_tables(str(train), label)
-    if "train" not in tables:
-        raise UserError(f"hub data set {train!r} has no train split; choose another")
-    return tables
-
-
-def _files_in(folder: Path) -> dict[str, Path]:
-    files = {part: find_file(folder, stems) for part, stems in _STEMS.items()}
-    if files["train"] is None:
-        kinds = ", ".join(f"train{kind}" for kind in SUFFIXES)
-        raise UserError(f"{folder} holds no training file; expected {kinds}, each also with .gz")
-    return {part: file for part, file in files.items() if file is not None}
-
-
-def _safe_name(source: str) -> str:
-    path = Path(source)
-    kind = kind_of(path)
-    if kind is not None:
-        stem = path.name[: path.name.lower().rindex(kind)]
-        source = path.absolute().parent.name if stem == "train" else stem
-    elif path.is_dir():
-        source = path.resolve().name
-    return re.sub(r"[^\w.-]+", "-", source).strip("-.") or "text"

@@ -132,9 +132,16 @@ def _answers(
         # Looking for strings needs the vocabulary as text.
         tokenizer=tokenizer if search.stop else None,
     )
-    prompt = 0 if model.config.is_encoder_decoder else batch["input_ids"].shape[1]
-    texts = tokenizer.batch_decode(found[:, prompt:], skip_special_tokens=True)
+    # An encoder-decoder's answer begins with one token that is no part of it (BART's: an end).
+    prompt = 1 if model.config.is_encoder_decoder else batch["input_ids"].shape[1]
+    answers = [_before(row, settings.eos_token_id) for row in found[:, prompt:].tolist()]
+    texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
     return [up_to(text, search.stop) for text in texts]
+
+
+def _before(tokens: list[int], ends: list[int]) -> list[int]:
+    """Not every end token of a model is special to its tokeniser."""
+    return tokens[: next((at for at, token in enumerate(tokens) if token in ends), None)]
 
 
 def up_to(text: str, stop: Sequence[str]) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from torch import nn
 
-from ailora.baselines import METHODS, Batches
-from ailora.errors import UserError
+from ailora.baselines import METHODS, Batches, method_named
 from ailora.training.config import RunConfig
 
 # The methods that differ in their start alone: what a comparison takes by default.
@@ -17,10 +15,7 @@ PRESETS = {name: METHODS[name] for name in ("lora", "pissa", "milora", "ailora",
 
 def check_method(name: str) -> None:
     """Raise a UserError that lists the methods if there is none of that name."""
-    if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"method {name!r} is not known (there are {', '.join(METHODS)}){hint}")
+    method_named(name)
 
 
 def adapt(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from ailora.errors import UserError
@@ -19,7 +20,6 @@ from ailora.tasks.broken import BrokenRows, OnBroken, rule_for
 from ailora.tasks.json_list import is_json_list, read_json_list
 from ailora.tasks.pairs import Sampling, ToPair, Writing, to_rows
 from ailora.tasks.read import Table, find_file, read_table
-from ailora.tasks.split import at_most, hold_out
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def load_arithmetic(
     train: Path | str | None = None,
     tests: Sequence[str] = TESTS,
     metrics: Sequence[str] | None = None,
-    drop_overlap: bool = False,
+    drop_overlap: bool = True,
     split_seed: int = 0,
     limit: int | None = None,
     eval_limit: int | None = None,
@@ -54,8 +54,8 @@ def load_arithmetic(
         tests: Names of sets to be tested on.
         metrics: From `ailora.tasks.generated`; by default ``number``, LLM-Adapters' rule. For sets
             of multiple choice, as AQuA, ``choice``.
-        drop_overlap: Leave out training problems that are in a test or in selection; how many of
-            the tests' rows were learned is in the notes either way.
+        drop_overlap: Leave out training problems that are in a test or in selection. False learns
+            them, as published results on Math10K do; the notes count them either way.
         split_seed: Of a split made here and of the rows the limits keep.
         limit: Most rows to train on.
         eval_limit: Most rows of selection, and of each test.
@@ -79,15 +79,15 @@ def load_arithmetic(
     found = _Reader(None if data is None else Path(data).expanduser(), broken)
     own = None if train is None else Path(train).expanduser()
     learned, selection, notes = _learned(found, own, sampling)
-    held = {name: _some(found.rows(name, "test", to_test), eval_limit, sampling) for name in tests}
-    selection = _some(selection, eval_limit, sampling)
+    held = {"selection": selection, **{name: found.test(name) for name in tests}}
     if drop_overlap:
-        kept = without(learned, selection, *held.values())
+        kept = without(learned, *held.values())
         notes.append(f"{len(learned) - len(kept)} training rows dropped that are in a held set")
         learned = kept
     learned = _some(learned, limit, sampling)
-    notes += [*broken.notes(), *overlap_notes(learned, {"selection": selection, **held})]
-    return _task(learned, selection, held, writing, tuple(notes))
+    held = {name: _some(rows, eval_limit, sampling) for name, rows in held.items()}
+    notes += [*broken.notes(), *overlap_notes(learned, held)]
+    return _task(learned, held, writing, tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,10 @@ class _Reader:
 
     def rows(self, name: str, split: str, to_pair: ToPair) -> Dataset:
         return to_rows(self._table(name, split), to_pair, self.broken.report)
+
+    def test(self, name: str) -> Dataset:
+        rows = self.rows(name, "test", to_test)
+        return rows.add_column("group", [name] * len(rows))
 
     def dev(self) -> Dataset | None:
         if self.folder is None or not (self.folder / "gsm8k").is_dir():
@@ -135,32 +139,26 @@ def _learned(
     if dev is not None:
         return learned, dev, []
     tenth = max(1, len(learned) // 10)
-    cut = hold_out(_labelled(learned), tenth, seed=sampling.seed, stratify=False)
-    kept, selection = (part.remove_columns("label") for part in (cut.kept, cut.held_out))
+    order = np.random.default_rng(sampling.seed).permutation(len(learned))
+    kept, selection = learned.select(sorted(order[tenth:])), learned.select(sorted(order[:tenth]))
     return kept, selection, [f"selection split: {tenth} rows held out (seed {sampling.seed})"]
 
 
 def _some(rows: Dataset, limit: int | None, sampling: Sampling) -> Dataset:
-    if limit is None:
+    """Rows at most, in the order of the file."""
+    if limit is None or limit >= len(rows):
         return rows
-    kept = at_most(_labelled(rows), limit, seed=sampling.seed, stratify=False)
-    return kept.remove_columns("label")
-
-
-def _labelled(rows: Dataset) -> Dataset:
-    return rows.add_column("label", [0] * len(rows))  # draws are from rows with a label
+    if limit < 1:
+        raise UserError(f"a limit of {limit} rows leaves an empty split; give 1 or more")
+    order = np.random.default_rng(sampling.seed).permutation(len(rows))
+    return rows.select(sorted(order[:limit]))
 
 
 def _task(
-    learned: Dataset,
-    selection: Dataset,
-    held: dict[str, Dataset],
-    writing: Writing,
-    notes: tuple[str, ...],
+    learned: Dataset, held: dict[str, Dataset], writing: Writing, notes: tuple[str, ...]
 ) -> GenerationTask:
-    test = concatenate_datasets(
-        [rows.add_column("group", [name] * len(rows)) for name, rows in held.items()]
-    )
+    selection, *tests = held.values()
+    test = concatenate_datasets(tests)
     for note in notes:
         _log.info("arithmetic: %s", note)
     meaning = [writing.template, writing.max_new_tokens, writing.num_beams, *writing.metrics]

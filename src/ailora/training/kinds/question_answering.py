@@ -46,6 +46,7 @@ class QuestionAnswering(Kind[QATask]):
     def __init__(self, task: QATask, config: RunConfig) -> None:
         super().__init__(task, config)
         self._selection_threshold: float | None = None
+        self._has_segments = False  # known once the model is loaded
 
     @property
     def monitored(self) -> tuple[str, ...]:
@@ -54,17 +55,27 @@ class QuestionAnswering(Kind[QATask]):
 
     @property
     def peft_task_type(self) -> str:
-        """Extractive question answering."""
-        return "QUESTION_ANS"
+        """PEFT's question answering, unless the model tells the two texts apart by segment.
+
+        PEFT 0.21's ``PeftModelForQuestionAnswering.forward`` takes ``token_type_ids`` and
+        ``position_ids`` and does not hand them on, so that BERT would read question and context
+        as one text: another model than the base at step 0, and than the merged one. The class of
+        feature extraction differs in that alone; the head is named in ``modules_to_save``.
+        """
+        return "FEATURE_EXTRACTION" if self._has_segments else "QUESTION_ANS"
 
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The model with a new head; its start depends on the run's seed alone."""
-        return load_pretrained(
+        model, tokenizer = load_pretrained(
             self.config.model,
             AutoModelForQuestionAnswering,
             seed=self.config.seed,
             num_labels=2,
         )
+        kinds_of_segment = getattr(model.config, "type_vocab_size", None) or 0
+        named = "token_type_ids" in tokenizer.model_input_names
+        self._has_segments = named and kinds_of_segment > 1
+        return model, tokenizer
 
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """A row a window; see `ailora.tasks.qa.windows.make_windows`."""

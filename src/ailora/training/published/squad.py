@@ -16,7 +16,9 @@ def squad_roberta_large(task: str) -> Published:
         rank=Cited(8, "AILoRA section 4.1"),
         alpha=scale_one(8, "AdaLoRA's SQuAD script has 16"),
         dropout=Cited(0.0, "chosen here, as on GLUE: AILoRA states none"),
-        lr=Cited(2e-4, "chosen here from the paper's grid, which does not say which rate won"),
+        lr=Cited(
+            2e-4, "chosen here from AILoRA's grid, of which the paper does not say which rate won"
+        ),
         epochs=Cited(EPOCHS[task], "AILoRA section 4.1"),
         batch_size=Cited(16, "AILoRA states none; AdaLoRA table 10, DeBERTa-v3-base"),
         warmup_ratio=Cited(0.0, "AILoRA states none; default of transformers' run_qa.py"),

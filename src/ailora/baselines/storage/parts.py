@@ -17,8 +17,8 @@ from ailora.baselines.bitfit import bitfit
 from ailora.baselines.bottleneck import NAME
 from ailora.baselines.head import head_parameters
 from ailora.baselines.houlsby import houlsby
-from ailora.baselines.kept import Kept
 from ailora.baselines.settings import Settings
+from ailora.baselines.storage.kept import Kept
 from ailora.errors import UserError
 from ailora.files import write_atomic, write_json
 

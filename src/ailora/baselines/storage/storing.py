@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from peft import PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load_model
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ailora.adapters import load_adapter
 from ailora.adapters.saved import MARKER
-from ailora.baselines import parts
-from ailora.baselines.kept import Kept, keep, kept
+from ailora.baselines.storage import parts
+from ailora.baselines.storage.kept import Kept, keep, kept
 from ailora.errors import UserError
 
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -67,6 +70,26 @@ def load(
     return parts.read(cast(PreTrainedModel, base), folder, what, is_trainable=is_trainable)
 
 
+def restore(model: nn.Module, checkpoint: Path) -> None:
+    """Give an adapted model the parameters of one of its Trainer checkpoints, in place.
+
+    Args:
+        model: Adapted by the run's method, as the checkpoint's was.
+        checkpoint: Holds a PEFT adapter, or the whole of another model.
+
+    Raises:
+        UserError: The checkpoint is broken, or of another model.
+    """
+    if isinstance(model, PeftModel):
+        model.load_adapter(str(checkpoint), "default")
+        return
+    try:
+        load_model(model, checkpoint / SAFE_WEIGHTS_NAME)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{checkpoint}: {reason}; resume from an earlier checkpoint") from error
+
+
 def merge(model: nn.Module) -> PreTrainedModel:
     """The model with what was learned in its own weights and nothing around them.
 
@@ -115,6 +138,3 @@ def _load_whole(base: PreTrainedModel, folder: Path, is_trainable: bool) -> PreT
         raise UserError(f"{folder}: {reason}; copy the whole folder again") from error
     model.to(base.device).eval().requires_grad_(is_trainable)
     return cast(PreTrainedModel, keep(model, Kept(method="full")))
-
-
-__all__ = ["load", "merge", "save"]

@@ -1,0 +1,1 @@
+"""How many parameters a method has, of a model in memory or of one that is only a config."""

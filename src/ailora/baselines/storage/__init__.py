@@ -1,0 +1,1 @@
+"""How what a method learned is kept in files and found again."""

@@ -1,0 +1,92 @@
+"""From the options of a command to the settings of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ailora.cli import options
+from ailora.errors import UserError
+
+if TYPE_CHECKING:
+    from ailora.training import RunConfig
+    from ailora.training.published import Published
+
+_GENERATION = ("loss_on", "max_new_tokens", "num_beams")
+_QA = ("doc_stride", "null_threshold")
+
+
+def given_on(context: typer.Context) -> frozenset[str]:
+    """Names of the options that the user gave."""
+    return frozenset(
+        name
+        for name in context.params
+        if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"
+    )
+
+
+def run_config(
+    values: Mapping[str, Any], given: Collection[str], found: Published | None
+) -> RunConfig:
+    """A run's settings: the user's, then the published ones, then the defaults.
+
+    Args:
+        values: All options that are settings of a run, as typed.
+        given: Those that the user gave.
+        found: What is published for the task and model, if that was asked for.
+
+    Raises:
+        UserError: A value that makes no sense.
+    """
+    from ailora.training import RunConfig
+
+    flat = {name: value for name, value in values.items() if name not in (*_GENERATION, *_QA)}
+    flat["text"] = options.optional_names("--text", values.get("text"))
+    flat["metrics"] = options.optional_names("--metrics", values.get("metrics"))
+    flat["ranks"] = _ranks(values.get("ranks"))
+    settings = dict(found.settings) if found else {}
+    settings |= {name: value for name, value in flat.items() if name in given or not found}
+    settings |= {name: value for name, value in flat.items() if name not in settings}
+    return RunConfig(**settings | _nested(values, settings))
+
+
+def published_for(preset: str | None, task: str, model: str) -> Published | None:
+    """The published settings, if ``preset`` asks for them.
+
+    Raises:
+        UserError: An unknown preset, or nothing is published for the task on the model.
+    """
+    if preset is None:
+        return None
+    if preset != "paper":
+        raise UserError(f"--preset {preset!r}: there is only 'paper'")
+    from ailora.tasks.named import canonical
+    from ailora.training.published import published
+
+    return published(canonical(task), model)
+
+
+def _nested(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The kinds' own settings, where the user gave any."""
+    from dataclasses import replace
+
+    from ailora.training.settings import QA, Generation
+
+    generation = {name: values[name] for name in _GENERATION if values.get(name) is not None}
+    qa = {name: values[name] for name in _QA if values.get(name) is not None}
+    return {
+        "generation": replace(settings.get("generation") or Generation(), **generation),
+        "qa": replace(settings.get("qa") or QA(), **qa),
+    }
+
+
+def _ranks(value: str | None) -> dict[str, int] | None:
+    if value is None:
+        return None
+    try:
+        pairs = [part.split("=") for part in options.names("--ranks", value)]
+        return {role.strip(): int(rank) for role, rank in pairs}
+    except ValueError as error:
+        raise UserError(f"--ranks {value!r}: give roles and ranks, such as q=8,k=8") from error
