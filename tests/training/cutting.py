@@ -92,10 +92,10 @@ def in_the_final_evaluation(patch: pytest.MonkeyPatch) -> None:
 def before_the_adapter_is_saved(patch: pytest.MonkeyPatch) -> None:
     inner = Classification.final
 
-    def stop(self: Classification, trainer: Trainer, rows: Dataset) -> Scored:
+    def stop(self: Classification, trainer: Trainer, rows: Dataset, **rest: Any) -> Scored:
         if rows is self.task.test:
             raise Killed
-        return inner(self, trainer, rows)
+        return inner(self, trainer, rows, **rest)
 
     patch.setattr(Classification, "final", stop)
 

@@ -35,7 +35,8 @@ def seen_by(config: RunConfig, task: TextTask, out: Path) -> dict[str, Any]:
         return adapt(model, *rest)
 
     def record_state(step: int, steps: int, what: str) -> None:
-        states.append(torch.get_rng_state().numpy().tobytes())
+        if what == "training":
+            states.append(torch.get_rng_state().numpy().tobytes())
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DataCollatorWithPadding, "__call__", record)

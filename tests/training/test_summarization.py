@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -185,7 +186,8 @@ def summaries(model: Any, folder: Path, task: GenerationTask) -> list[str]:
             **ends,
         )
         kept = found[0] if both else found[0, batch["input_ids"].shape[1] :]
-        texts.append(words.decode(kept, skip_special_tokens=True).split("###")[0])
+        text = words.decode(kept, skip_special_tokens=True)
+        texts.append(text if both else re.split("|".join(HEADINGS), text)[0])
     return texts
 
 

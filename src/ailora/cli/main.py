@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from ailora.cli import cache, compare, export, init, inspect, params, train
+from ailora.cli import cache, compare, export, init, inspect, params, score, train
 from ailora.errors import UserError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("compare")(compare.compare)
 app.command("train")(train.train)
+app.command("score")(score.score)
 app.command("inspect")(inspect.inspect)
 app.command("params")(params.params)
 app.command("init")(init.init)

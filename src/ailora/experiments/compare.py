@@ -96,7 +96,7 @@ def compare(
     plan = list(config.runs())
     results = []
     for index, run in enumerate(plan):
-        tell = partial(_tell, on_progress, index, len(plan), run)
+        tell = partial(on_progress, index, len(plan), run)
         results.append(_attempt(run, task, out, tell))
         on_finish(results[-1])
         gc.collect()  # a trainer and its model refer to each other
@@ -105,18 +105,16 @@ def compare(
     return Outcome(runs=finished, failed=failed, rate_of=best_rates(finished))
 
 
-def _attempt(run: RunConfig, task: Task, out: Path, tell: Callable[[int, int, str], None]) -> Run:
+def _attempt(run: RunConfig, task: Task, out: Path, tell: Callable[[int, int], None]) -> Run:
+    def step(done: int, of: int, what: str) -> None:
+        if what == "training":
+            tell(done, of)
+
     try:
-        return train(run, task, out, resume=True, on_progress=tell)
+        return train(run, task, out, resume=True, on_progress=step)
     except (DivergedError, RuntimeError, MemoryError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return {"config": asdict(run), "error": reason}
-
-
-def _tell(
-    on_progress: OnProgress, index: int, count: int, run: RunConfig, step: int, steps: int, _: str
-) -> None:
-    on_progress(index, count, run, step, steps)
 
 
 def best_rates(runs: Sequence[Run]) -> dict[str, float]:

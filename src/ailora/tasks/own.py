@@ -27,9 +27,9 @@ _PEEK = 1 << 20  # characters; a first row that is longer says nothing
 def loader_of(train: Path | str) -> Callable[..., Task]:
     """The loader for a file, a folder with ``train.*`` or a hub name, by its columns.
 
-    ``question``, ``context`` and ``answers`` make it question answering, ``document`` and ``summary``
-    summarisation, ``instruction`` and ``output`` instructions; all else, and what is on the hub
-    only, is classification or regression.
+    ``question``, ``context`` and ``answers`` make it question answering, ``document`` and
+    ``summary`` summarisation, ``instruction`` and ``output`` instructions; all else, and what is
+    on the hub only, is classification or regression.
     """
     path = train_file(Path(train).expanduser())
     if path is None:

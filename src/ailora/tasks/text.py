@@ -40,8 +40,9 @@ def load_text_task(
     test, a tenth of train likewise. Limits apply after that.
 
     Args:
-        train: A csv, tsv or jsonl file (each also ``.gz``); a folder with ``train.*`` and perhaps
-            ``dev.*`` and ``test.*``; or a hub name such as ``glue/cola``.
+        train: A csv, tsv, jsonl or json file (each also ``.gz``; json is a list of objects); a
+            folder with ``train.*`` and perhaps ``dev.*`` and ``test.*``; or a hub name such as
+            ``owner/set``.
         dev: A file, beside a train file.
         test: A file, beside a train file.
         text: Names of the one or two text columns; None finds common names.

@@ -84,13 +84,34 @@ def _recorded(name: str) -> str:
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]
-    """Tells the caller about every step."""
+    """Tells the caller about every step, of training and of evaluation."""
 
     def __init__(self, tell: OnProgress) -> None:
         self.tell = tell
+        self.predicted = 0
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """After each optimiser step."""
         self.tell(state.global_step, state.max_steps, "training")
+
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
+        **_: Any,
+    ) -> None:
+        """After each batch of an evaluation."""
+        self.predicted += 1
+        self.tell(self.predicted, max(self.predicted, len(eval_dataloader)), "evaluating")
+
+    def on_evaluate(self, *_: Any, **__: Any) -> None:
+        """The next evaluation counts anew."""
+        self.predicted = 0
+
+    def on_predict(self, *_: Any, **__: Any) -> None:
+        """Likewise."""
+        self.predicted = 0

@@ -126,6 +126,19 @@ class RunConfig:
         for name in ("lr", "epochs", "warmup_ratio", "weight_decay"):
             object.__setattr__(self, name, float(getattr(self, name)))
 
+    @classmethod
+    def from_json(cls, made_of: Mapping[str, Any]) -> RunConfig:
+        """The settings that `dataclasses.asdict` and JSON made of one.
+
+        Raises:
+            UserError: Something is missing, unknown or out of its range.
+        """
+        try:
+            nested = {"generation": Generation(**made_of["generation"]), "qa": QA(**made_of["qa"])}
+            return cls(**{**made_of, **nested})
+        except (TypeError, KeyError) as error:
+            raise UserError(f"these are no settings of a run of this version: {error}") from error
+
     def method_settings(self, task_type: str | None = None) -> Settings:
         """What the method is told: the fields that both have by one name."""
         names = {field.name for field in fields(Settings)} - {"task_type"}

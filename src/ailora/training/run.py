@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def train(
         kind, folder, model, tokenizer, on_progress=on_progress, fresh=checkpoint is None
     )
     run_to_end(trainer, checkpoint)
-    return _finish(kind, folder, trainer, measured)
+    return _finish(kind, folder, trainer, measured, on_progress)
 
 
 def _last_checkpoint(folder: RunFolder, resume: bool) -> Path | None:
@@ -125,12 +125,16 @@ def _batches(
 
 
 def _finish(
-    kind: Kind[Any], folder: RunFolder, trainer: Trainer, measured: dict[str, Any]
+    kind: Kind[Any],
+    folder: RunFolder,
+    trainer: Trainer,
+    measured: dict[str, Any],
+    on_progress: OnProgress,
 ) -> dict[str, Any]:
     task, evaluating = kind.task, _evaluation_seconds(trainer)
     began = time.perf_counter()
     scored = {
-        name: kind.final(trainer, rows)
+        name: kind.final(trainer, rows, on_progress=_said(on_progress, f"answering {name}"))
         for name, rows in (("selection", task.selection), ("test", task.test))
     }
     evaluating += time.perf_counter() - began
@@ -156,6 +160,10 @@ def _finish(
         "environment": environment(),
     }
     return folder.finish(result)
+
+
+def _said(on_progress: OnProgress, what: str) -> Callable[[int, int], None]:
+    return lambda done, of: on_progress(done, of, what)
 
 
 def _evaluation_seconds(trainer: Trainer) -> float:

@@ -17,6 +17,7 @@ from ailora.training.config import RunConfig
 T = TypeVar("T", bound=Task)
 Scores = dict[str, float]
 Collator = Callable[[list[dict[str, Any]]], Any]
+OnCount = Callable[[int, int], None]
 Scorer = Callable[[EvalPrediction], Scores]
 
 
@@ -87,8 +88,15 @@ class Kind(ABC, Generic[T]):
         return None
 
     @abstractmethod
-    def final(self, trainer: Trainer, rows: Dataset) -> Scored:
+    def final(
+        self, trainer: Trainer, rows: Dataset, *, on_progress: OnCount = lambda done, of: None
+    ) -> Scored:
         """Scores of the trained model on a whole split.
+
+        Args:
+            trainer: With the model; its callbacks hear of each batch it predicts.
+            rows: The split.
+            on_progress: Called with (done, of) for what the trainer has no part in.
 
         Raises:
             DivergedError: The model's outputs are no longer numbers.

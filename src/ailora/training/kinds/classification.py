@@ -21,6 +21,7 @@ from ailora.tasks import TextTask, compute
 from ailora.training.kinds.base import (
     Collator,
     Kind,
+    OnCount,
     Scored,
     Scorer,
     Scores,
@@ -79,7 +80,9 @@ class Classification(Kind[TextTask]):
 
         return score
 
-    def final(self, trainer: Trainer, rows: Dataset) -> Scored:
+    def final(
+        self, trainer: Trainer, rows: Dataset, *, on_progress: OnCount = lambda done, of: None
+    ) -> Scored:
         """The task's metrics; each row's prediction is the class name, or the number."""
         encoded = self.encode(rows, trainer.processing_class)
         trainer.compute_metrics = None

@@ -21,10 +21,11 @@ from ailora.errors import UserError
 from ailora.tasks import GenerationTask
 from ailora.tasks.generated import answer_of, score
 from ailora.training.config import RunConfig
-from ailora.training.generate import OnGenerated, Search, generate
+from ailora.training.generate import Search, generate
 from ailora.training.kinds.base import (
     Collator,
     Kind,
+    OnCount,
     Scored,
     Scores,
     mean_over_groups,
@@ -95,9 +96,11 @@ class Generation(Kind[GenerationTask]):
         collate: Collator = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED)
         return collate
 
-    def final(self, trainer: Trainer, rows: Dataset) -> Scored:
+    def final(
+        self, trainer: Trainer, rows: Dataset, *, on_progress: OnCount = lambda done, of: None
+    ) -> Scored:
         """Generated answers against the references."""
-        return self.answer(trainer.model, trainer.processing_class, rows)
+        return self.answer(trainer.model, trainer.processing_class, rows, on_progress=on_progress)
 
     def answer(
         self,
@@ -105,7 +108,7 @@ class Generation(Kind[GenerationTask]):
         tokenizer: PreTrainedTokenizerBase,
         rows: Dataset,
         *,
-        on_progress: OnGenerated = lambda done, of: None,
+        on_progress: OnCount = lambda done, of: None,
     ) -> Scored:
         """Generate for each row and score it; the model may be a base model as well.
 

@@ -26,6 +26,7 @@ from ailora.training.config import RunConfig
 from ailora.training.kinds.base import (
     Collator,
     Kind,
+    OnCount,
     Scored,
     Scorer,
     Scores,
@@ -104,7 +105,9 @@ class QuestionAnswering(Kind[QATask]):
 
         return score
 
-    def final(self, trainer: Trainer, rows: Dataset) -> Scored:
+    def final(
+        self, trainer: Trainer, rows: Dataset, *, on_progress: OnCount = lambda done, of: None
+    ) -> Scored:
         """Scores of a whole split, and the answer to each question.
 
         Where questions may have no answer, the scores of those with and without one are given
