@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -119,7 +120,7 @@ def test_processes_with_other_hash_seeds_write_the_same_bytes(tmp_path: Path) ->
         subprocess.run(
             [sys.executable, "-c", program, str(tmp_path / seed)],
             check=True,
-            env={**__import__("os").environ, "PYTHONHASHSEED": seed},
+            env={**os.environ, "PYTHONHASHSEED": seed},
         )
     one, two = ((tmp_path / seed / "adapter_config.json").read_bytes() for seed in ("1", "2"))
     assert one == two

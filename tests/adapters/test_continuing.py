@@ -104,7 +104,7 @@ def test_a_folded_start_is_not_folded_twice(tmp_path: Path) -> None:
     residual = tiny()
     residual.load_state_dict(base_weights(model), strict=False)
     weights = base_weights(residual)
-    with pytest.raises(UserError, match="its start is already taken out of bert[^\n]*$") as caught:
+    with pytest.raises(UserError, match=r"its start is already taken out of bert[^\n]*$") as caught:
         ailora.load_adapter(residual, tmp_path)
     assert "load it with peft.PeftModel.from_pretrained there" in str(caught.value)
     assert same(base_weights(residual), weights)

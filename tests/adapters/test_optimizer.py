@@ -10,7 +10,7 @@ from transformers import Trainer
 import ailora
 from ailora import AILoRAConfig, Role, presets
 from ailora.errors import UserError
-from tests.adapters.models import batch, logits, tiny, train
+from tests.adapters.models import batch, encoder, logits, sentences, tiny, train
 
 WARNING = "this optimiser trains all roles at one rate"
 
@@ -189,3 +189,15 @@ def test_several_watched_models_do_not_disturb_each_others_steps(
     before = logits(models[2], batch(models[2]))
     train(models[2], batch(models[2]), 1)
     assert not torch.equal(logits(models[2], batch(models[2])), before)
+
+
+@pytest.mark.parametrize("name", ["AdamW8bit", "PagedAdamW8bit", "Adam8bit"])
+def test_8_bit_optimisers_train_every_role_at_its_rate(name: str) -> None:
+    kind = getattr(pytest.importorskip("bitsandbytes").optim, name)
+    model = ailora.get_peft_model(encoder(), presets.ailora(16))
+    optimizer = ailora.create_optimizer(model, kind, lr=1e-3)
+    losses = train(model, sentences(labels=True), 4, optimizer)
+    assert losses[-1] < losses[0]
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 2e-3]
+    states = [state["state1"] for state in optimizer.state.values()]
+    assert len(states) == 24 and {state.dtype for state in states} == {torch.uint8}

@@ -71,7 +71,7 @@ def test_zero_3_as_transformers_announces_it_is_refused(monkeypatch: pytest.Monk
 
     announced = Announced()
     monkeypatch.setattr(deepspeed, "_hf_deepspeed_config_weak_ref", lambda: announced)
-    with pytest.raises(UserError, match="^DeepSpeed ZeRO-3"):
+    with pytest.raises(UserError, match=r"^DeepSpeed ZeRO-3"):
         ailora.get_peft_model(tiny(), presets.ailora(3))
 
 
@@ -83,9 +83,11 @@ def test_fsdp_1_around_a_model_is_refused_at_its_first_step(use_orig_params: boo
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        wrapped = FullyShardedDataParallel(A, use_orig_params=use_orig_params)
+        wrapped = FullyShardedDataParallel(
+            A, use_orig_params=use_orig_params, device_id=torch.device("cpu")
+        )
         model.get_base_model().get_submodule(Q0).lora_A["default"] = wrapped
-        with pytest.raises(UserError, match="^FSDP version 1 cannot save these factors"):
+        with pytest.raises(UserError, match=r"^FSDP version 1 cannot save these factors"):
             model(**inputs)
     finally:
         torch.distributed.destroy_process_group()
@@ -95,13 +97,13 @@ def test_zero_3_around_a_model_is_refused_at_its_first_step() -> None:
     model = ailora.get_peft_model(tiny(), presets.ailora(3))
     A, _ = factors(model, Q0)
     A.delta.ds_id = 7  # the name deepspeed.zero gives every parameter that it takes apart
-    with pytest.raises(UserError, match="^DeepSpeed ZeRO-3"):
+    with pytest.raises(UserError, match=r"^DeepSpeed ZeRO-3"):
         model(**batch(model))
 
 
 def test_unsloth_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "unsloth", ModuleType("unsloth"))
-    with pytest.raises(UserError, match="^Unsloth is imported: [^\n]*`ailora init`[^\n]*$"):
+    with pytest.raises(UserError, match=r"^Unsloth is imported: [^\n]*`ailora init`[^\n]*$"):
         ailora.get_peft_model(tiny(), presets.ailora(3))
     ailora.get_peft_model(tiny(), presets.ailora(3, base="folded"))
 
@@ -114,14 +116,15 @@ def test_hot_swapping_anchored_factors_is_refused_and_leaves_them(folder: Path) 
         lambda: prepare_model_for_compiled_hotswap(model, target_rank=8),
     ]
     for swap in swaps:
-        with pytest.raises(UserError, match="^hot-swap cannot write into anchored factors; "):
+        with pytest.raises(UserError, match=r"^hot-swap cannot write into anchored factors; "):
             swap()
     assert torch.equal(logits(model, batch(model)), before)
 
 
-def test_adapters_that_stock_peft_loaded_are_hot_swapped_as_ever(tmp_path: Path) -> None:
+def test_adapters_of_one_rank_that_stock_peft_loaded_are_hot_swapped(tmp_path: Path) -> None:
+    """One rank and scale: PEFT 0.21.2 looks up patterns by a key that none of them matches."""
     for name, steps in (("one", 1), ("two", 4)):
-        model = trained()
+        model = trained(roles=presets.ailora().roles)
         train(model, batch(model), steps)
         model.save_pretrained(tmp_path / name)
     after = logits(model, batch(model))
@@ -137,7 +140,7 @@ def test_a_mixed_model_is_refused_for_training_and_loads_the_saved_files(folder:
         lambda: ailora.get_peft_model(mixed, presets.ailora(3), "second"),
         lambda: ailora.load_adapter(mixed, folder, "second"),
     ):
-        with pytest.raises(UserError, match="^the model is a PeftMixedModel"):
+        with pytest.raises(UserError, match=r"^the model is a PeftMixedModel"):
             call()
     ours = ailora.load_adapter(tiny(), folder)
     again = PeftMixedModel.from_pretrained(tiny(), str(folder))
@@ -158,11 +161,12 @@ def elsewhere(config: object) -> list[Callable[[], object]]:
 
 def test_a_deferred_start_is_never_taken_for_a_plain_lora() -> None:
     for call in elsewhere(ailora.peft_config(presets.ailora(3))):
-        with pytest.raises(ValueError, match="this config is for peft.get_peft_model"):
+        with pytest.raises(ValueError, match=r"this config is for peft.get_peft_model"):
             call()
 
 
 def test_a_bare_config_names_the_right_call_wherever_peft_gets_it() -> None:
-    for call in (*elsewhere(presets.ailora(3)), lambda: peft.get_peft_model(tiny(), presets.lora())):
-        with pytest.raises(UserError, match="^PEFT was given an AILoRAConfig: call ailora"):
+    *calls, _ = elsewhere(presets.ailora(3))  # injection without a PeftModel names no call
+    for call in (*calls, lambda: peft.get_peft_model(tiny(), presets.lora())):
+        with pytest.raises(UserError, match=r"^PEFT was given an AILoRAConfig: call ailora"):
             call()

@@ -32,12 +32,19 @@ CASES = [
     for name in USABLE
     if (family, name) != ("llama", "bitfit")  # has no bias
 ]
+_WORDS = 2000
+RATES = {"full": 1e-4, "vera": 3e-2}
 MOVES_THE_BASE = ("full", "bitfit")
 
 
 @cache
 def _original(family: str) -> PreTrainedModel:
-    return encoder() if family == "minilm" else FAMILIES[family]()
+    if family != "minilm":
+        return FAMILIES[family]()
+    model = encoder()
+    with torch.random.fork_rng(devices=[]):
+        model.resize_token_embeddings(_WORDS)  # of 30,522: the rest is copied again and again
+    return model
 
 
 def fresh(family: str) -> PreTrainedModel:
@@ -47,7 +54,8 @@ def fresh(family: str) -> PreTrainedModel:
 
 def batch_of(family: str) -> dict[str, Tensor]:
     if family == "minilm":
-        return sentences(labels=True)
+        batch = sentences(labels=True)
+        return {**batch, "input_ids": batch["input_ids"] % _WORDS}
     return inputs_for(family, _original(family), labels=True, length=12)
 
 
@@ -103,7 +111,7 @@ class Life:
 
 @cache
 def life(family: str, name: str) -> Life:
-    batch, lr = batch_of(family), 1e-4 if name == "full" else 3e-3
+    batch, lr = batch_of(family), RATES.get(name, 3e-3)
     model = adapted(family, name)
     step0, losses = logits(model, batch), step(model, batch, 4, lr)
     trained, after = logits(model, batch), body(model)
@@ -141,10 +149,6 @@ def _merged(model: nn.Module, batch: dict[str, Tensor]) -> Tensor | None:
     assert isinstance(merged, PreTrainedModel)
     assert not any("lora" in name or "vera" in name for name, _ in merged.named_parameters())
     return logits(merged.eval(), batch)
-
-
-def tiny_classifier(family: str) -> PreTrainedModel:
-    return FAMILIES[family]()
 
 
 def gpt2() -> PreTrainedModel:

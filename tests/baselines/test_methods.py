@@ -97,7 +97,7 @@ def test_starts_from_data_say_that_they_need_some(name: str) -> None:
     assert METHODS[name].needs_data
     if name == "corda":
         pytest.importorskip("attr")
-    for none in (None, lambda: []):
+    for none in (None, list):
         with pytest.raises(UserError, match=f"method '{name}' starts from data"):
             METHODS[name].build(fresh("minilm"), Settings(), none)
 
@@ -121,6 +121,7 @@ def test_the_other_methods_train_a_model_with_fused_layers(name: str) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_ranks_by_role_are_refused_where_there_are_no_roles() -> None:
-    with pytest.raises(UserError, match=r"method 'vera' adapts q and v at one rank.*'k': 8"):
-        METHODS["vera"].build(fresh("minilm"), Settings(ranks={"k": 8}), None)
+@pytest.mark.parametrize("name", ["full", "houlsby", "bitfit", "vera", "olora", "mica"])
+def test_ranks_by_role_are_refused_where_there_are_no_roles(name: str) -> None:
+    with pytest.raises(UserError, match=f"method '{name}' has no ranks by role.*'k': 8"):
+        METHODS[name].build(fresh("minilm"), Settings(ranks={"k": 8}), None)

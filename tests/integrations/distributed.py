@@ -35,7 +35,7 @@ def shard_on_cpu(trainer: hf.Trainer) -> None:
 def save(trainer: hf.Trainer, folder: Path) -> None:
     """As Trainer does, which writes no adapter at all where it saves in shards."""
     trainer.save_model(str(folder))
-    if not folder.exists():
+    if os.environ.get("FSDP_STATE_DICT_TYPE") == "SHARDED_STATE_DICT":
         trainer.model.save_pretrained(folder, is_main_process=PartialState().is_main_process)
 
 

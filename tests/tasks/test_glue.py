@@ -16,6 +16,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from ailora.errors import UserError
 from ailora.tasks.glue import GLUE, load_glue
+from ailora.tasks.text import load_text_task
 
 TEXT = {name: one.text for name, one in GLUE.items()}
 PLAIN = ("sentence1", "sentence2")
@@ -60,6 +61,19 @@ def test_there_are_the_papers_eight_sets_with_its_headline_scores() -> None:
         **dict.fromkeys(("mrpc", "qqp"), "f1"),
         "cola": "mcc",
         "stsb": "spearman",
+    }
+
+
+def test_class_names_are_in_the_hubs_order() -> None:
+    assert {name: one.labels for name, one in GLUE.items()} == {
+        "cola": ("unacceptable", "acceptable"),
+        "sst2": ("negative", "positive"),
+        "mrpc": ("not_equivalent", "equivalent"),
+        "stsb": None,
+        "qqp": ("not_duplicate", "duplicate"),
+        "mnli": ("entailment", "neutral", "contradiction"),
+        "qnli": ("entailment", "not_entailment"),
+        "rte": ("entailment", "not_entailment"),
     }
 
 
@@ -235,32 +249,48 @@ def test_the_hubs_own_broken_rows_are_skipped_and_counted_unless_asked_to_stop(
 
 
 # Rows and labels as the notes of the data folder count them; official where they are.
-REAL: dict[str, tuple[int, int, dict[int, int]]] = {
-    "cola": (8551, 1043, {0: 322, 1: 721}),
-    "sst2": (12000, 872, {0: 428, 1: 444}),
-    "mrpc": (3668, 408, {0: 129, 1: 279}),
-    "stsb": (5749, 1500, {}),
-    "qqp": (12000, 4000, {0: 2595, 1: 1405}),
-    "mnli": (9882, 9815, {0: 3479, 1: 3123, 2: 3213}),
-    "qnli": (10474, 5463, {0: 2702, 1: 2761}),
-    "rte": (2490, 277, {0: 146, 1: 131}),
+REAL: dict[str, tuple[list[int], list[int]]] = {
+    "cola": ([2528, 6023], [322, 721]),
+    "sst2": ([5310, 6690], [428, 444]),
+    "mrpc": ([1194, 2474], [129, 279]),
+    "qqp": ([7472, 4528], [2595, 1405]),
+    "mnli": ([3211, 3323, 3348], [3479, 3123, 3213]),
+    "qnli": ([5226, 5248], [2702, 2761]),
+    "rte": ([1249, 1241], [146, 131]),
 }
+
+
+def counts(*splits: Dataset) -> list[int]:
+    found = Counter(label for split in splits for label in split["label"])
+    return [found[label] for label in range(len(found))]
 
 
 @pytest.mark.skipif("AILORA_DATA" not in os.environ, reason="AILORA_DATA names no data folder")
 @pytest.mark.parametrize("name", list(REAL))
 def test_the_real_sets_have_the_rows_and_labels_they_should(name: str) -> None:
-    train, dev, labels = REAL[name]
+    train, dev = REAL[name]
     task = load_glue(name, data=os.environ["AILORA_DATA"])
-    assert task.train.num_rows + task.selection.num_rows == train
-    assert task.test.num_rows == dev
+    assert counts(task.train, task.selection) == train
+    assert counts(task.test) == dev
     assert not any("left out" in note for note in task.notes)
-    if labels:
-        assert Counter(task.test["label"]) == labels
-        assert abs(task.selection.num_rows - train / 10) <= 1
-    else:
-        assert min(task.test["label"]) == 0
-        assert max(task.test["label"]) == 5
+    for held, total in zip(counts(task.selection), train, strict=True):
+        assert abs(held - total / 10) <= 1
+
+
+@pytest.mark.skipif("AILORA_DATA" not in os.environ, reason="AILORA_DATA names no data folder")
+def test_the_real_similarities_are_whole() -> None:
+    task = load_glue("stsb", data=os.environ["AILORA_DATA"])
+    sizes = (task.train.num_rows, task.selection.num_rows, task.test.num_rows)
+    assert sizes == (5749 - 575, 575, 1500)
+    assert (min(task.test["label"]), max(task.test["label"])) == (0.0, 5.0)
+
+
+@pytest.mark.skipif("AILORA_DATA" not in os.environ, reason="AILORA_DATA names no data folder")
+def test_all_of_sst2_is_read_as_a_task_of_ones_own() -> None:
+    folder = Path(os.environ["AILORA_DATA"]) / "sst2"
+    task = load_text_task(folder / "train_full.jsonl.gz", dev=folder / "dev.jsonl.gz")
+    assert counts(task.train, task.selection) == [29780, 37569]
+    assert counts(task.test) == [428, 444]
 
 
 @pytest.mark.skipif("AILORA_DATA" not in os.environ, reason="AILORA_DATA names no data folder")

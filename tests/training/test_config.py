@@ -46,6 +46,7 @@ OTHER: dict[str, Any] = {
     "test": "test.csv",
     "regression": True,
     "metrics": ("f1",),
+    "on_broken": "skip",
 }
 
 

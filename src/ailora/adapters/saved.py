@@ -30,8 +30,8 @@ README_LINE = {
         "This adapter was started by ailora and is a plain LoRA of the untouched base model: load "
         "it with PEFT as it is. To *continue training*, load it with "
         "`ailora.load_adapter(model, dir, is_trainable=True)`; stock `is_trainable=True` would "
-        "train its frozen half as well. The base is the very model it was started from: if that was "
-        "a merged or otherwise changed model, keep it and load it first."
+        "train its frozen half as well. The base is the very model it was started from: if that "
+        "was a merged or otherwise changed model, keep it and load it first."
     ),
     "folded": (
         "This adapter was trained on a *residual* base (W - s B0 A0) by ailora and is wrong on "

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from ailora.baselines.head import head_parameters
 from ailora.baselines.settings import Batches, Settings
 from ailora.baselines.storage.kept import Kept, keep
+from ailora.baselines.targets import check_no_ranks
 from ailora.errors import UserError
 from ailora.roles.walk import model_type
 
@@ -20,6 +21,7 @@ def bitfit(model: nn.Module, settings: Settings, batches: Batches | None = None)
     Raises:
         UserError: The model's body has no bias terms, as LLaMA's and T5's.
     """
+    check_no_ranks(settings, "bitfit")
     head = dict(head_parameters(model))
     biases = [
         (name, parameter)

@@ -9,9 +9,11 @@ from transformers import PreTrainedModel
 
 from ailora.baselines.settings import Batches, Settings
 from ailora.baselines.storage.kept import Kept, keep
+from ailora.baselines.targets import check_no_ranks
 
 
 def full(model: nn.Module, settings: Settings, batches: Batches | None = None) -> PreTrainedModel:
     """Train all of the model; it is saved as a whole."""
+    check_no_ranks(settings, "full")
     model.requires_grad_(True)
     return keep(cast(PreTrainedModel, model), Kept(method="full"))

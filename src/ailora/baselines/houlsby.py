@@ -13,6 +13,7 @@ from ailora.baselines.bottleneck import follow
 from ailora.baselines.head import head_parameters
 from ailora.baselines.settings import Batches, Settings
 from ailora.baselines.storage.kept import Kept, keep
+from ailora.baselines.targets import check_no_ranks
 from ailora.errors import UserError
 from ailora.roles import RoleName, find_projections, unwrapped
 from ailora.roles.naming import matches
@@ -47,6 +48,7 @@ def houlsby(
         UserError: A layer has not one feed-forward part of a known spelling, or the model has no
             self-attention that is known.
     """
+    check_no_ranks(settings, "houlsby")
     places = adapted_layers(model)
     model.requires_grad_(False)
     for name in places:

@@ -41,10 +41,10 @@ def common_fields(model: nn.Module, found: list[Projection], settings: Settings)
     }
 
 
-def check_one_rank(settings: Settings, method: str) -> None:
+def check_no_ranks(settings: Settings, method: str) -> None:
     """Raise a UserError for ranks by role, which only the methods that start by role have."""
     if settings.ranks is not None:
         raise UserError(
-            f"method {method!r} adapts q and v at one rank, so ranks={dict(settings.ranks)!r} is "
-            "not for it; choose lora, pissa, milora, ailora, reailora, dora or rslora"
+            f"method {method!r} has no ranks by role, so ranks={dict(settings.ranks)!r} is not for "
+            "it; choose lora, pissa, milora, ailora, reailora, dora or rslora"
         )

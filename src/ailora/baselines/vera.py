@@ -7,7 +7,7 @@ from peft import PeftModel, VeraConfig
 from torch import nn
 
 from ailora.baselines.settings import Batches, Settings
-from ailora.baselines.targets import check_one_rank, common_fields, whole_layers
+from ailora.baselines.targets import check_no_ranks, common_fields, whole_layers
 
 
 def vera(model: nn.Module, settings: Settings, batches: Batches | None = None) -> PeftModel:
@@ -20,7 +20,7 @@ def vera(model: nn.Module, settings: Settings, batches: Batches | None = None) -
     Raises:
         UserError: The model's q and v are parts of a fused layer.
     """
-    check_one_rank(settings, "vera")
+    check_no_ranks(settings, "vera")
     found = whole_layers(model, "vera")
     config = VeraConfig(
         r=settings.vera_rank,

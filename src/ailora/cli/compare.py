@@ -72,6 +72,7 @@ def compare(
     test: options.Test = None,
     regression: options.Regression = None,
     metrics: options.Metrics = None,
+    on_broken: options.OnBroken = None,
     out: options.Out = Path("comparison"),
 ) -> None:
     """Train several methods alike and show what differs: a table, plots and report.html.

@@ -12,7 +12,12 @@ from ailora.errors import UserError
 _TEXT, _QA, _METHOD = "Tasks answered with text", "Question answering", "Methods"
 _OWN = "Files of your own"
 
-Model = Annotated[str, typer.Option(help="'demo', a folder, or a hub name.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="'demo' (the embedded encoder; a decoder for text), a folder, or a hub name."
+    ),
+]
 Task = Annotated[
     str,
     typer.Option(
@@ -97,6 +102,14 @@ Regression = Annotated[
     bool | None,
     typer.Option(
         "--regression/--classification", help="Default: by the labels.", rich_help_panel=_OWN
+    ),
+]
+OnBroken = Annotated[
+    str | None,
+    typer.Option(
+        help="What a broken row does: stop, with file and line, or skip, with a count. Default: "
+        "local files stop, hub data skip.",
+        rich_help_panel=_OWN,
     ),
 ]
 Metrics = Annotated[

@@ -13,6 +13,8 @@ from ailora.cli.settings import given_on, published_for, run_config
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ailora.training.published import Published
+
 _NO_SETTINGS = ("preset", "out", "resume")
 
 
@@ -60,6 +62,7 @@ def train(
     test: options.Test = None,
     regression: options.Regression = None,
     metrics: options.Metrics = None,
+    on_broken: options.OnBroken = None,
     out: options.Out = Path("runs"),
     resume: Annotated[bool, typer.Option(help="Continue a run that was cut off.")] = False,
 ) -> None:
@@ -87,8 +90,7 @@ def _train(
     published = published_for(preset, values["task"], values["model"])
     config = run_config(values, given, published)
     check_writable(out)
-    for note in published.notes if published else ():
-        console.print(f"note: {note}", style="dim", highlight=False)
+    _say_sources(published)
     data = load_task(config.task, **config.task_options())
     with progress() as bar:
         line = bar.add_task(f"{config.method} on {data.name}", total=None)
@@ -107,6 +109,18 @@ def _train(
     console.print(_table(result))
     folder = out / config.run_id(data.name, data.fingerprint)
     console.print(f"adapter and scores: {folder}", soft_wrap=True, highlight=False)
+
+
+def _say_sources(published: Published | None) -> None:
+    """What is to be known of published settings: conflicts, and what nobody could check."""
+    from ailora.cli.console import console
+
+    if published is None:
+        return
+    for note in published.notes:
+        console.print(f"note: {note}", style="dim", highlight=False)
+    for name in sorted(published.unverified):
+        console.print(f"{name}: {published.sources[name]}", style="dim", highlight=False)
 
 
 def _table(result: dict[str, Any]) -> Table:

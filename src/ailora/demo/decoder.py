@@ -24,7 +24,7 @@ def decoder_dir() -> Path:
     Raises:
         UserError: Not in the cache and not to be fetched; the message says how to provide it.
     """
-    folder = cache_path() / "assets" / f"{DECODER.folder}-fp32"
+    folder = cache_path() / "assets" / f"{DECODER.package}-fp32-{DECODER.version}"
     return kept(folder, DECODER.title, is_whole=_is_whole, make=_convert)
 
 
@@ -41,6 +41,7 @@ def _convert(scratch: Path) -> Path:
 def _is_whole(folder: Path) -> bool:
     try:
         hashes = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        return all(sha256_of(folder / name) == wanted for name, wanted in hashes.items())
-    except (OSError, ValueError):
+        same = [sha256_of(folder / name) == wanted for name, wanted in hashes.items()]
+    except (OSError, ValueError, AttributeError):
         return False
+    return bool(same) and all(same)

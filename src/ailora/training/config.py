@@ -53,8 +53,8 @@ class RunConfig:
         precision: "auto" takes bf16 where the processor computes in it natively.
         seed: Of the head's start, the order of the rows, dropout and Gaussian starts.
         generation, qa: What only tasks of that kind have.
-        text, label, dev, test, regression, metrics: Where a task of the user's own keeps its
-            columns and splits, as in `ailora.tasks.load_text_task`.
+        text, label, dev, test, regression, metrics, on_broken: Where a task of the user's own
+            keeps its columns and splits, as in `ailora.tasks.load_text_task`.
 
     Raises:
         UserError: A value out of its range, named.
@@ -94,6 +94,7 @@ class RunConfig:
     test: str | None = None
     regression: bool | None = None
     metrics: Sequence[str] | None = None
+    on_broken: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("lr", "epochs"):
@@ -147,7 +148,7 @@ class RunConfig:
     def task_options(self) -> dict[str, Any]:
         """What `ailora.tasks.load_task` needs beside the task's name."""
         names = ("text", "label", "dev", "test", "regression", "metrics", "limit", "eval_limit")
-        return {name: getattr(self, name) for name in (*names, "data")}
+        return {name: getattr(self, name) for name in (*names, "data", "on_broken")}
 
     def run_id(self, task_name: str, fingerprint: str) -> str:
         """Folder name ``<method>-<task>-<hash of the settings and of the data>``.

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 # What every from_pretrained gets: no pickle, no code out of the model's folder.
 _SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
 
+_EMBEDDED = {"demo": demo.encoder_dir, "demo-decoder": demo.decoder_dir}
+
 
 def load_pretrained(
     name: str, model_class: Any, *, seed: int, **head: Any
@@ -112,8 +114,8 @@ def check_length(
 
 
 def _resolve(name: str) -> str:
-    if name == "demo":
-        return str(demo.encoder_dir())
+    if name in _EMBEDDED:
+        return str(_EMBEDDED[name]())
     path = Path(name).expanduser()
     if path.exists():
         return str(path)

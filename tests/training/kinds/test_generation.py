@@ -31,7 +31,7 @@ def config(decoder: Path) -> RunConfig:
         method="ailora",
         rank=4,
         lr=4e-2,
-        epochs=15,
+        epochs=6,
         batch_size=8,
         max_length=128,
         generation=Generation(batch_size=3),
@@ -87,6 +87,26 @@ def test_scores_are_means_by_group_and_the_headline_the_mean_over_groups(
     mean = (by_group["one"] + by_group["two"]) / 2
     assert result["metrics"]["test"]["number"] == pytest.approx(mean)
     assert list(result["metrics"]["test"]) == ["number", "exact"]
+
+
+def test_groups_of_unequal_size_count_equally(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = GenerationKind(sums_task(), config)
+    right = [f"It is {row['references'][0]}" for row in kind.task.test]
+    answers = [*right[:2], "none", "It is 99", "", *right[5:]]  # two of five, three of three
+    monkeypatch.setattr("ailora.training.kinds.generation.generate", lambda *_, **__: answers)
+    _, tokenizer = kind.load()
+    scored = kind.answer(None, tokenizer, kind.task.test)
+    assert {group: scores["number"] for group, scores in scored.by_group.items()} == {
+        "one": 0.4,
+        "two": 1.0,
+    }
+    assert scored.metrics["number"] == pytest.approx(0.7)
+    assert [row["answer"] for row in scored.outputs[2:5]] == [None, 99.0, None]
+    plain = kind.answer(None, tokenizer, kind.task.test.remove_columns("group"))
+    assert plain.metrics["number"] == pytest.approx(5 / 8)
+    assert plain.by_group == {}
 
 
 def test_the_adapter_reloads_and_generates_the_same(

@@ -12,7 +12,7 @@ from torch import nn
 from ailora.baselines.settings import Batches, Settings
 from ailora.baselines.starts.data import batches_of, rows_of
 from ailora.baselines.starts.subtracted import peft_config, start_from
-from ailora.baselines.targets import check_one_rank, whole_layers
+from ailora.baselines.targets import check_no_ranks, whole_layers
 from ailora.errors import UserError
 
 _EIGENS = "eigens"
@@ -27,7 +27,7 @@ def corda(model: nn.Module, settings: Settings, batches: Batches | None = None) 
     Raises:
         UserError: No batches, no package attrs, or q and v are parts of a fused layer.
     """
-    check_one_rank(settings, "corda")
+    check_no_ranks(settings, "corda")
     preprocess_corda = _preprocess()
     found = whole_layers(model, "corda")
     data = batches_of(model, batches, "corda")

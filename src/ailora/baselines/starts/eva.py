@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from ailora.baselines.settings import Batches, Settings
 from ailora.baselines.starts.data import Batch, batches_of, token_mask
-from ailora.baselines.targets import check_one_rank, common_fields, whole_layers
+from ailora.baselines.targets import check_no_ranks, common_fields, whole_layers
 from ailora.errors import UserError
 
 _REDISTRIBUTION = 2.0  # PEFT's rho: a layer's rank is at most twice the mean
@@ -27,7 +28,7 @@ def eva(model: nn.Module, settings: Settings, batches: Batches | None = None) ->
         UserError: No batches, or one with fewer tokens than a layer's highest rank, on which
             PEFT's decomposition would wait for ever; or q and v are parts of a fused layer.
     """
-    check_one_rank(settings, "eva")
+    check_no_ranks(settings, "eva")
     found = whole_layers(model, "eva")
     data = batches_of(model, batches, "eva")
     _check_tokens(data, settings)
@@ -39,7 +40,11 @@ def eva(model: nn.Module, settings: Settings, batches: Batches | None = None) ->
         eva_config=EvaConfig(rho=_REDISTRIBUTION),
         **common_fields(model, found, settings),
     )
-    wrapped = peft.get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=".*low_cpu_mem_usage"
+        )  # what it would save is small
+        wrapped = peft.get_peft_model(model, config)
     peft.initialize_lora_eva_weights(
         wrapped,
         data,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from peft import LoraGAConfig, PeftModel
@@ -11,7 +12,7 @@ from torch import nn
 from ailora.baselines.settings import Batches, Settings
 from ailora.baselines.starts.data import Batch, batches_of
 from ailora.baselines.starts.subtracted import peft_config, start_from
-from ailora.baselines.targets import check_one_rank, whole_layers
+from ailora.baselines.targets import check_no_ranks, whole_layers
 from ailora.errors import UserError
 
 _GRADIENT = "_peft_loraga_grad"
@@ -23,12 +24,14 @@ def lora_ga(model: nn.Module, settings: Settings, batches: Batches | None = None
     Raises:
         UserError: No batches, or without labels; or q and v are parts of a fused layer.
     """
-    check_one_rank(settings, "lora_ga")
+    check_no_ranks(settings, "lora_ga")
     found = whole_layers(model, "lora_ga")
     data = batches_of(model, batches, "lora_ga")
     config = peft_config(model, found, settings, "lora_ga", lora_ga_config=LoraGAConfig())
     try:
-        preprocess_loraga(model, config, lambda: _backward(model, data))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Full backward hook")  # it only counts
+            preprocess_loraga(model, config, lambda: _backward(model, data))
         return start_from(model, found, config, settings)
     finally:
         for projection in found:

@@ -7,7 +7,7 @@ from peft import LoraConfig, PeftModel
 from torch import nn
 
 from ailora.baselines.settings import Batches, Settings
-from ailora.baselines.targets import check_one_rank, common_fields, whole_layers
+from ailora.baselines.targets import check_no_ranks, common_fields, whole_layers
 from ailora.errors import UserError
 
 
@@ -21,7 +21,7 @@ def mica(model: nn.Module, settings: Settings, batches: Batches | None = None) -
         UserError: The rank is above a weight's size, or the model's q and v are parts of a fused
             layer.
     """
-    check_one_rank(settings, "mica")
+    check_no_ranks(settings, "mica")
     found = whole_layers(model, "mica")
     most = min(min(projection.shape) for projection in found)
     if settings.rank > most:

@@ -7,7 +7,7 @@ from torch import nn
 
 from ailora.baselines.settings import Batches, Settings
 from ailora.baselines.starts.subtracted import peft_config, start_from
-from ailora.baselines.targets import check_one_rank, whole_layers
+from ailora.baselines.targets import check_no_ranks, whole_layers
 
 
 def olora(model: nn.Module, settings: Settings, batches: Batches | None = None) -> PeftModel:
@@ -16,6 +16,6 @@ def olora(model: nn.Module, settings: Settings, batches: Batches | None = None) 
     Raises:
         UserError: The model's q and v are parts of a fused layer.
     """
-    check_one_rank(settings, "olora")
+    check_no_ranks(settings, "olora")
     found = whole_layers(model, "olora")
     return start_from(model, found, peft_config(model, found, settings, "olora"), settings)

@@ -7,7 +7,7 @@ from peft import LoraConfig, PeftModel
 from torch import nn
 
 from ailora.baselines.settings import Batches, Settings
-from ailora.baselines.targets import check_one_rank, common_fields, whole_layers
+from ailora.baselines.targets import check_no_ranks, common_fields, whole_layers
 from ailora.errors import UserError
 
 
@@ -20,7 +20,7 @@ def orthogonal(model: nn.Module, settings: Settings, batches: Batches | None = N
         UserError: The rank is odd, which the construction does not allow, or the model's q and v
             are parts of a fused layer.
     """
-    check_one_rank(settings, "orthogonal")
+    check_no_ranks(settings, "orthogonal")
     if settings.rank % 2:
         raise UserError(f"rank={settings.rank}: method 'orthogonal' needs an even rank")
     found = whole_layers(model, "orthogonal")

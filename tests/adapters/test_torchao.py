@@ -1,0 +1,91 @@
+"""torchao's weights: factors from the dequantised weight, the base untouched, step 0 exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from peft import PeftModel
+
+import ailora
+from ailora import presets
+from ailora.adapters import peft_layers
+from ailora.errors import UserError
+from ailora.roles import find_projections
+
+quantization = pytest.importorskip("torchao.quantization")
+TOKENS = torch.arange(1, 41).view(4, 10)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("llama")
+    torch.manual_seed(0)
+    config = hf.LlamaConfig(
+        vocab_size=50,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+    )
+    hf.LlamaForCausalLM(config).save_pretrained(path)
+    return path
+
+
+def quantised(folder: Path) -> Any:
+    config = hf.TorchAoConfig(quant_type=quantization.Int8WeightOnlyConfig())
+    return hf.AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=config, device_map="cpu", dtype=torch.bfloat16
+    ).eval()
+
+
+@torch.no_grad()
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    return model(input_ids=TOKENS).logits
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {p.key: p.module.weight.dequantize() for p in find_projections(model, ("q", "v"))}
+
+
+def test_it_starts_exactly_trains_and_loads_again(folder: Path, tmp_path: Path) -> None:
+    model = quantised(folder)
+    held, before = weights(model), logits(model)
+    wrapped = ailora.get_peft_model(model, presets.ailora(4))
+    assert torch.equal(logits(wrapped), before)
+    optimizer = ailora.create_optimizer(wrapped, lr=1e-2)
+    for _ in range(3):
+        wrapped(input_ids=TOKENS, labels=TOKENS).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    after = logits(wrapped)
+    assert not torch.equal(after, before)
+    assert all(torch.equal(held[key], value) for key, value in weights(wrapped).items())
+    with wrapped.disable_adapter():
+        assert torch.equal(logits(wrapped), before)
+    wrapped.save_pretrained(tmp_path)
+    again = ailora.load_adapter(quantised(folder), tmp_path, is_trainable=True)
+    assert torch.equal(logits(again), after)
+    stock = PeftModel.from_pretrained(quantised(folder), str(tmp_path))
+    torch.testing.assert_close(logits(stock), after, rtol=1e-2, atol=1e-2)
+
+
+def test_the_factors_are_triplets_of_the_dequantised_weight(folder: Path) -> None:
+    model = quantised(folder)
+    held = weights(model)
+    wrapped = ailora.get_peft_model(model, presets.ailora(4))
+    for key, role in peft_layers.role_factors(wrapped, "default").items():
+        S = torch.linalg.svdvals(held[key].double())
+        got = torch.linalg.svdvals(role.B.anchor.double() @ role.A.anchor.double())[:4]
+        wanted = S[:4] if key.endswith("q_proj") else S[-4:]
+        assert (got - wanted).abs().max() <= 1e-6 * S[0], key
+
+
+def test_folding_into_it_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="the quantised weight"):
+        ailora.get_peft_model(quantised(folder), presets.ailora(4, base="folded"))
