@@ -20,12 +20,17 @@ SCRIPT = Path(__file__).with_name("distributed.py")
 DDP = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
 
 
-def fsdp(version: int, efficient: bool = False, kind: str = "FULL_STATE_DICT") -> list[str]:
+def fsdp(
+    version: int,
+    efficient: bool = False,
+    kind: str = "FULL_STATE_DICT",
+    layer: str = "LlamaDecoderLayer",
+) -> list[str]:
     return [
         *("-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1"),
         *("--mixed_precision", "no", "--dynamo_backend", "no", "--use_fsdp"),
         *("--fsdp_version", str(version), "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"),
-        *("--fsdp_transformer_layer_cls_to_wrap", "LlamaDecoderLayer"),
+        *("--fsdp_transformer_layer_cls_to_wrap", layer),
         *("--fsdp_cpu_ram_efficient_loading", str(efficient).lower()),
         *("--fsdp_state_dict_type", kind, "--main_process_port"),
     ]
@@ -96,6 +101,27 @@ def test_fsdp2_trains_sharded_to_the_same_adapter_and_stock_peft_loads_it(
     base = hf.AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
     stock = PeftModel.from_pretrained(base, str(tmp_path / "fsdp" / "adapter"))
     assert torch.isfinite(stock(input_ids=torch.arange(4, 10)[None]).logits).all()
+
+
+def test_fsdp2_resumes_fused_layers_to_the_same_bits(tmp_path: Path) -> None:
+    config = hf.GPT2Config(
+        vocab_size=32,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=64,
+        initializer_range=0.3,
+        bos_token_id=2,
+        eos_token_id=3,
+    )
+    hf.GPT2LMHeadModel(config).save_pretrained(tmp_path / "model")
+    launcher = fsdp(2, efficient=True, layer="GPT2Block")
+    run(launcher, tmp_path / "model", tmp_path / "out")
+    left = adapter(tmp_path / "out")
+    resume(launcher, tmp_path / "model", tmp_path / "out", tmp_path / "resumed")
+    right = adapter(tmp_path / "resumed")
+    assert left and all("c_attn" in key for key in left)
+    assert all(torch.equal(value, right[key]) for key, value in left.items())
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_a_stop_string_ends_an_answer_and_spares_the_tokens_after_it() -> None:
 
     def watched(*inputs: Any, **options: Any) -> Any:
         found = real(*inputs, **options)
-        lengths.append(found.shape[1])
+        lengths.append(found.shape[1] - options["input_ids"].shape[1])
         return found
 
     model.generate = watched
@@ -157,7 +157,7 @@ def test_a_stop_string_ends_an_answer_and_spares_the_tokens_after_it() -> None:
     cut = generate(model, tokenizer, asked, search)
     assert cut == [up_to(text, (stop,)) for text in free]
     assert cut[0] != free[0]
-    assert min(lengths) < max(lengths)
+    assert min(lengths) < 20
 
 
 @pytest.mark.parametrize(

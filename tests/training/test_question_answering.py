@@ -22,6 +22,7 @@ from ailora.training import RunConfig, train
 from ailora.training.kinds import kind_of
 from ailora.training.kinds.question_answering import QuestionAnswering
 from ailora.training.measure import DivergedError
+from ailora.training.score import score
 from ailora.training.settings import QA
 from tests.tasks.qa import official
 from tests.tasks.qa.data import REAL, needs_real, write_jsonl
@@ -198,6 +199,15 @@ def test_the_adapter_reloads_and_answers_the_same(done: Done, task: QATask, mode
     assert said != [alone(fresh, own, row) for row in task.test]
 
 
+def test_scoring_a_finished_run_again_gives_its_result(
+    done: Done, settings: RunConfig, task: QATask
+) -> None:
+    result, folder = done
+    again = score(settings, task, folder / "adapter")
+    assert again.metrics == pytest.approx(result["metrics"]["test"])
+    assert list(again.outputs) == answers_in(folder, "test")
+
+
 def test_questions_without_an_answer_are_scored_apart_and_by_their_rules(
     done_v2: Done, task_v2: QATask
 ) -> None:
@@ -315,9 +325,9 @@ def test_outputs_that_are_no_numbers_end_the_run(settings: RunConfig, task: QATa
     encoded = answering.encode(task.test, own)
     broken = np.full((len(encoded), 24), np.nan, dtype=np.float32)
     labels = tuple(np.asarray(encoded[name][:]) for name in ("start_positions", "end_positions"))
-    score = answering.scorer(task.test, encoded)
+    along = answering.scorer(task.test, encoded)
     with pytest.raises(DivergedError):
-        score(EvalPrediction(predictions=(broken, broken), label_ids=labels))
+        along(EvalPrediction(predictions=(broken, broken), label_ids=labels))
 
 
 def test_predictions_in_an_unknown_order_are_never_scored(
@@ -329,9 +339,9 @@ def test_predictions_in_an_unknown_order_are_never_scored(
     logits = np.zeros((len(encoded), 24), dtype=np.float32)
     labels = [np.asarray(encoded[name][:]) for name in ("start_positions", "end_positions")]
     shuffled = np.random.default_rng(0).permutation(len(encoded))
-    score = answering.scorer(task.test, encoded)
+    along = answering.scorer(task.test, encoded)
     with pytest.raises(RuntimeError, match="another order"):
-        score(
+        along(
             EvalPrediction(
                 predictions=(logits, logits), label_ids=tuple(one[shuffled] for one in labels)
             )

@@ -105,7 +105,7 @@ class FusedB(FusedFactor):
         out_features: int,
     ) -> None:
         super().__init__(parts)
-        self.gains = dict(gains)
+        self.gains, self.blocks = dict(gains), dict(rows)
         self.out_features = out_features
         device = next(self.parameters()).device
         for role, blocks in rows.items():
@@ -130,6 +130,8 @@ class FusedB(FusedFactor):
     def restore(self, weight: Tensor) -> None:
         """Give each part its rows and columns; other rows are zero in what this class saved."""
         sizes = [part.stock_shape[1] for _, part in self.roles()]
+        for role, blocks in self.blocks.items():  # lost if the module was on the meta device
+            self._rows(role).copy_(row_index(blocks))
         for (role, part), piece in zip(
             self.roles(), torch.split(weight, sizes, dim=1), strict=True
         ):

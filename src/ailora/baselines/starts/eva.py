@@ -41,9 +41,7 @@ def eva(model: nn.Module, settings: Settings, batches: Batches | None = None) ->
         **common_fields(model, found, settings),
     )
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=".*low_cpu_mem_usage"
-        )  # what it would save is small
+        warnings.filterwarnings("ignore", message=".*low_cpu_mem_usage")
         wrapped = peft.get_peft_model(model, config)
     peft.initialize_lora_eva_weights(
         wrapped,

@@ -6,6 +6,7 @@ follows for arithmetic; see ``number_of`` and ``choice_of`` for what they make o
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -19,10 +20,12 @@ def number_of(text: str) -> float | None:
 
     Commas are dropped first ("1,234" is 1234; but "3, 4" is two numbers still, by its space), then
     the last match of ``-?\d+\.?\d*`` counts. So a full stop after a number does no harm, "$" and
-    "%" are passed over, "1/2" is 2, "5-3" is -3, "1e3" is 3, and digits of any script count.
+    "%" are passed over, "1/2" is 2, "5-3" is -3, "1e3" is 3, and digits of any script count. What
+    is too large for a float counts as no number.
     """
     found = _NUMBER.findall(text.replace(",", ""))
-    return float(found[-1]) if found else None
+    number = float(found[-1]) if found else math.nan
+    return number if math.isfinite(number) else None
 
 
 def choice_of(text: str) -> str | None:

@@ -100,7 +100,9 @@ class QuestionAnswering(Kind[QATask]):
         """Exact match and F1 of the answers at the run's null threshold."""
 
         def score(prediction: EvalPrediction) -> Scores:
-            found = self._found(prediction.predictions, prediction.label_ids, rows, encoded)
+            found = self._found(
+                prediction.predictions, prediction.label_ids, rows, encoded, self._order(encoded)
+            )
             return self._scores(self._said(found), rows).summary()
 
         return score
@@ -117,7 +119,8 @@ class QuestionAnswering(Kind[QATask]):
         encoded = self.encode(rows, trainer.processing_class)
         trainer.compute_metrics = None
         predicted = trainer.predict(encoded)
-        found = self._found(predicted.predictions, predicted.label_ids, rows, encoded)
+        order = np.fromiter(trainer._get_eval_sampler(encoded.select_columns("input_ids")), int)
+        found = self._found(predicted.predictions, predicted.label_ids, rows, encoded, order)
         said = self._said(found)
         scores = self._scores(said, rows)
         by_group = {group: scores.summary(chosen) for group, chosen in rows_of_groups(rows).items()}
@@ -133,11 +136,15 @@ class QuestionAnswering(Kind[QATask]):
         test = self.task.test
         return self._scores(("",) * len(test), test).summary()[self.task.metrics[0]]
 
-    def _found(self, predictions: Any, labels: Any, rows: Dataset, encoded: Dataset) -> Found:
+    def _found(
+        self, predictions: Any, labels: Any, rows: Dataset, encoded: Dataset, order: _Array
+    ) -> Found:
         start_logits, end_logits = predictions[:2]  # encoder-decoders give hidden states as well
         check_finite(start_logits)
         check_finite(end_logits)
-        order = self._evaluated_order(encoded, labels)
+        for name, evaluated in zip(LABELS, labels, strict=True):
+            if not np.array_equal(np.asarray(encoded[name][:])[order], evaluated):
+                raise RuntimeError("Trainer evaluated the windows in another order than is known")
         return best_answers(
             _restored(start_logits, order),
             _restored(end_logits, order),
@@ -147,16 +154,12 @@ class QuestionAnswering(Kind[QATask]):
             max_answer_length=self.config.qa.max_answer_length,
         )
 
-    def _evaluated_order(self, encoded: Dataset, labels: Any) -> _Array:
-        """Which window each evaluated row is: Trainer groups them by length."""
+    def _order(self, encoded: Dataset) -> _Array:
+        """Which window each one evaluated along the run is: Trainer groups them by length."""
         batch = self.config.micro_batch_size or self.config.batch_size
         own = torch.Generator().manual_seed(self.config.seed)
         lengths = [len(tokens) for tokens in encoded["input_ids"][:]]
-        order = np.asarray(get_length_grouped_indices(lengths, batch, generator=own))
-        for name, evaluated in zip(LABELS, labels, strict=True):
-            if not np.array_equal(np.asarray(encoded[name][:])[order], evaluated):
-                raise RuntimeError("Trainer evaluated the windows in another order than is known")
-        return order
+        return np.asarray(get_length_grouped_indices(lengths, batch, generator=own))
 
     def _said(self, found: Found) -> tuple[str, ...]:
         if self.task.has_unanswerable:
