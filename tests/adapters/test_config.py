@@ -9,7 +9,7 @@ import pytest
 from peft import TaskType
 
 from ailora import AILoRAConfig, Role, presets
-from ailora.adapters.reading import _config
+from ailora.adapters.files.reading import _config
 from ailora.errors import UserError
 
 

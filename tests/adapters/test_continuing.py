@@ -15,7 +15,7 @@ from torch import Tensor
 
 import ailora
 from ailora import presets
-from ailora.adapters import peft_layers
+from ailora.adapters.stock import peft_layers
 from ailora.errors import UserError
 from tests.adapters.models import (
     base_weights,

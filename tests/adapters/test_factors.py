@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ailora.adapters.factors import AnchoredA, AnchoredB
+from ailora.adapters.factors.anchored import AnchoredA, AnchoredB
 
 M, N, R, S = 7, 9, 3, 1.5
 

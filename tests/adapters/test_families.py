@@ -10,7 +10,7 @@ from peft import PeftModel
 
 import ailora
 from ailora import presets
-from ailora.adapters import peft_layers
+from ailora.adapters.stock import peft_layers
 from tests.adapters.models import base_weights, batch, logits, same, tiny, train
 from tests.families import FAMILIES
 

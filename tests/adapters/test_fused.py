@@ -11,7 +11,7 @@ from peft import PeftModel
 
 import ailora
 from ailora import presets
-from ailora.adapters import peft_layers
+from ailora.adapters.stock import peft_layers
 from ailora.errors import UserError
 from ailora.roles import find_projections
 

@@ -9,7 +9,7 @@ from peft.tuners.lora import LoraModel
 
 import ailora
 from ailora import presets
-from ailora.adapters.tuner import StartedLoraModel
+from ailora.adapters.stock.tuner import StartedLoraModel
 from tests.adapters.models import Q0, V0, batch, encoder, factors, logits, sentences, tiny, train
 
 

@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from ailora.adapters.saved import StartedLoraConfig
+from ailora.adapters.files.saved import StartedLoraConfig
 from tests.adapters.models import Q0, V0, batch, logits, tiny
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import ailora
 from ailora import AILoRAConfig, Role
-from ailora.adapters.starts import Start, make_starts
+from ailora.adapters.starts.make import Start, make_starts
 from ailora.errors import UserError
 from tests.adapters.models import Q0, V0, base_weights, same, tiny
 

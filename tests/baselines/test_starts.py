@@ -14,7 +14,7 @@ from peft.tuners.lora import preprocess_loraga
 from peft.tuners.lora.config import CordaConfig
 from torch import Tensor, nn
 
-from ailora.adapters import peft_layers
+from ailora.adapters.stock import peft_layers
 from ailora.baselines import METHODS, Settings
 from ailora.baselines.starts.data import rows_of, token_mask
 from ailora.errors import UserError

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ailora.adapters import peft_layers
+from ailora.adapters.stock import peft_layers
 from ailora.baselines import METHODS, Settings, count, head_names, load, save
 from ailora.errors import UserError
 from tests.adapters.models import logits

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 
 import ailora
 from ailora import presets
-from ailora.adapters import peft_layers
+from ailora.adapters.stock import peft_layers
 
 ROWS = [{"input_ids": row, "labels": row} for row in torch.arange(4, 16).view(2, 6).tolist() * 8]
 

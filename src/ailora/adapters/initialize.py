@@ -10,16 +10,16 @@ import peft
 from peft import LoraConfig, PeftModel
 from torch import nn
 
-from ailora.adapters import peft_layers
-from ailora.adapters.checks import check_room, check_starts
 from ailora.adapters.config import AILoRAConfig
-from ailora.adapters.folded import fold_all
-from ailora.adapters.lora_config import lora_config
+from ailora.adapters.files.checks import check_room, check_starts
+from ailora.adapters.files.saved import remember
 from ailora.adapters.optimizer import warn_if_rates_are_ignored
-from ailora.adapters.saved import remember
-from ailora.adapters.starts import OnProgress, make_starts
-from ailora.adapters.surroundings import check_surroundings
-from ailora.adapters.tuner import use_started_tuner
+from ailora.adapters.starts.make import OnProgress, make_starts
+from ailora.adapters.stock import peft_layers
+from ailora.adapters.stock.folded import fold_all
+from ailora.adapters.stock.lora_config import lora_config
+from ailora.adapters.stock.surroundings import check_surroundings
+from ailora.adapters.stock.tuner import use_started_tuner
 from ailora.errors import UserError
 
 logger = logging.getLogger(__name__)

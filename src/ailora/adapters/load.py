@@ -10,15 +10,15 @@ from typing import Any
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 
-from ailora.adapters import peft_layers
-from ailora.adapters.checks import check_fits, check_room
-from ailora.adapters.folded import fold
+from ailora.adapters.files.checks import check_fits, check_room
+from ailora.adapters.files.reading import SavedStart, read_factors, read_start
+from ailora.adapters.files.saved import StartedLoraConfig, remember
 from ailora.adapters.optimizer import warn_if_rates_are_ignored
-from ailora.adapters.reading import SavedStart, read_factors, read_start
-from ailora.adapters.saved import StartedLoraConfig, remember
-from ailora.adapters.starts import Start
-from ailora.adapters.surroundings import check_surroundings
-from ailora.adapters.tuner import use_started_tuner
+from ailora.adapters.starts.make import Start
+from ailora.adapters.stock import peft_layers
+from ailora.adapters.stock.folded import fold
+from ailora.adapters.stock.surroundings import check_surroundings
+from ailora.adapters.stock.tuner import use_started_tuner
 
 
 def load_adapter(

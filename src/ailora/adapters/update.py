@@ -8,8 +8,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from ailora.adapters import peft_layers
-from ailora.adapters.starts import projections_of
+from ailora.adapters.starts.make import projections_of
+from ailora.adapters.stock import peft_layers
 from ailora.roles import RoleName, find_projections
 
 

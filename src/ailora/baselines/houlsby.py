@@ -42,7 +42,7 @@ def houlsby(
     outputs, the adapter comes before that dropout, in the original after it: in training alone,
     these differ.) Layer norms stay frozen: so counted, RoBERTa-large has 7.40M trainable
     parameters with its head, the number that the AILoRA paper gives; with its layer norms, which
-    Houlsby et al. do train, it would be 7.50M.
+    Houlsby et al. do train, it would be 7.49M.
 
     Raises:
         UserError: A layer has not one feed-forward part of a known spelling, or the model has no

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ailora.adapters.starts import Start
+from ailora.adapters.starts.make import Start
 from ailora.checkpoints import Structure
 from ailora.checkpoints.change import Added, LowRank, rounding_loss
 from ailora.checkpoints.header import FLOATS, Header

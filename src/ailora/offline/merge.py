@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ailora.adapters.reading import WEIGHTS
+from ailora.adapters.files.reading import WEIGHTS
 from ailora.checkpoints import Checkpoint, Structure, open_checkpoint, read_structure
 from ailora.checkpoints.change import Added, LowRank, NewTensor, Replaced, rounding_loss
 from ailora.checkpoints.header import FLOATS, Header

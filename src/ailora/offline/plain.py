@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ailora.adapters.reading import WEIGHTS
-from ailora.adapters.saved import in_order
+from ailora.adapters.files.reading import WEIGHTS
+from ailora.adapters.files.saved import in_order
 from ailora.checkpoints.writer import whole_folder
 from ailora.offline.stock import A_KEY, B_KEY, PREFIX, StockAdapter
 

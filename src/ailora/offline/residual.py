@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ailora.adapters.reading import SavedStart, read_start
-from ailora.adapters.saved import MARKER
-from ailora.adapters.starts import projections_of, stored_scaling
+from ailora.adapters.files.reading import SavedStart, read_start
+from ailora.adapters.files.saved import MARKER
+from ailora.adapters.starts.make import projections_of, stored_scaling
 from ailora.checkpoints.source import START_FOLDER, model_folder, origin_of
 from ailora.checkpoints.structure import build_model
 from ailora.errors import UserError

@@ -12,10 +12,11 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from ailora.adapters import AILoRAConfig, get_peft_model, peft_layers
-from ailora.adapters.lora_config import lora_config
-from ailora.adapters.saved import remember
-from ailora.adapters.starts import Start, make_starts, projections_of, stored_scaling
+from ailora.adapters import AILoRAConfig, get_peft_model
+from ailora.adapters.files.saved import remember
+from ailora.adapters.starts.make import Start, make_starts, projections_of, stored_scaling
+from ailora.adapters.stock import peft_layers
+from ailora.adapters.stock.lora_config import lora_config
 from ailora.checkpoints import Structure
 from ailora.checkpoints.writer import whole_folder
 from ailora.errors import UserError
@@ -82,7 +83,7 @@ def make_factors(
     and not what they were rounded from.
 
     Raises:
-        UserError: As `map_weights` and `ailora.adapters.starts.make_starts`.
+        UserError: As `map_weights` and `ailora.adapters.starts.make.make_starts`.
     """
     map_weights(structure, config)
     with _seeded():

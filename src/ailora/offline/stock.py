@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftConfig
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from ailora.adapters.reading import WEIGHTS
+from ailora.adapters.files.reading import WEIGHTS
 from ailora.checkpoints.source import opened
 from ailora.errors import UserError
 

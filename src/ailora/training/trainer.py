@@ -18,6 +18,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from ailora import baselines
 from ailora.adapters import create_optimizer
 from ailora.training.callbacks import OnProgress, Progress, Recorder
 from ailora.training.config import RunConfig
@@ -81,8 +82,7 @@ def run_to_end(trainer: Trainer, checkpoint: Path | None) -> None:
     trainer.state = state
     keeps_best = trainer.args.load_best_model_at_end
     best = checkpoint.with_name(f"checkpoint-{state.best_global_step}")
-    # Trainer's own, private: it knows a checkpoint of an adapter from one of a whole model.
-    trainer._load_from_checkpoint(str(best if keeps_best else checkpoint))
+    baselines.restore(trainer.model, best if keeps_best else checkpoint)
 
 
 def some(rows: Dataset, count: int | None) -> Dataset:

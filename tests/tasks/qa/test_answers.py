@@ -121,13 +121,16 @@ def test_where_the_highest_make_no_span_the_highest_within_the_context_do() -> N
 
 
 def test_padding_never_counts_however_high_its_scores() -> None:
-    data = rows(("what", "w1 w2 w3", None))
+    data = rows(("what", CONTEXT, None))
     windows = windows_of(data)
-    short = [np.arange(7, dtype=np.float32)[None].copy() for _ in range(2)]
-    wide = [np.pad(one, ((0, 0), (0, 30)), constant_values=99) for one in short]
-    padded, bare = (found(data, windows, *both, n_best=4) for both in (wide, short))
-    assert padded.texts == bare.texts == ("w3",)
-    assert padded.margins.tolist() == bare.margins.tolist() == [-10]
+    last = len(windows[-1]["input_ids"])
+    assert last < 16
+    start, end = logits(windows, 20), logits(windows, 20)
+    start[0, 4] = end[0, 4] = 1
+    start[-1, 5] = end[-1, 5] = 2
+    start[-1, last:] = end[-1, last:] = 99
+    begin, stop = windows[-1]["char_starts"][2], windows[-1]["char_ends"][2]
+    assert found(data, windows, start, end, n_best=1).texts == (CONTEXT[begin:stop],)
 
 
 def test_the_order_of_the_questions_windows_does_not_matter() -> None:

@@ -54,6 +54,16 @@ def test_windows_overlap_by_the_stride_and_lose_nothing() -> None:
     assert [*texts[0], *(word for text in texts[1:] for word in text[4:])] == WORDS
 
 
+def test_rows_tokenised_in_parts_are_the_rows_tokenised_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = rows(*(("what", " ".join(WORDS[n:]), f"w{n + 1}") for n in range(7)))
+    whole = windows_of(data).to_list()
+    monkeypatch.setattr("ailora.tasks.qa.windows._ROWS_AT_ONCE", 3)
+    assert windows_of(data).to_list() == whole
+    assert {window["row"] for window in whole} == set(range(7))
+
+
 def test_windows_without_the_whole_answer_point_at_the_null_position() -> None:
     found = list(windows_of(rows(("what is it", CONTEXT, "w9 w10"))))
     assert [labelled(w, CONTEXT) if w["start_positions"] else "" for w in found[:3]] == [

@@ -22,13 +22,14 @@ import torch
 from peft import LoraConfig, PeftModel
 from torch import nn
 
-from ailora.adapters import AILoRAConfig, peft_layers, presets
-from ailora.adapters.checks import check_room, check_starts
-from ailora.adapters.folded import fold_all
-from ailora.adapters.lora_config import lora_config
-from ailora.adapters.saved import remember
-from ailora.adapters.starts import Start
-from ailora.adapters.tuner import use_started_tuner
+from ailora.adapters import AILoRAConfig, presets
+from ailora.adapters.files.checks import check_room, check_starts
+from ailora.adapters.files.saved import remember
+from ailora.adapters.starts.make import Start
+from ailora.adapters.stock import peft_layers
+from ailora.adapters.stock.folded import fold_all
+from ailora.adapters.stock.lora_config import lora_config
+from ailora.adapters.stock.tuner import use_started_tuner
 from ailora.baselines.presets import configured
 from ailora.baselines.settings import Settings
 from ailora.baselines.targets import common_fields

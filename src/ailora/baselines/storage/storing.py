@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ailora.adapters import load_adapter
-from ailora.adapters.saved import MARKER
+from ailora.adapters.files.saved import MARKER
 from ailora.baselines.storage import parts
 from ailora.baselines.storage.kept import Kept, keep, kept
 from ailora.errors import UserError

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ailora.adapters.config import AILoRAConfig
-from ailora.adapters.once import decompose_once
+from ailora.adapters.starts.once import decompose_once
 from ailora.errors import UserError
 from ailora.linalg import Check, Triplets
 from ailora.roles import Projection, RoleName, find_projections

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ailora.adapters.config import AILoRAConfig, Role
-from ailora.adapters.saved import ANCHORS, FORMAT, MARKER
+from ailora.adapters.files.saved import ANCHORS, FORMAT, MARKER
 from ailora.errors import UserError
 
 WEIGHTS = "adapter_model.safetensors"

@@ -15,11 +15,11 @@ from peft import PeftModel
 from peft.tuners.lora import LoraModel
 from torch import nn
 
-from ailora.adapters import peft_layers
-from ailora.adapters.card import guard_card
-from ailora.adapters.factors import AnchoredFactor, Factor
-from ailora.adapters.hotswap import guard_hotswap
-from ailora.adapters.saved import StartedLoraConfig
+from ailora.adapters.factors.anchored import AnchoredFactor, Factor
+from ailora.adapters.files.card import guard_card
+from ailora.adapters.files.saved import StartedLoraConfig
+from ailora.adapters.stock import peft_layers
+from ailora.adapters.stock.hotswap import guard_hotswap
 
 
 class StartedLoraModel(LoraModel):  # type: ignore[misc]

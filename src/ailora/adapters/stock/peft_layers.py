@@ -10,10 +10,10 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from ailora.adapters.factors import AnchoredA, AnchoredB, Factor
-from ailora.adapters.fused import FusedA, FusedB, PlainFactor
-from ailora.adapters.lora_config import by_layer
-from ailora.adapters.starts import Start
+from ailora.adapters.factors.anchored import AnchoredA, AnchoredB, Factor
+from ailora.adapters.factors.fused import FusedA, FusedB, PlainFactor
+from ailora.adapters.starts.make import Start
+from ailora.adapters.stock.lora_config import by_layer
 from ailora.roles import unwrapped
 
 

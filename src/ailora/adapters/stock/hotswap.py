@@ -13,7 +13,7 @@ from typing import Any
 from peft.utils import hotswap
 from torch import nn
 
-from ailora.adapters.factors import Factor
+from ailora.adapters.factors.anchored import Factor
 from ailora.errors import UserError
 
 _WRITERS = ("hotswap_adapter_from_state_dict", "_convert_scalings_to_tensor")

@@ -8,7 +8,7 @@ import sys
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ailora.adapters.config import AILoRAConfig
-from ailora.adapters.sharding import FSDP1, ZERO3
+from ailora.adapters.factors.sharding import FSDP1, ZERO3
 from ailora.errors import UserError
 
 UNSLOTH = (

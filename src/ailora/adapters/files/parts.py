@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ailora.adapters.config import AILoRAConfig
-from ailora.adapters.reading import SavedStart, StockFactors
-from ailora.adapters.starts import Start, group_ratio, stored_scaling
+from ailora.adapters.files.reading import SavedStart, StockFactors
+from ailora.adapters.starts.make import Start, group_ratio, stored_scaling
 from ailora.errors import UserError
 from ailora.roles import Projection, take_rows
 

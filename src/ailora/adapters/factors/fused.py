@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from ailora.adapters.factors import Factor
-from ailora.adapters.sharding import fill, whole
+from ailora.adapters.factors.anchored import Factor
+from ailora.adapters.factors.sharding import fill, whole
 from ailora.roles import Rows, row_index
 
 

@@ -11,9 +11,9 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from ailora.adapters.config import AILoRAConfig
-from ailora.adapters.parts import SavedRole, saved_roles, saved_starts
-from ailora.adapters.reading import SavedStart, StockFactors
-from ailora.adapters.starts import Start, projections_of, stored_scaling
+from ailora.adapters.files.parts import SavedRole, saved_roles, saved_starts
+from ailora.adapters.files.reading import SavedStart, StockFactors
+from ailora.adapters.starts.make import Start, projections_of, stored_scaling
 from ailora.errors import UserError
 from ailora.roles import unwrapped
 from ailora.roles.weights import is_quantised, shape_of

@@ -11,7 +11,7 @@ from typing import Any
 
 from peft import PeftModel
 
-from ailora.adapters.saved import say_start
+from ailora.adapters.files.saved import say_start
 
 
 def guard_card() -> None:

@@ -11,8 +11,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ailora.adapters.config import AILoRAConfig
-from ailora.adapters.saved import StartedLoraConfig
-from ailora.adapters.starts import Start
+from ailora.adapters.files.saved import StartedLoraConfig
+from ailora.adapters.starts.make import Start
 from ailora.roles import unwrapped
 
 

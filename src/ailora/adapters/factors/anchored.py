@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
-from ailora.adapters.sharding import beside, fill, whole
+from ailora.adapters.factors.sharding import beside, fill, whole
 
 
 class Factor(nn.Module):

@@ -9,8 +9,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from ailora.adapters import peft_layers
-from ailora.adapters.starts import Start
+from ailora.adapters.starts.make import Start
+from ailora.adapters.stock import peft_layers
 from ailora.roles import Projection
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""The starting factors of each projection, decomposed once for all processes."""
