@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import ailora
 from ailora import demo
 from ailora.files import write_json
-from ailora.tasks.read import read_table
+from ailora.tasks.tables.read import read_table
 from ailora.training.generate import Search, generate
 
 RESULTS = Path(__file__).parent / "results" / "generation.json"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from ailora.errors import UserError
-from ailora.tasks.glue import GLUE
+from ailora.tasks.classification.glue import GLUE
 from ailora.training.config import RunConfig
 from ailora.training.published import Published, published
 from ailora.training.published.choose import PUBLISHED

@@ -1,10 +1,10 @@
 """Tasks: the embedded one, the paper's, your own files, the hub."""
 
 from ailora.tasks.base import GenerationTask, QATask, Task, TextTask
-from ailora.tasks.metrics import METRICS, compute
-from ailora.tasks.movies import load_movies
+from ailora.tasks.classification.metrics import METRICS, compute
+from ailora.tasks.classification.movies import load_movies
+from ailora.tasks.classification.text import load_text_task
 from ailora.tasks.resolve import load_task
-from ailora.tasks.text import load_text_task
 
 __all__ = [
     "METRICS",

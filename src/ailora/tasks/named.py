@@ -7,8 +7,8 @@ from functools import partial
 
 from ailora.tasks.arithmetic.load import load_arithmetic
 from ailora.tasks.base import Task
-from ailora.tasks.glue import GLUE, load_glue
-from ailora.tasks.movies import load_movies
+from ailora.tasks.classification.glue import GLUE, load_glue
+from ailora.tasks.classification.movies import load_movies
 from ailora.tasks.qa import load_squad_v1, load_squad_v2, load_xquad_en
 from ailora.tasks.summarization import SETS, load_summarization
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from ailora.errors import UserError
 from ailora.tasks.base import Task
-from ailora.tasks.instructions import is_instructions, load_instructions
-from ailora.tasks.json_list import is_json_list
+from ailora.tasks.classification.text import load_text_task
+from ailora.tasks.generation.instructions import is_instructions, load_instructions
 from ailora.tasks.qa import load_squad, looks_like_questions
-from ailora.tasks.read import kind_of
-from ailora.tasks.sources import train_file
 from ailora.tasks.summarization import is_summaries, load_summaries
-from ailora.tasks.text import load_text_task
+from ailora.tasks.tables.json_list import is_json_list
+from ailora.tasks.tables.read import kind_of
+from ailora.tasks.tables.sources import train_file
 
 _PEEK = 1 << 20  # characters; a first row that is longer says nothing
 

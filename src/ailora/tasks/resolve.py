@@ -10,10 +10,10 @@ from typing import Any
 
 from ailora.errors import UserError
 from ailora.tasks.base import Task
-from ailora.tasks.hub import is_hub_name
 from ailora.tasks.named import EMBEDDED, NAMED, PAPER, canonical
 from ailora.tasks.own import load_python, loader_of
-from ailora.tasks.sources import is_local
+from ailora.tasks.tables.hub import is_hub_name
+from ailora.tasks.tables.sources import is_local
 
 _UNSAID: Mapping[str, Any] = {"label": "label"}  # what an option is when nobody gave it; else None
 

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from ailora.tasks.arithmetic.answers import choice_of, choice_score, number_of, number_score
-from ailora.tasks.generated import answer_of, score
+from ailora.tasks.generation.generated import answer_of, score
 
 # By reading the published rule, not by running ours: commas out, last match, none is infinite.
 NUMBERS = {

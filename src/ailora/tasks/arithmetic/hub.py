@@ -14,7 +14,7 @@ from typing import Any
 import datasets
 
 from ailora.errors import UserError
-from ailora.tasks.read import Table
+from ailora.tasks.tables.read import Table
 
 Row = Mapping[str, Any]
 

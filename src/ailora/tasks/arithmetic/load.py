@@ -16,10 +16,10 @@ from ailora.tasks.arithmetic.overlap import overlap_notes, without
 from ailora.tasks.arithmetic.problems import to_learn, to_test
 from ailora.tasks.arithmetic.template import TEMPLATE
 from ailora.tasks.base import GenerationTask, fingerprint_of
-from ailora.tasks.broken import BrokenRows, OnBroken, rule_for
-from ailora.tasks.json_list import is_json_list, read_json_list
-from ailora.tasks.pairs import Sampling, ToPair, Writing, to_rows
-from ailora.tasks.read import Table, find_file, read_table
+from ailora.tasks.generation.pairs import Sampling, ToPair, Writing, to_rows
+from ailora.tasks.tables.broken import BrokenRows, OnBroken, rule_for
+from ailora.tasks.tables.json_list import is_json_list, read_json_list
+from ailora.tasks.tables.read import Table, find_file, read_table
 
 _log = logging.getLogger(__name__)
 
@@ -52,8 +52,8 @@ def load_arithmetic(
         data: Folder with a folder a set: ``gsm8k/train.jsonl.gz`` and so on; None for the hub.
         train: A json (a list of records), jsonl, csv or tsv file to train on instead.
         tests: Names of sets to be tested on.
-        metrics: From `ailora.tasks.generated`; by default ``number``, LLM-Adapters' rule. For sets
-            of multiple choice, as AQuA, ``choice``.
+        metrics: From `ailora.tasks.generation.generated`; by default ``number``, LLM-Adapters'
+            rule. For sets of multiple choice, as AQuA, ``choice``.
         drop_overlap: Leave out training problems that are in a test or in selection. False learns
             them, as published results on Math10K do; the notes count them either way.
         split_seed: Of a split made here and of the rows the limits keep.

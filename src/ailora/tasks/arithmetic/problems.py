@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ailora.tasks.arithmetic.template import WITH_INPUT
-from ailora.tasks.pairs import Pair, text_in
-from ailora.tasks.read import brief
+from ailora.tasks.generation.pairs import Pair, text_in
+from ailora.tasks.tables.read import brief
 
 _CHOICE = re.compile(r"[A-E]")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ailora.tasks.read import brief
+from ailora.tasks.tables.read import brief
 
 
 def text_of(values: Mapping[str, Any], name: str) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from ailora.errors import UserError
 from ailora.tasks.base import QATask, fingerprint_of
-from ailora.tasks.hub import hub_tables, is_hub_name
 from ailora.tasks.qa.read import RawRow, is_squad_json, read_questions, rows_of
 from ailora.tasks.qa.rows import Question, checked, learnable, to_dataset
 from ailora.tasks.qa.split import at_most, complete, shared_contexts
-from ailora.tasks.read import SUFFIXES, kind_of
+from ailora.tasks.tables.hub import hub_tables, is_hub_name
+from ailora.tasks.tables.read import SUFFIXES, kind_of
 
 _log = logging.getLogger(__name__)
 

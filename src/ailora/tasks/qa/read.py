@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ailora.errors import UserError
-from ailora.tasks.read import Table, brief, read_table
+from ailora.tasks.tables.read import Table, brief, read_table
 
 
 @dataclass(frozen=True, kw_only=True)

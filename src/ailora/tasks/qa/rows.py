@@ -18,7 +18,7 @@ from datasets import Dataset, Features, Value
 from ailora.errors import UserError
 from ailora.tasks.qa.fields import check_answer, id_of, raw_answers, text_of, whole
 from ailora.tasks.qa.read import RawRow
-from ailora.tasks.read import brief
+from ailora.tasks.tables.read import brief
 
 FEATURES = Features(
     {

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ailora.errors import UserError
 from ailora.tasks.base import GenerationTask
-from ailora.tasks.broken import BrokenRows, OnBroken, rule_for
-from ailora.tasks.pairs import Sampling, Writing, build_generation_task
-from ailora.tasks.sources import read_tables
+from ailora.tasks.generation.pairs import Sampling, Writing, build_generation_task
 from ailora.tasks.summarization import rows
 from ailora.tasks.summarization.sets import SETS, SummarySet
+from ailora.tasks.tables.broken import BrokenRows, OnBroken, rule_for
+from ailora.tasks.tables.sources import read_tables
 
 
 def load_summarization(
@@ -35,7 +35,8 @@ def load_summarization(
             takes the hub, which has the first two sets as plain data.
         template: What a decoder reads, with ``{source}`` once; an encoder-decoder reads the
             document as it is.
-        metrics: Names from `ailora.tasks.generated`, the headline first; by default ROUGE-1, 2, L.
+        metrics: Names from `ailora.tasks.generation.generated`, the headline first; by default
+            ROUGE-1, 2, L.
         split_seed: Of the rows the limits keep, and of splits that had to be made.
         limit: Most rows to train on.
         eval_limit: Most rows of selection and of test each.

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ailora.errors import UserError
 from ailora.tasks.base import GenerationTask
-from ailora.tasks.broken import BrokenRows, OnBroken, rule_for
-from ailora.tasks.pairs import Sampling, Writing, build_generation_task
-from ailora.tasks.sources import is_local, name_of, read_tables
+from ailora.tasks.generation.pairs import Sampling, Writing, build_generation_task
 from ailora.tasks.summarization import rows
+from ailora.tasks.tables.broken import BrokenRows, OnBroken, rule_for
+from ailora.tasks.tables.sources import is_local, name_of, read_tables
 
 
 def is_summaries(columns: Sequence[str]) -> bool:
@@ -46,7 +46,8 @@ def load_summaries(
             holds all summaries that are right, of which the best counts; a row that has it needs
             no summary, and learns the first.
         template: What a decoder reads, with ``{source}`` once.
-        metrics: Names from `ailora.tasks.generated`, the headline first; by default ROUGE-1, 2, L.
+        metrics: Names from `ailora.tasks.generation.generated`, the headline first; by default
+            ROUGE-1, 2, L.
         max_new_tokens: Tokens of a summary at most.
         num_beams: Of the search.
         split_seed: Of the splits made here and of the rows the limits keep.

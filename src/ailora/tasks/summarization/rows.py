@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ailora.tasks.pairs import Pair, ToPair, check_columns, text_in
-from ailora.tasks.read import Table, brief
+from ailora.tasks.generation.pairs import Pair, ToPair, check_columns, text_in
+from ailora.tasks.tables.read import Table, brief
 
 # What a decoder reads. A heading that it then writes itself ends its summary.
 TEMPLATE = "### Document:\n{source}\n\n### Summary:\n"

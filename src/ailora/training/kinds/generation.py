@@ -19,7 +19,7 @@ from transformers import (
 
 from ailora.errors import UserError
 from ailora.tasks import GenerationTask
-from ailora.tasks.generated import answer_of, score
+from ailora.tasks.generation.generated import answer_of, score
 from ailora.training.config import RunConfig
 from ailora.training.generate import Search, generate
 from ailora.training.kinds.base import (

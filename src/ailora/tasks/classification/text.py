@@ -8,12 +8,12 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from ailora.tasks import records
 from ailora.tasks.base import TextTask, fingerprint_of
-from ailora.tasks.broken import BrokenRows, OnBroken, rule_for
-from ailora.tasks.metrics import metric_names
-from ailora.tasks.sources import is_local, name_of, read_tables
-from ailora.tasks.split import at_most, complete, shared_texts
+from ailora.tasks.classification.metrics import metric_names
+from ailora.tasks.tables import records
+from ailora.tasks.tables.broken import BrokenRows, OnBroken, rule_for
+from ailora.tasks.tables.sources import is_local, name_of, read_tables
+from ailora.tasks.tables.split import at_most, complete, shared_texts
 
 _log = logging.getLogger(__name__)
 
@@ -48,8 +48,8 @@ def load_text_task(
         text: Names of the one or two text columns; None finds common names.
         label: Name of the label column.
         regression: None decides by the labels: regression if all are numbers, some with a fraction.
-        metrics: Names from ``ailora.tasks.metrics``, the headline first. By default accuracy, f1,
-            mcc; or pearson, spearman.
+        metrics: Names from ``ailora.tasks.classification.metrics``, the headline first. By default
+            accuracy, f1, mcc; or pearson, spearman.
         split_seed: Of the splits made here and of the rows the limits keep.
         limit: Most rows to train on.
         eval_limit: Most rows of selection and of test each.

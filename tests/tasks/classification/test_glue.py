@@ -15,8 +15,8 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from ailora.errors import UserError
-from ailora.tasks.glue import GLUE, load_glue
-from ailora.tasks.text import load_text_task
+from ailora.tasks.classification.glue import GLUE, load_glue
+from ailora.tasks.classification.text import load_text_task
 
 TEXT = {name: one.text for name, one in GLUE.items()}
 PLAIN = ("sentence1", "sentence2")

@@ -10,7 +10,7 @@ from typing import Any
 
 from ailora.errors import UserError
 from ailora.tasks.arithmetic.answers import choice_of, choice_score, number_of, number_score
-from ailora.tasks.read import brief
+from ailora.tasks.tables.read import brief
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import datasets
 
 from ailora.errors import UserError
-from ailora.tasks.read import Table
+from ailora.tasks.tables.read import Table
 
 # Short names in common use for collections whose repositories have an owner.
 _COLLECTIONS = {"glue": "nyu-mll/glue", "super_glue": "aps/super_glue"}

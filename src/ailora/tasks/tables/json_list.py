@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ailora.errors import UserError
-from ailora.tasks.broken import Report, stop
-from ailora.tasks.read import Table, brief
+from ailora.tasks.tables.broken import Report, stop
+from ailora.tasks.tables.read import Table, brief
 
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\r\n]*")

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 from ailora.errors import UserError
-from ailora.tasks import hub
-from ailora.tasks.broken import Report
-from ailora.tasks.json_list import is_json_list, read_json_list
-from ailora.tasks.read import SUFFIXES, Table, find_file, kind_of, read_table
+from ailora.tasks.tables import hub
+from ailora.tasks.tables.broken import Report
+from ailora.tasks.tables.json_list import is_json_list, read_json_list
+from ailora.tasks.tables.read import SUFFIXES, Table, find_file, kind_of, read_table
 
 _STEMS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 

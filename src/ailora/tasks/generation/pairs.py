@@ -12,10 +12,10 @@ from datasets import Dataset, Features, List, Value
 
 from ailora.errors import UserError
 from ailora.tasks.base import GenerationTask, fingerprint_of
-from ailora.tasks.broken import BrokenRows, Report
-from ailora.tasks.generated import ROUGE, check_generated, seen_by_rouge
-from ailora.tasks.read import Table, brief
-from ailora.tasks.split import at_most, complete, shared_texts
+from ailora.tasks.generation.generated import ROUGE, check_generated, seen_by_rouge
+from ailora.tasks.tables.broken import BrokenRows, Report
+from ailora.tasks.tables.read import Table, brief
+from ailora.tasks.tables.split import at_most, complete, shared_texts
 
 _log = logging.getLogger(__name__)
 

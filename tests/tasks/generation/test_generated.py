@@ -10,7 +10,7 @@ from nltk.stem.porter import PorterStemmer
 from rouge_score import rouge_scorer
 
 from ailora.errors import UserError
-from ailora.tasks.generated import GENERATED, ROUGE, answer_of, score, seen_by_rouge
+from ailora.tasks.generation.generated import GENERATED, ROUGE, answer_of, score, seen_by_rouge
 
 HARD = (
     "",

@@ -9,7 +9,7 @@ import pytest
 
 from ailora.errors import UserError
 from ailora.tasks import METRICS, compute
-from ailora.tasks.metrics import metric_names
+from ailora.tasks.classification.metrics import metric_names
 
 
 def logits(classes: list[int], width: int) -> np.ndarray:

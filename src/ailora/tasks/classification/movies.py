@@ -8,10 +8,10 @@ from datasets import Dataset, Features, Value
 
 from ailora import demo
 from ailora.tasks.base import TextTask
-from ailora.tasks.metrics import metric_names
-from ailora.tasks.read import read_table
-from ailora.tasks.split import hold_out
-from ailora.tasks.text import build_task
+from ailora.tasks.classification.metrics import metric_names
+from ailora.tasks.classification.text import build_task
+from ailora.tasks.tables.read import read_table
+from ailora.tasks.tables.split import hold_out
 
 SELECTION_ROWS = 1000
 TEST_ROWS = 2000

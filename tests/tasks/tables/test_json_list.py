@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ailora.errors import UserError
-from ailora.tasks.json_list import is_json_list, read_json_list
+from ailora.tasks.tables.json_list import is_json_list, read_json_list
 
 
 def file(folder: Path, content: str | bytes, name: str = "a.json") -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ailora.errors import UserError
-from ailora.tasks.read import Table, read_table
+from ailora.tasks.tables.read import Table, read_table
 
 
 def table(folder: Path, name: str, content: bytes | str) -> Table:

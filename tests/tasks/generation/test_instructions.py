@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ailora.errors import UserError
-from ailora.tasks.instructions import TEMPLATE, is_instructions, load_instructions
+from ailora.tasks.generation.instructions import TEMPLATE, is_instructions, load_instructions
 
 
 def records(count: int, start: int = 0) -> list[dict[str, str]]:

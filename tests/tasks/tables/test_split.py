@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset
 
 from ailora.errors import UserError
-from ailora.tasks.split import at_most, hold_out
+from ailora.tasks.tables.split import at_most, hold_out
 
 
 def rows(labels: list[int]) -> Dataset:

@@ -11,8 +11,8 @@ from typing import Any
 from datasets import Dataset
 
 from ailora.errors import UserError
-from ailora.tasks.broken import Report, stop
-from ailora.tasks.read import Table, brief
+from ailora.tasks.tables.broken import Report, stop
+from ailora.tasks.tables.read import Table, brief
 
 # Tried in this order when the caller names no text column; pairs first, since a table with
 # "sentence1" and "sentence2" may also have a "text".

@@ -8,8 +8,7 @@ from typing import Any
 
 from ailora.errors import UserError
 from ailora.tasks.base import GenerationTask
-from ailora.tasks.broken import BrokenRows, OnBroken, rule_for
-from ailora.tasks.pairs import (
+from ailora.tasks.generation.pairs import (
     Pair,
     Sampling,
     ToPair,
@@ -18,7 +17,8 @@ from ailora.tasks.pairs import (
     check_columns,
     text_in,
 )
-from ailora.tasks.sources import is_local, name_of, read_tables
+from ailora.tasks.tables.broken import BrokenRows, OnBroken, rule_for
+from ailora.tasks.tables.sources import is_local, name_of, read_tables
 
 # Alpaca's headings. A decoder that writes one of them itself has ended its answer.
 TEMPLATE = "### Instruction:\n{source}\n\n### Response:\n"
@@ -60,7 +60,8 @@ def load_instructions(
         label: Name of the column of the answers.
         template: What a decoder reads, with ``{source}`` once; an encoder-decoder reads the
             instruction, and its input below a heading, as they are.
-        metrics: Names from `ailora.tasks.generated`, the headline first; by default rougeL, exact.
+        metrics: Names from `ailora.tasks.generation.generated`, the headline first; by default
+            rougeL, exact.
         max_new_tokens: Tokens of an answer at most.
         num_beams: Of the search; 1 is greedy.
         split_seed: Of the splits made here and of the rows the limits keep.

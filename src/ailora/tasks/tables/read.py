@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ailora.errors import UserError
-from ailora.tasks.broken import Report, stop
+from ailora.tasks.tables.broken import Report, stop
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 _BOM = b"\xef\xbb\xbf"

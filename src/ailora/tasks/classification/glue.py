@@ -15,13 +15,13 @@ from datasets import Dataset, concatenate_datasets
 
 from ailora.errors import UserError
 from ailora.tasks.base import TextTask
-from ailora.tasks.broken import BrokenRows, OnBroken, Report, rule_for
-from ailora.tasks.hub import hub_tables
-from ailora.tasks.metrics import metric_names
-from ailora.tasks.read import Table, brief, find_file, read_table
-from ailora.tasks.records import Columns, choose_columns, number_encoder, to_dataset
-from ailora.tasks.split import complete
-from ailora.tasks.text import build_task
+from ailora.tasks.classification.metrics import metric_names
+from ailora.tasks.classification.text import build_task
+from ailora.tasks.tables.broken import BrokenRows, OnBroken, Report, rule_for
+from ailora.tasks.tables.hub import hub_tables
+from ailora.tasks.tables.read import Table, brief, find_file, read_table
+from ailora.tasks.tables.records import Columns, choose_columns, number_encoder, to_dataset
+from ailora.tasks.tables.split import complete
 
 _LABEL = "label"
 _MISMATCHED = "mismatched"
@@ -101,7 +101,8 @@ def load_glue(
         data: Folder with ``<name>/train.*`` and ``<name>/dev.*`` (and ``dev_mismatched.*`` for
             MNLI): jsonl, csv or tsv, each also ``.gz``. Columns are the hub's, or ``sentence1``
             and ``sentence2``; labels the hub's numbers or names. None asks the hub.
-        metrics: Names from ``ailora.tasks.metrics``, the headline first; None for the set's own.
+        metrics: Names from ``ailora.tasks.classification.metrics``, the headline first; None for
+            the set's own.
         split_seed: Of the selection split and of the rows the limits keep.
         limit: Most rows to train on.
         eval_limit: Most rows of selection and of test each.

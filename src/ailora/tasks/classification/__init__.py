@@ -1,0 +1,1 @@
+"""Texts with a class or a number: GLUE, the embedded reviews, files of your own."""

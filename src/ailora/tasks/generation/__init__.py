@@ -1,0 +1,1 @@
+"""Texts that are answered with text: rows, templates and scores."""

@@ -1,0 +1,1 @@
+"""Rows as they are found: files, folders and the hub, and what becomes of broken ones."""
