@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, ClassVar, Generic, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
@@ -105,6 +107,15 @@ class Kind(ABC, Generic[T]):
     def majority(self) -> float | None:
         """Headline score on test of always answering the commonest; None where there is none."""
         return None
+
+
+def evaluation_order(trainer: Trainer, encoded: Dataset) -> npt.NDArray[np.int64]:
+    """Which row each prediction of ``trainer.predict(encoded)`` belongs to.
+
+    Trainer puts rows of like length together in evaluations too, and gives predictions as they
+    came. Its sampler is private, but nothing public tells the order.
+    """
+    return np.fromiter(trainer._get_eval_sampler(encoded.select_columns("input_ids")), np.int64)
 
 
 def mean_over_groups(by_group: dict[str, Scores]) -> Scores:

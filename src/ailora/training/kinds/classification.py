@@ -25,6 +25,7 @@ from ailora.training.kinds.base import (
     Scored,
     Scorer,
     Scores,
+    evaluation_order,
     mean_over_groups,
     rows_of_groups,
 )
@@ -73,10 +74,12 @@ class Classification(Kind[TextTask]):
         return collate
 
     def scorer(self, rows: Dataset, encoded: Dataset) -> Scorer:
-        """The task's metrics of the logits."""
+        """The task's metrics of the logits, over all rows: groups wait for the end."""
 
         def score(prediction: EvalPrediction) -> Scores:
-            return self._scores(_logits(prediction.predictions), prediction.label_ids, rows).metrics
+            logits = _logits(prediction.predictions)
+            check_finite(logits)
+            return compute(self.task.metrics, logits, prediction.label_ids)
 
         return score
 
@@ -86,9 +89,11 @@ class Classification(Kind[TextTask]):
         """The task's metrics; each row's prediction is the class name, or the number."""
         encoded = self.encode(rows, trainer.processing_class)
         trainer.compute_metrics = None
-        found = trainer.predict(encoded)
-        logits = _logits(found.predictions)
-        scored = self._scores(logits, found.label_ids, rows)
+        found = _logits(trainer.predict(encoded).predictions)
+        check_finite(found)
+        logits = np.empty_like(found)
+        logits[evaluation_order(trainer, encoded)] = found
+        scored = self._scores(logits, rows)
         return Scored(
             metrics=scored.metrics, by_group=scored.by_group, outputs=self._outputs(logits, rows)
         )
@@ -100,12 +105,10 @@ class Classification(Kind[TextTask]):
         commonest = Counter(self.task.train["label"]).most_common(1)[0][0]
         logits = np.zeros((self.task.test.num_rows, len(self.task.labels)))
         logits[:, commonest] = 1.0
-        labels = np.asarray(self.task.test["label"])
-        return self._scores(logits, labels, self.task.test).metrics[self.task.metrics[0]]
+        return self._scores(logits, self.task.test).metrics[self.task.metrics[0]]
 
-    def _scores(self, logits: _Array, labels: _Array, rows: Dataset) -> Scored:
-        check_finite(logits)
-        names = self.task.metrics
+    def _scores(self, logits: _Array, rows: Dataset) -> Scored:
+        names, labels = self.task.metrics, np.asarray(rows["label"][:])
         by_group = {
             group: compute(names, logits[chosen], labels[chosen])
             for group, chosen in rows_of_groups(rows).items()

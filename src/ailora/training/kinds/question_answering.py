@@ -30,6 +30,7 @@ from ailora.training.kinds.base import (
     Scored,
     Scorer,
     Scores,
+    evaluation_order,
     mean_over_groups,
     rows_of_groups,
 )
@@ -119,7 +120,7 @@ class QuestionAnswering(Kind[QATask]):
         encoded = self.encode(rows, trainer.processing_class)
         trainer.compute_metrics = None
         predicted = trainer.predict(encoded)
-        order = np.fromiter(trainer._get_eval_sampler(encoded.select_columns("input_ids")), int)
+        order = evaluation_order(trainer, encoded)
         found = self._found(predicted.predictions, predicted.label_ids, rows, encoded, order)
         said = self._said(found)
         scores = self._scores(said, rows)
