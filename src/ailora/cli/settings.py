@@ -46,10 +46,12 @@ def run_config(
     flat["text"] = options.optional_names("--text", values.get("text"))
     flat["metrics"] = options.optional_names("--metrics", values.get("metrics"))
     flat["ranks"] = _ranks(values.get("ranks"))
-    settings = dict(found.settings) if found else {}
-    settings |= {name: value for name, value in flat.items() if name in given or not found}
-    settings |= {name: value for name, value in flat.items() if name not in settings}
-    return RunConfig(**settings | _nested(values, settings))
+    settings = {
+        **flat,
+        **(found.settings if found else {}),
+        **{name: value for name, value in flat.items() if name in given},
+    }
+    return RunConfig(**{**settings, **_nested(values, settings)})
 
 
 def published_for(preset: str | None, task: str, model: str) -> Published | None:

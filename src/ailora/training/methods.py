@@ -37,8 +37,3 @@ def adapt(
         UserError: The method does not fit the model, or needs data and got none.
     """
     return METHODS[config.method].build(model, config.method_settings(task_type), batches)
-
-
-def needs_data(name: str) -> bool:
-    """Whether the method starts from training batches."""
-    return METHODS[name].needs_data

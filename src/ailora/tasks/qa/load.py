@@ -9,10 +9,11 @@ from pathlib import Path
 
 from ailora.errors import UserError
 from ailora.tasks.base import QATask, fingerprint_of
-from ailora.tasks.qa.read import RawRow, is_squad_json, read_questions, rows_of
+from ailora.tasks.qa.read import RawRow, read_questions, rows_of
 from ailora.tasks.qa.rows import Question, checked, learnable, to_dataset
 from ailora.tasks.qa.split import at_most, complete, shared_contexts
 from ailora.tasks.tables.hub import hub_tables, is_hub_name
+from ailora.tasks.tables.json_list import is_json_list
 from ailora.tasks.tables.read import SUFFIXES, kind_of
 
 _log = logging.getLogger(__name__)
@@ -173,7 +174,7 @@ def _rows_of(source: str, given: dict[str, Path]) -> Rows:
         if files["train"] is None:
             _only(path, "train")
         return {part: read_questions(file) for part, file in files.items() if file}
-    if path.is_file() or kind_of(path) or is_squad_json(path):
+    if path.is_file() or kind_of(path) or is_json_list(path):
         return {"train": read_questions(path)}
     if not is_hub_name(source):
         raise UserError(f"{source} does not exist; check the path")

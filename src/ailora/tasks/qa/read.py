@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ailora.errors import UserError
+from ailora.tasks.tables.json_list import is_json_list, read_text
 from ailora.tasks.tables.read import Table, brief, read_table
 
 
@@ -27,11 +26,6 @@ class RawRow:
     values: Mapping[str, Any]
 
 
-def is_squad_json(path: Path) -> bool:
-    """Whether a file's name is that of a JSON document (``.json``, perhaps ``.gz``)."""
-    return path.name.lower().removesuffix(".gz").endswith(".json")
-
-
 def read_questions(path: Path) -> tuple[RawRow, ...]:
     """Read jsonl, csv or tsv with a question a row, or a file in SQuAD's format (v1.1 or v2.0).
 
@@ -39,7 +33,7 @@ def read_questions(path: Path) -> tuple[RawRow, ...]:
         UserError: Missing, unreadable or empty file, not UTF-8, not JSON, or another structure;
             with the line, or with the place inside the document.
     """
-    if not is_squad_json(path):
+    if not is_json_list(path):
         return rows_of(read_table(path))
     rows = tuple(_questions(path, _document(path)))
     if not rows:
@@ -53,28 +47,10 @@ def rows_of(table: Table) -> tuple[RawRow, ...]:
 
 
 def _document(path: Path) -> Any:
-    data = _bytes(path).removeprefix(b"\xef\xbb\xbf")
     try:
-        return json.loads(data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}:{line}: not UTF-8: byte 0x{data[error.start]:02x}; save the file as UTF-8"
-        ) from error
+        return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}; mend the file") from error
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
-            return stream.read()
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; check the path") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: broken gzip file: {error}; make it again") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _questions(path: Path, document: Any) -> Iterator[RawRow]:

@@ -36,7 +36,7 @@ def read_json_list(path: Path, report: Report = stop) -> Table:
             the message gives file and line.
     """
     rows = []
-    for line, value in _elements(path, _text(path)):
+    for line, value in _elements(path, read_text(path)):
         if isinstance(value, dict):
             rows.append((line, value))
         else:
@@ -48,7 +48,12 @@ def read_json_list(path: Path, report: Report = stop) -> Table:
     return Table(source=str(path), columns=tuple(rows[0][1]), rows=tuple(rows))
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return a whole file, perhaps gzipped, as UTF-8 with or without a byte-order mark.
+
+    Raises:
+        UserError: Missing or unreadable file, broken gzip, or not UTF-8, with the line.
+    """
     data = b""
     try:
         data = path.read_bytes()

@@ -18,6 +18,7 @@ from ailora.training.config import RunConfig
 
 T = TypeVar("T", bound=Task)
 Scores = dict[str, float]
+_Array = npt.NDArray[Any]
 Collator = Callable[[list[dict[str, Any]]], Any]
 OnCount = Callable[[int, int], None]
 Scorer = Callable[[EvalPrediction], Scores]
@@ -116,6 +117,13 @@ def evaluation_order(trainer: Trainer, encoded: Dataset) -> npt.NDArray[np.int64
     came. Its sampler is private, but nothing public tells the order.
     """
     return np.fromiter(trainer._get_eval_sampler(encoded.select_columns("input_ids")), np.int64)
+
+
+def in_row_order(values: _Array, order: _Array) -> _Array:
+    """Predictions as they came, put back to their rows; ``order`` is `evaluation_order`'s."""
+    restored = np.empty_like(values)
+    restored[order] = values
+    return restored
 
 
 def mean_over_groups(by_group: dict[str, Scores]) -> Scores:

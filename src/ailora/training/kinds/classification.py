@@ -26,6 +26,7 @@ from ailora.training.kinds.base import (
     Scorer,
     Scores,
     evaluation_order,
+    in_row_order,
     mean_over_groups,
     rows_of_groups,
 )
@@ -91,8 +92,7 @@ class Classification(Kind[TextTask]):
         trainer.compute_metrics = None
         found = _logits(trainer.predict(encoded).predictions)
         check_finite(found)
-        logits = np.empty_like(found)
-        logits[evaluation_order(trainer, encoded)] = found
+        logits = in_row_order(found, evaluation_order(trainer, encoded))
         scored = self._scores(logits, rows)
         return Scored(
             metrics=scored.metrics, by_group=scored.by_group, outputs=self._outputs(logits, rows)

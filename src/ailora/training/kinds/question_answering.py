@@ -31,6 +31,7 @@ from ailora.training.kinds.base import (
     Scorer,
     Scores,
     evaluation_order,
+    in_row_order,
     mean_over_groups,
     rows_of_groups,
 )
@@ -147,8 +148,8 @@ class QuestionAnswering(Kind[QATask]):
             if not np.array_equal(np.asarray(encoded[name][:])[order], evaluated):
                 raise RuntimeError("Trainer evaluated the windows in another order than is known")
         return best_answers(
-            _restored(start_logits, order),
-            _restored(end_logits, order),
+            in_row_order(start_logits, order),
+            in_row_order(end_logits, order),
             encoded,
             rows["context"][:],
             n_best=self.config.qa.n_best,
@@ -193,9 +194,3 @@ class QuestionAnswering(Kind[QATask]):
         # JSON has no infinity: no span was found at all.
         margins = (float(m) if math.isfinite(m) else None for m in found.margins)
         return tuple({**row, "null_margin": m} for row, m in zip(answers, margins, strict=True))
-
-
-def _restored(values: _Array, order: _Array) -> _Array:
-    restored = np.empty_like(values)
-    restored[order] = values
-    return restored
