@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -14,8 +16,9 @@ from peft.tuners.lora import preprocess_loraga
 from peft.tuners.lora.config import CordaConfig
 from torch import Tensor, nn
 
+from ailora.adapters import AILoRAConfig, Role, get_peft_model
 from ailora.adapters.stock import peft_layers
-from ailora.baselines import METHODS, Settings
+from ailora.baselines import METHODS, Settings, load, save
 from ailora.baselines.starts.data import rows_of, token_mask
 from ailora.errors import UserError
 from tests.adapters.models import logits
@@ -224,4 +227,29 @@ def test_the_model_is_left_alone_when_a_start_is_refused() -> None:
     with pytest.raises(UserError):
         METHODS["olora"].build(model, Settings(rank=20), None)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not hasattr(model, "peft_config")
+
+
+@subtracted
+@pytest.mark.parametrize("base", ["anchored", "folded"])
+def test_files_say_which_start_it_was(base: str, oracle: Oracle, tmp_path: Path) -> None:
+    pytest.importorskip("attr") if oracle is corda else None
+    name = oracle.__name__
+    model = adapted("llama", name, base=base)
+    step(model, batch_of("llama"), 2, 1e-2)
+    save(model, tmp_path)
+    marker = json.loads((tmp_path / "ailora.json").read_text(encoding="utf-8"))
+    assert {role["init"] for role in marker["config"]["roles"].values()} == {name}
+    assert f"q: {name} r=4" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    again = load(fresh("llama"), tmp_path, is_trainable=True).eval()
+    batch = batch_of("llama")
+    torch.testing.assert_close(logits(again, batch), logits(model, batch), atol=1e-6, rtol=0)
+
+
+def test_a_start_that_only_files_have_is_not_asked_of_get_peft_model() -> None:
+    model = fresh("llama")
+    config = AILoRAConfig(r=2, roles={"q": Role(init="olora")})
+    with pytest.raises(UserError, match="'olora': only saved adapters have it") as caught:
+        get_peft_model(model, config)
+    assert "\n" not in str(caught.value)
     assert not hasattr(model, "peft_config")

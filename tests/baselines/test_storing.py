@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainingArguments
 
 from ailora.baselines import METHODS, Settings, load, merge, restore, save
@@ -115,4 +115,34 @@ def test_a_whole_model_without_its_weights_is_refused(tmp_path: Path) -> None:
     save(adapted("minilm", "full"), tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(UserError, match="copy the whole folder again"):
+        load(fresh("minilm"), tmp_path)
+
+
+def test_loading_decomposes_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = adapted("minilm", "mica")
+    step(model, batch_of("minilm"), 2, 1e-2)
+    save(model, tmp_path)
+    before = logits(model, batch_of("minilm"))
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a start was made that the file replaces")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.linalg, "svd", fail)
+        with pytest.raises(AssertionError):
+            adapted("minilm", "mica")
+        again = load(fresh("minilm"), tmp_path, is_trainable=True).eval()
+    assert torch.equal(logits(again, batch_of("minilm")), before)
+    trained = {name for name, value in again.named_parameters() if value.requires_grad}
+    assert trained == {name for name, value in model.named_parameters() if value.requires_grad}
+    assert not any("lora_B" in name for name in trained)
+
+
+def test_an_adapter_whose_file_lacks_a_factor_is_refused(tmp_path: Path) -> None:
+    save(adapted("minilm", "orthogonal"), tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(path)
+    lost = next(name for name in tensors if "lora_B" in name)
+    save_file({name: value for name, value in tensors.items() if name != lost}, path)
+    with pytest.raises(UserError, match=r"its file lacks .*lora_B.*; copy the whole folder again"):
         load(fresh("minilm"), tmp_path)

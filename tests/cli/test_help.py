@@ -33,7 +33,7 @@ def test_help_takes_less_than_a_second_and_imports_nothing_heavy() -> None:
         assert command in done.stdout
 
 
-@pytest.mark.parametrize("command", ["compare", "train", "inspect"])
+@pytest.mark.parametrize("command", ["compare", "train", "inspect", "analyze", "paper"])
 def test_each_command_has_an_example_and_says_what_each_option_is_for(
     command: str, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

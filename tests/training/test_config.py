@@ -47,6 +47,8 @@ OTHER: dict[str, Any] = {
     "regression": True,
     "metrics": ("f1",),
     "on_broken": "skip",
+    "train_file": "math10k.json",
+    "tests": ("svamp",),
 }
 
 

@@ -135,7 +135,12 @@ def test_regression_is_scored_as_stock_peft_predicts(
     rows = [(text, "the film", score + 0.5) for text, score in sentences(60)]
     file = write_csv(tmp_path / "scores.csv", ("a", "b", "score"), rows)
     asked = replace(
-        config, task=str(file), text=("a", "b") if pairs else ("a",), label="score", epochs=2
+        config,
+        task=str(file),
+        text=("a", "b") if pairs else ("a",),
+        label="score",
+        epochs=2,
+        precision="fp32",  # as the stock model below
     )
     task = load_task(asked.task, **asked.task_options())
     assert task.has_pair is pairs

@@ -14,6 +14,7 @@ from ailora.errors import UserError
 from ailora.roles import RoleName
 
 Init = Literal["principal", "minor", "gaussian"]
+Foreign = Literal["olora", "lora_ga", "corda"]  # PEFT's starts, which it would subtract
 Base = Literal["anchored", "folded"]
 LrMode = Literal["groups", "baked"]
 
@@ -30,7 +31,9 @@ class Role:
     Attributes:
         init: ``"principal"`` takes the r largest singular triplets (eq. 2 of the paper),
             ``"minor"`` the r smallest (eq. 5), ``"gaussian"`` starts as LoRA does: B zero and A
-            normal with the standard deviation of PEFT's default start, (3 n)^-1/2.
+            normal with the standard deviation of PEFT's default start, (3 n)^-1/2. Saved adapters
+            may have ``"olora"``, ``"lora_ga"`` or ``"corda"``: anchored factors that came from
+            PEFT's start of that name, through `ailora.baselines`, and come from the files again.
         r: Rank; None takes the config's.
         alpha: Scale of the update is alpha / r; None takes the config's, and without one the rank.
         lr_ratio: This role's learning rate as a multiple of the optimiser's.
@@ -38,7 +41,7 @@ class Role:
             that dotted name or ending in it. None finds them from the model's architecture.
     """
 
-    init: Init
+    init: Init | Foreign
     r: int | None = None
     alpha: float | None = None
     lr_ratio: float = 1.0
@@ -46,11 +49,12 @@ class Role:
 
     @property
     def spectral(self) -> bool:
-        """Whether the factors start as a part of the weight."""
+        """Whether the factors start as a product that is not zero, and so is taken off again."""
         return self.init != "gaussian"
 
     def __post_init__(self) -> None:
-        _one_of("Role.init", self.init, get_args(Init))
+        if self.init not in get_args(Foreign):
+            _one_of("Role.init", self.init, get_args(Init))
         if self.r is not None:
             _rank("Role.r", self.r)
         _freeze(self, "alpha", _alpha("Role.alpha", self.alpha))

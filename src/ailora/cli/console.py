@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 
 from rich.console import Console
@@ -17,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console()
+console = Console(quiet=int(os.environ.get("RANK", "0")) > 0)  # of torchrun's processes, one speaks
 
 
 def quiet_libraries() -> None:

@@ -53,6 +53,27 @@ NumBeams = Annotated[
     int | None,
     typer.Option(help="1 is greedy. Default: the task's.", rich_help_panel=_TEXT),
 ]
+MaxSourceTokens = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens kept of a source. Default: the task's, or what --max-length leaves.",
+        rich_help_panel=_TEXT,
+    ),
+]
+TrainFile = Annotated[
+    str | None,
+    typer.Option(
+        help="Arithmetic: problems to learn instead of GSM8K's and MAWPS's, such as Math10K.",
+        rich_help_panel=_TEXT,
+    ),
+]
+Tests = Annotated[
+    str | None,
+    typer.Option(
+        help="Arithmetic: sets to test on, such as svamp,gsm8k. Default: the paper's five.",
+        rich_help_panel=_TEXT,
+    ),
+]
 DocStride = Annotated[
     int | None,
     typer.Option(help="Tokens that windows share. Default: 128.", rich_help_panel=_QA),

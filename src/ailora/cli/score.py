@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ailora.cli import options
-from ailora.cli.settings import given_on, run_config
+from ailora.cli.settings import GENERATION, given_on, run_config
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,6 +32,8 @@ def score(
     eval_limit: options.EvalLimit = None,
     max_new_tokens: options.MaxNewTokens = None,
     num_beams: options.NumBeams = None,
+    max_source_tokens: options.MaxSourceTokens = None,
+    tests: options.Tests = None,
     out: Annotated[
         Path | None, typer.Option(help="File for the answers, a JSON object a line.")
     ] = None,
@@ -83,7 +85,8 @@ def _settings(run: Path | None, settings: dict[str, Any], given: frozenset[str])
     if run is None:
         return run_config(settings, given, None)
     made_with = asdict(settings_in(run))
-    generation = {name: settings[name] for name in ("max_new_tokens", "num_beams") if name in given}
+    settings = {**settings, "tests": options.optional_names("--tests", settings["tests"])}
+    generation = {name: settings[name] for name in GENERATION if name in given}
     made_with["generation"] |= generation
     made_with |= {name: settings[name] for name in given - generation.keys()}
     return RunConfig.from_json(made_with)

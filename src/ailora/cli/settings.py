@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ailora.training import RunConfig
     from ailora.training.published import Published
 
-_GENERATION = ("loss_on", "max_new_tokens", "num_beams")
+GENERATION = ("loss_on", "max_new_tokens", "num_beams", "max_source_tokens")
 _QA = ("doc_stride", "null_threshold")
 
 
@@ -42,9 +42,10 @@ def run_config(
     """
     from ailora.training import RunConfig
 
-    flat = {name: value for name, value in values.items() if name not in (*_GENERATION, *_QA)}
+    flat = {name: value for name, value in values.items() if name not in (*GENERATION, *_QA)}
     flat["text"] = options.optional_names("--text", values.get("text"))
     flat["metrics"] = options.optional_names("--metrics", values.get("metrics"))
+    flat["tests"] = options.optional_names("--tests", values.get("tests"))
     flat["ranks"] = _ranks(values.get("ranks"))
     settings = {
         **flat,
@@ -76,7 +77,7 @@ def _nested(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str,
 
     from ailora.training.settings import QA, Generation
 
-    generation = {name: values[name] for name in _GENERATION if values.get(name) is not None}
+    generation = {name: values[name] for name in GENERATION if values.get(name) is not None}
     qa = {name: values[name] for name in _QA if values.get(name) is not None}
     return {
         "generation": replace(settings.get("generation") or Generation(), **generation),

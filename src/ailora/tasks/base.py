@@ -92,11 +92,13 @@ class GenerationTask(Task):
             encoder-decoder reads the source as it is.
         max_new_tokens: Tokens generated at most, unless the run says otherwise.
         num_beams: Of the search, likewise; 1 is greedy.
+        max_source_tokens: Kept of a source, likewise; None for what a row's length leaves.
     """
 
     template: str
     max_new_tokens: int = 256
     num_beams: int = 1
+    max_source_tokens: int | None = None
 
 
 def fingerprint_of(splits: tuple[Dataset, Dataset, Dataset], extra: Any) -> str:

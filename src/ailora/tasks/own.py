@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ailora.errors import UserError
@@ -50,18 +51,27 @@ def load_python(path: Path, **options: Any) -> Task:
     Raises:
         UserError: There is no such function, or it returns no task.
     """
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path} cannot be run as Python; check the file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    load = getattr(module, "load", None)
+    load = getattr(run_file(path), "load", None)
     if not callable(load):
         raise UserError(f"{path} has no function load(**options); write one that returns a task")
     task = load(**options)
     if not isinstance(task, Task):
         raise UserError(f"{path}: load() returned a {type(task).__name__}, not a task of ailora")
     return task
+
+
+def run_file(path: Path) -> ModuleType:
+    """Run a Python file of the user's own and return it as a module.
+
+    Raises:
+        UserError: It is no Python file.
+    """
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} cannot be run as Python; check the file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _columns(path: Path) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         """Write the evaluation down, unless it is the final one of another split."""
-        if f"eval_{self.metrics[0]}" not in metrics:
+        if f"eval_{self.metrics[0]}" not in metrics or not state.is_world_process_zero:
             return
         entry: dict[str, Any] = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4)}
         entry |= {"seconds": round(self.seconds, 4), "loss": self.loss}

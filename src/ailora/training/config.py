@@ -42,7 +42,8 @@ class RunConfig:
         warmup_ratio: Share of the steps over which the rate rises; then it falls linearly to 0.
         weight_decay: Decoupled, as in AdamW.
         max_length: Tokens kept of a row, or of a window of a context; None for the kind's usual:
-            128 for classification, 384 for question answering, 512 for generation.
+            128 for classification, 384 for question answering, 512 for generation (or what the
+            task's own ``max_source_tokens`` need).
         limit: Most rows to train on; None for all.
         eval_limit: Most rows of the selection and of the test split; None for all.
         evaluations: Evaluations spread over the run; None for one each epoch.
@@ -55,6 +56,8 @@ class RunConfig:
         generation, qa: What only tasks of that kind have.
         text, label, dev, test, regression, metrics, on_broken: Where a task of the user's own
             keeps its columns and splits, as in `ailora.tasks.load_text_task`.
+        train_file, tests: Of the arithmetic task: what is learned instead of its own sets, and
+            the sets that are tested on.
 
     Raises:
         UserError: A value out of its range, named.
@@ -95,6 +98,8 @@ class RunConfig:
     regression: bool | None = None
     metrics: Sequence[str] | None = None
     on_broken: str | None = None
+    train_file: str | None = None
+    tests: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         for name in ("lr", "epochs"):
@@ -148,7 +153,8 @@ class RunConfig:
     def task_options(self) -> dict[str, Any]:
         """What `ailora.tasks.load_task` needs beside the task's name."""
         names = ("text", "label", "dev", "test", "regression", "metrics", "limit", "eval_limit")
-        return {name: getattr(self, name) for name in (*names, "data", "on_broken")}
+        others = ("data", "on_broken", "train_file", "tests")
+        return {name: getattr(self, name) for name in (*names, *others)}
 
     def run_id(self, task_name: str, fingerprint: str) -> str:
         """Folder name ``<method>-<task>-<hash of the settings and of the data>``.

@@ -16,6 +16,7 @@ from ailora.training.config import RunConfig
 from ailora.training.environment import environment
 
 STATE = "trainer_state.json"  # what Trainer writes last into a checkpoint
+FAILED = "failed.json"  # why a sweep gave the run up
 
 
 class RunFolder:
@@ -51,13 +52,14 @@ class RunFolder:
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
         """Write the result, drop the checkpoints, and return the result as it will be read."""
         write_json(self.path / "result.json", result)
+        (self.path / FAILED).unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         return self.result() or result
 
     def clear(self) -> None:
         """Forget an unfinished run."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
-        for name in ("metrics.jsonl", "result.json"):
+        for name in ("metrics.jsonl", "result.json", FAILED):
             (self.path / name).unlink(missing_ok=True)
 
     def last_checkpoint(self) -> Path | None:

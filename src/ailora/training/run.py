@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from torch import nn
@@ -23,9 +25,11 @@ from ailora.training.config import RunConfig
 from ailora.training.environment import environment
 from ailora.training.folder import RunFolder
 from ailora.training.kinds import Kind, kind_of
+from ailora.training.kinds.base import Scored
 from ailora.training.measure import outputs_on
 from ailora.training.methods import adapt, check_method
 from ailora.training.model import check_length
+from ailora.training.processes import alone_in, state
 from ailora.training.trainer import build_trainer, run_to_end, some
 
 logger = logging.getLogger(__name__)
@@ -56,6 +60,7 @@ def train(
     Raises:
         UserError: Unfinished run without ``resume``, unknown method or model, settings that do
             not fit the model; then nothing has been written.
+        LockedError: Another process does this run.
         DivergedError: The loss or the outputs are no longer numbers.
     """
     check_method(config.method)
@@ -64,15 +69,32 @@ def train(
     if finished is not None:
         logger.info("%s is finished already", folder.path)
         return finished
+    with alone_in(folder.path) as check:
+        # Another process may have finished it just before this one held the folder.
+        return folder.result() or _train(config, task, folder, resume, check, on_progress)
+
+
+def _train(
+    config: RunConfig,
+    task: Task,
+    folder: RunFolder,
+    resume: bool,
+    check: Callable[[], None],
+    on_progress: OnProgress,
+) -> dict[str, Any]:
+    def tell(step: int, steps: int, what: str) -> None:
+        check()
+        on_progress(step, steps, what)
+
     checkpoint = _last_checkpoint(folder, resume)
     kind = kind_of(task, config)
     model, tokenizer, measured = _prepare(kind)
     _begin(folder, config, task, checkpoint)  # nothing is written for settings that do not work
     trainer = build_trainer(
-        kind, folder, model, tokenizer, on_progress=on_progress, fresh=checkpoint is None
+        kind, folder, model, tokenizer, on_progress=tell, fresh=checkpoint is None
     )
     run_to_end(trainer, checkpoint)
-    return _finish(kind, folder, trainer, measured, on_progress)
+    return _finish(kind, folder, trainer, measured, tell)
 
 
 def _last_checkpoint(folder: RunFolder, resume: bool) -> Path | None:
@@ -85,6 +107,15 @@ def _last_checkpoint(folder: RunFolder, resume: bool) -> Path | None:
 
 
 def _begin(folder: RunFolder, config: RunConfig, task: Task, checkpoint: Path | None) -> None:
+    state().wait_for_everyone()  # who is late must not find the folder begun
+    if state().is_main_process:
+        _write_beginning(folder, config, task, checkpoint)
+    state().wait_for_everyone()
+
+
+def _write_beginning(
+    folder: RunFolder, config: RunConfig, task: Task, checkpoint: Path | None
+) -> None:
     if checkpoint is None:
         folder.clear()
         folder.start(config, task.fingerprint)
@@ -114,14 +145,18 @@ def _few(kind: Kind[Any], model: PreTrainedModel, tokenizer: PreTrainedTokenizer
 def _batches(
     kind: Kind[Any], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[Any]:
-    """A few training batches, for methods that start from data."""
+    """A few training batches, for methods that start from data.
+
+    Of nearly one size where the rows do not fill them: a short last one would weigh its rows more
+    in LoRA-GA's gradient, and could hold too few tokens for EVA.
+    """
     config = kind.config
     size = config.micro_batch_size or config.batch_size
     rows = kind.task.train.shuffle(seed=config.seed)
     encoded = kind.encode(rows.take(min(len(rows), START_BATCHES * size)), tokenizer)
     collate = kind.collator(tokenizer, model)
-    for first in range(0, len(encoded) - size + 1, size):
-        yield collate([encoded[row] for row in range(first, first + size)])
+    for chosen in np.array_split(np.arange(len(encoded)), math.ceil(len(encoded) / size)):
+        yield collate([encoded[int(row)] for row in chosen])
 
 
 def _finish(
@@ -138,28 +173,42 @@ def _finish(
         for name, rows in (("selection", task.selection), ("test", task.test))
     }
     evaluating += time.perf_counter() - began
-    baselines.save(trainer.model, folder.adapter)
-    for name, split in scored.items():
-        folder.keep_outputs(name, split.outputs)
+    if state().is_main_process:
+        baselines.save(trainer.model, folder.adapter)
+        for name, split in scored.items():
+            folder.keep_outputs(name, split.outputs)
+        folder.finish(
+            _result(kind, folder, trainer.model, scored, measured | {"score": evaluating})
+        )
+    state().wait_for_everyone()
+    return folder.result() or {}
+
+
+def _result(
+    kind: Kind[Any],
+    folder: RunFolder,
+    model: nn.Module,
+    scored: dict[str, Scored],
+    measured: dict[str, Any],
+) -> dict[str, Any]:
     history = folder.history()
-    result = {
+    return {
         "config": asdict(kind.config),
-        "data": _data(task),
+        "data": _data(kind.task),
         "metrics": {name: split.metrics for name, split in scored.items()},
         "by_group": {name: split.by_group for name, split in scored.items() if split.by_group},
         "majority": kind.majority(),
         "history": history,
-        "parameters": asdict(baselines.count(trainer.model)),
+        "parameters": asdict(baselines.count(model)),
         "seconds": {
             "init": measured["init_seconds"],
             "train": history[-1]["seconds"],
-            "evaluate": evaluating,
+            "evaluate": measured["score"],
         },
         "step0_deviation": measured["step0_deviation"],
-        "updates": _updates(trainer.model),
-        "environment": environment(),
+        "updates": _updates(model),
+        "environment": environment() | {"processes": state().num_processes},
     }
-    return folder.finish(result)
 
 
 def _said(on_progress: OnProgress, what: str) -> Callable[[int, int], None]:

@@ -19,6 +19,8 @@ class Generation:
             the prompt, as LLM-Adapters does. An encoder-decoder always learns the answer.
         max_new_tokens: Most tokens of an answer; None for the task's own.
         num_beams: Of the search; 1 is greedy, None the task's own.
+        max_source_tokens: Tokens kept of a source, a decoder's template not counted; None for the
+            task's own or, where the run says a ``max_length``, what that leaves.
         batch_size: Prompts answered at once.
 
     Raises:
@@ -28,12 +30,13 @@ class Generation:
     loss_on: LossOn = "answer"
     max_new_tokens: int | None = None
     num_beams: int | None = None
+    max_source_tokens: int | None = None
     batch_size: int = 32
 
     def __post_init__(self) -> None:
         if self.loss_on not in get_args(LossOn):
             raise UserError(f"loss_on={self.loss_on!r}: must be answer or sequence")
-        for name in ("max_new_tokens", "num_beams", "batch_size"):
+        for name in ("max_new_tokens", "num_beams", "max_source_tokens", "batch_size"):
             at_least_one(name, getattr(self, name))
 
 

@@ -50,7 +50,7 @@ def test_an_input_follows_its_instruction_under_a_heading(data: Path, tmp_path: 
         *(record(f"Own {n}", n, input="") for n in range(9)),
     ]
     own.write_text(json.dumps(rows), encoding="utf-8")
-    task = load_arithmetic(data=data, train=own)
+    task = load_arithmetic(data=data, train_file=own)
     assert task.train["source"][:2] == ["Add.\n\n### Input:\n1 and 2", "Own 0"]
     assert len(task.train) == 10
 
@@ -105,6 +105,15 @@ def test_leaked_problems_are_counted_and_dropped(data: Path) -> None:
     ]
     assert dropped.notes[0] == "3 training rows dropped that are in a held set"
     assert all(note.startswith("0 of") for note in dropped.notes[1:])
+
+
+def test_the_sets_to_test_on_are_named(data: Path) -> None:
+    task = load_arithmetic(data=data, tests=("svamp", "addsub"))
+    assert list(dict.fromkeys(task.test["group"])) == ["svamp", "addsub"]
+    assert task.fingerprint != load_arithmetic(data=data).fingerprint
+    for none in ((), "svamp"):
+        with pytest.raises(UserError, match="name one set or more"):
+            load_arithmetic(data=data, tests=none)
 
 
 def test_what_is_dropped_does_not_depend_on_how_many_rows_are_scored(data: Path) -> None:

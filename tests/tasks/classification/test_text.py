@@ -221,7 +221,7 @@ def test_labels_that_cannot_be_classes_are_refused(tmp_path: Path) -> None:
 def test_missing_ambiguous_and_tiny_data_are_refused(tmp_path: Path) -> None:
     assert "does not exist" in message_of(tmp_path / "no.csv")
     (tmp_path / "empty").mkdir()
-    assert "no training file" in message_of(tmp_path / "empty")
+    assert "no train file" in message_of(tmp_path / "empty")
     for name in ("train.jsonl", "train.jsonl.gz"):
         jsonl(tmp_path / "two" / name, sentences(20))
     assert "train.jsonl and train.jsonl.gz" in message_of(tmp_path / "two")

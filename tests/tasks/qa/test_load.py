@@ -11,6 +11,7 @@ import datasets
 import pytest
 
 from ailora.errors import UserError
+from ailora.tasks import load_task
 from ailora.tasks.base import QATask
 from ailora.tasks.qa import (
     load_squad,
@@ -142,11 +143,60 @@ def test_a_row_of_broken_structure_stops_with_file_and_line(
     tmp_path: Path, change: dict[str, Any], said: str
 ) -> None:
     path = tmp_path / "train.jsonl"
-    rows = [row(1), row(2), row(3, **change)]
+    rows = [row(1), row(2), row(3, **change), *(row(number) for number in range(4, 14))]
     path.write_text("".join(json.dumps(one) + "\n" for one in rows))
     told = message_of(tmp_path)
     assert told.startswith(f"{path}:3: ")
     assert said in told
+    assert told == message_of(tmp_path, on_broken="stop")
+    task = load_squad(tmp_path, on_broken="skip")
+    kept = {*task.train["id"], *task.selection["id"], *task.test["id"]}
+    assert kept == {f"q{number}" for number in (1, 2, *range(4, 14))}
+    assert task.notes[0].startswith(f"1 broken row left out; the first is {path}:3: ")
+    assert said in task.notes[0]
+
+
+def test_what_is_no_object_is_skipped_in_tables_and_in_documents(tmp_path: Path) -> None:
+    rows = [row(number) for number in range(12)]
+    table = write_jsonl(tmp_path / "mine.jsonl", rows)
+    whole = load_squad(table)
+    table.write_bytes(b'["no"]\n{"id": "\xff"}\n' + table.read_bytes())
+    document = nested(rows, version="1.1")
+    document["data"].insert(0, "no")
+    document["data"][1]["paragraphs"][0]["qas"].append(7)
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps(document))
+    assert message_of(table).startswith(f"{table}:1: expected a JSON object")
+    assert message_of(own).startswith(f"{own}: data[0]: expected a JSON object, got 'no'")
+    for path, first in ((table, ":1: "), (own, ": data[0]: ")):
+        task = load_squad(path, on_broken="skip")
+        assert task.fingerprint == whole.fingerprint
+        assert task.notes[0].startswith(f"2 broken rows left out; the first is {path}{first}")
+
+
+def test_rows_that_are_all_broken_are_no_split(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "mine.jsonl", [row(1, context=None), row(2, context="")])
+    assert "has no rows that can be used" in message_of(path, on_broken="skip")
+
+
+def test_told_to_stop_it_stops_at_a_misplaced_training_answer_but_not_in_test(
+    tmp_path: Path,
+) -> None:
+    wrong = {"answers": {"text": ["town3"], "answer_start": [2]}}
+    write_jsonl(tmp_path / "test.jsonl", [row(20), row(21, **wrong)])
+    path = write_jsonl(tmp_path / "train.jsonl", [row(number) for number in range(12)])
+    assert len(load_squad(tmp_path, on_broken="stop").test) == 2
+    write_jsonl(path, [row(1), row(3, **wrong), row(4)])
+    told = message_of(tmp_path, on_broken="stop")
+    assert told.startswith(f"{path}:2: the answer 'town3' is not in the context at answer_start")
+
+
+def test_a_document_in_a_folder_is_found_and_known_for_what_it_is(tmp_path: Path) -> None:
+    rows = [row(number) for number in range(12)]
+    (tmp_path / "train.json").write_text(json.dumps(nested(rows, version="1.1")))
+    task = load_task(tmp_path)
+    assert isinstance(task, QATask)
+    assert task.fingerprint == load_squad(write_jsonl(tmp_path / "x.jsonl", rows)).fingerprint
 
 
 def test_bytes_that_are_not_utf8_stop_with_file_and_line(tmp_path: Path) -> None:

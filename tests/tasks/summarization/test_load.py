@@ -86,6 +86,7 @@ def test_the_tasks_settings_are_those_of_its_set(tmp_path: Path) -> None:
     for name, known in SETS.items():
         task = load_summarization(name, data=folder_of(tmp_path, name, train=rows(30)))
         assert (task.num_beams, task.max_new_tokens) == (known.num_beams, known.max_new_tokens)
+        assert task.max_source_tokens == known.max_source_tokens
 
 
 def test_all_references_are_kept_and_the_first_is_learned_where_no_summary_is(

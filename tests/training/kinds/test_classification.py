@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from datasets import Dataset
 from scipy import stats
 
 from ailora.tasks import TextTask
-from ailora.training import RunConfig
+from ailora.training import RunConfig, train
 from ailora.training.kinds.base import Scored
 from ailora.training.kinds.classification import Classification
 from ailora.training.score import _evaluator
@@ -72,3 +74,19 @@ def test_groups_are_scored_on_their_own_rows(answered: tuple[Scored, list[float]
         assert found.by_group[group]["pearson"] == pytest.approx(expected, abs=1e-4)
     both = [scores["pearson"] for scores in found.by_group.values()]
     assert found.metrics["pearson"] == pytest.approx(sum(both) / 2)
+
+
+def test_each_split_is_tokenised_once_a_run(
+    config: RunConfig, task: TextTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    encode = Classification.encode
+
+    def counted(kind: Classification, rows: Dataset, tokenizer: Any) -> Dataset:
+        made.append(len(rows))
+        return encode(kind, rows, tokenizer)
+
+    monkeypatch.setattr(Classification, "encode", counted)
+    train(replace(config, epochs=1), task, tmp_path)
+    # The 20 test rows once to measure step 0, then train (48), selection (20) and test (20).
+    assert sorted(made) == [20, 20, 20, 48]

@@ -17,8 +17,12 @@ SOURCE, TARGET = "Ann has 3 apples and buys 4 more. How many?", "3 + 4 = 7. It i
 LONG = " ".join(f"Then she buys {count % 10} old books." for count in range(60))
 
 
-def decoder_prompts(*, max_length: int = 512, on_answer: bool = True) -> DecoderPrompts:
-    return DecoderPrompts(TEMPLATE, bpe_tokenizer(), max_length, on_answer=on_answer)
+def decoder_prompts(
+    *, max_length: int = 512, on_answer: bool = True, max_source: int | None = None
+) -> DecoderPrompts:
+    return DecoderPrompts(
+        TEMPLATE, bpe_tokenizer(), max_length, on_answer=on_answer, max_source=max_source
+    )
 
 
 def merging_tokenizer() -> hf.PreTrainedTokenizerFast:
@@ -81,6 +85,22 @@ def test_what_fits_exactly_is_not_cut() -> None:
     assert exact == decoder_prompts().example(SOURCE, TARGET)
     shorter = decoder_prompts(max_length=length - 1).example(SOURCE, TARGET)
     assert len(shorter["input_ids"]) == length - 1
+
+
+def test_a_source_keeps_so_many_tokens_whatever_else_the_row_holds() -> None:
+    tokenizer = bpe_tokenizer()
+    before, after = TEMPLATE.split("{source}")
+    kept = tokenizer.decode(tokenizer(LONG, add_special_tokens=False)["input_ids"][:30])
+    prompts = decoder_prompts(max_source=30)
+    assert tokenizer.decode(prompts.prompt(LONG)) == before + kept + after
+    row = prompts.example(LONG, TARGET)
+    assert tokenizer.decode(row["input_ids"], skip_special_tokens=True) == (
+        before + kept + after + TARGET
+    )
+    exact = len(tokenizer(SOURCE, add_special_tokens=False)["input_ids"])
+    whole = decoder_prompts().prompt(SOURCE)
+    assert decoder_prompts(max_source=exact).prompt(SOURCE) == whole
+    assert decoder_prompts(max_source=exact - 1).prompt(SOURCE) != whole
 
 
 def test_a_target_that_leaves_no_room_is_refused_not_cut() -> None:

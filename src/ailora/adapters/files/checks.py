@@ -118,7 +118,8 @@ def check_fits(
     for role in roles:
         if role.projection.key in spectral:
             _check_anchor(path, saved, role)
-            if not role.anchored:
+            # LoRA-GA's factors come from a gradient: nothing of the weight tells them apart.
+            if not role.anchored and saved.config.roles[role.projection.role].init != "lora_ga":
                 _check_not_folded(path, saved, role)
     return saved_starts(roles, saved)
 
@@ -151,7 +152,7 @@ def _check_anchor(path: Path, saved: SavedStart, role: SavedRole) -> None:
 
 
 def _check_not_folded(path: Path, saved: SavedStart, role: SavedRole) -> None:
-    """Folded: W = W_r + s B0 A0, W_r orthogonal to both, so B0^T W A0^T = s (B0^T B0)(A0 A0^T)."""
+    """Folded: W = W_r + s B0 A0 with B0^T W_r = 0, so B0^T W A0^T = s (B0^T B0)(A0 A0^T)."""
     anchor = saved.anchors[role.projection.key]
     A, B = anchor["A"].double(), anchor["B"].double()
     scaling = stored_scaling(saved.config, role.projection.role)

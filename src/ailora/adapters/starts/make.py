@@ -6,12 +6,13 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ailora.adapters.config import AILoRAConfig
+from ailora.adapters.config import AILoRAConfig, Foreign
 from ailora.adapters.starts.once import decompose_once
 from ailora.errors import UserError
 from ailora.linalg import Check, Triplets
@@ -28,7 +29,7 @@ class Start:
 
     Attributes:
         projection: The weight, or the rows of a fused weight, that it is for.
-        spectral: Whether the factors are a part of the weight (else Gaussian A, zero B).
+        spectral: Whether the factors start as a product that is not zero (else Gaussian A, zero B).
         A: Starting lora_A, (r x n).
         B: Starting lora_B, (m x r).
         scaling: s in y = W x + s B A x.
@@ -77,8 +78,15 @@ def make_starts(
     name ("" at the end).
 
     Raises:
-        UserError: no such projection, a rank above a weight's size, or a weight with NaN or Inf.
+        UserError: a start that is not made here, no such projection, a rank above a weight's size,
+            or a weight with NaN or Inf.
     """
+    for role in config.roles.values():
+        if role.init in get_args(Foreign):
+            raise UserError(
+                f"Role.init={role.init!r}: only saved adapters have it; to start one so, call "
+                f"ailora.baselines.METHODS[{role.init!r}].build(model, settings, batches)"
+            )
     found = projections_of(model, config)
     for projection in found:
         _check_rank(projection, config)

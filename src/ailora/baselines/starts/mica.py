@@ -14,8 +14,9 @@ from ailora.errors import UserError
 def mica(model: nn.Module, settings: Settings, batches: Batches | None = None) -> PeftModel:
     """PEFT's ``init_lora_weights="mica"`` on q and v: half of LoRA's trainable parameters.
 
-    The saved config keeps that name, since it is what freezes B again when training goes on; PEFT
-    then decomposes the weights anew at each load, and replaces the result by what was saved.
+    The saved config keeps that name, since it is what freezes B again when training goes on. Of
+    it a stock ``from_pretrained`` decomposes the weights anew, only to replace the result by what
+    was saved, unless told ``low_cpu_mem_usage=True``, as `ailora.baselines.load` does.
 
     Raises:
         UserError: The rank is above a weight's size, or the model's q and v are parts of a fused

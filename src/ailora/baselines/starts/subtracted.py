@@ -6,8 +6,8 @@ own anchored factors hold them: the same function of the same trainable paramete
 checkpoint is a plain LoRA of rank 2r on the untouched base (with ``base="folded"`` they are
 subtracted after all).
 
-The files are those of `ailora.get_peft_model`. The start that their marker names, "principal",
-then means no more than that the factors are anchored; their values come from the anchors' file.
+The files are those of `ailora.get_peft_model`; their marker names PEFT's start, and the factors
+come from the anchors' file again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from torch import nn
 
-from ailora.adapters import AILoRAConfig, presets
+from ailora.adapters import AILoRAConfig, Role, presets
 from ailora.adapters.files.checks import check_room, check_starts
 from ailora.adapters.files.saved import remember
 from ailora.adapters.starts.make import Start
@@ -34,7 +34,7 @@ from ailora.baselines.presets import configured
 from ailora.baselines.settings import Settings
 from ailora.baselines.targets import common_fields
 from ailora.errors import UserError
-from ailora.roles import Projection
+from ailora.roles import Projection, RoleName
 
 _ADAPTER = "default"
 
@@ -64,7 +64,9 @@ def start_from(
         stock: PEFT's config of the start.
         settings: The method's.
     """
-    config = configured(presets.pissa, model, settings)
+    role = Role(init=stock.init_lora_weights)
+    roles: dict[RoleName, Role] = {"q": role, "v": role}
+    config = configured(presets.lora, model, settings, roles=roles)
     check_room(model, config, _ADAPTER)
     _check_rank(found, settings)
     starts = [_start(projection, stock) for projection in found]

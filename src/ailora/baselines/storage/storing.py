@@ -120,13 +120,21 @@ def _kept(model: nn.Module) -> Kept:
 
 def _load_stock(base: nn.Module, folder: Path, is_trainable: bool) -> PeftModel:
     try:
-        return PeftModel.from_pretrained(base, str(folder), is_trainable=is_trainable)
+        # On the meta device until the file fills it: PEFT makes no start that is replaced at once
+        # (MiCA's would decompose every weight).
+        model = PeftModel.from_pretrained(
+            base, str(folder), is_trainable=is_trainable, low_cpu_mem_usage=True
+        )
     except (RuntimeError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
             f"{folder}: this adapter does not fit the {type(base).__name__}: {reason}; "
             "load it into the model it was made for"
         ) from error
+    unfilled = next((name for name, value in model.named_parameters() if value.is_meta), None)
+    if unfilled is not None:
+        raise UserError(f"{folder}: its file lacks {unfilled}; copy the whole folder again")
+    return model
 
 
 def _load_whole(base: PreTrainedModel, folder: Path, is_trainable: bool) -> PreTrainedModel:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from ailora.errors import UserError
@@ -15,13 +13,12 @@ from ailora.tasks.arithmetic.hub import hub_table
 from ailora.tasks.arithmetic.overlap import overlap_notes, without
 from ailora.tasks.arithmetic.problems import to_learn, to_test
 from ailora.tasks.arithmetic.template import TEMPLATE
-from ailora.tasks.base import GenerationTask, fingerprint_of
-from ailora.tasks.generation.pairs import Sampling, ToPair, Writing, to_rows
+from ailora.tasks.base import GenerationTask
+from ailora.tasks.generation.pairs import ToPair, Writing, generation_task, to_rows
 from ailora.tasks.tables.broken import BrokenRows, OnBroken, rule_for
-from ailora.tasks.tables.json_list import is_json_list, read_json_list
-from ailora.tasks.tables.read import Table, find_file, read_table
-
-_log = logging.getLogger(__name__)
+from ailora.tasks.tables.read import Table, find_file
+from ailora.tasks.tables.sources import read_file
+from ailora.tasks.tables.split import at_most, hold_out
 
 TRAIN = ("gsm8k", "mawps")
 TESTS = ("multiarith", "gsm8k", "addsub", "singleeq", "svamp")
@@ -31,8 +28,8 @@ METRICS = ("number",)
 def load_arithmetic(
     *,
     data: Path | str | None = None,
-    train: Path | str | None = None,
-    tests: Sequence[str] = TESTS,
+    train_file: Path | str | None = None,
+    tests: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
     drop_overlap: bool = True,
     split_seed: int = 0,
@@ -50,8 +47,8 @@ def load_arithmetic(
 
     Args:
         data: Folder with a folder a set: ``gsm8k/train.jsonl.gz`` and so on; None for the hub.
-        train: A json (a list of records), jsonl, csv or tsv file to train on instead.
-        tests: Names of sets to be tested on.
+        train_file: A json (a list of records), jsonl, csv or tsv file to train on instead.
+        tests: Names of sets to be tested on; None for the five.
         metrics: From `ailora.tasks.generation.generated`; by default ``number``, LLM-Adapters'
             rule. For sets of multiple choice, as AQuA, ``choice``.
         drop_overlap: Leave out training problems that are in a test or in selection. False learns
@@ -72,22 +69,27 @@ def load_arithmetic(
         max_new_tokens=256,
         num_beams=1,
     )
+    tests = TESTS if tests is None else tests
     if not tests or isinstance(tests, str):
         raise UserError(f"tests={tests!r}: name one set or more, such as {', '.join(TESTS)}")
-    sampling = Sampling(seed=split_seed, limit=limit, eval_limit=eval_limit)
     broken = BrokenRows(rule_for(on_broken, local=data is not None))
     found = _Reader(None if data is None else Path(data).expanduser(), broken)
-    own = None if train is None else Path(train).expanduser()
-    learned, selection, notes = _learned(found, own, sampling)
+    own = None if train_file is None else Path(train_file).expanduser()
+    learned, selection, notes = _learned(found, own, split_seed)
     held = {"selection": selection, **{name: found.test(name) for name in tests}}
     if drop_overlap:
         kept = without(learned, *held.values())
         notes.append(f"{len(learned) - len(kept)} training rows dropped that are in a held set")
         learned = kept
-    learned = _some(learned, limit, sampling)
-    held = {name: _some(rows, eval_limit, sampling) for name, rows in held.items()}
+    learned = at_most(learned, limit, seed=split_seed, stratify=False)
+    held = {
+        name: at_most(rows, eval_limit, seed=split_seed, stratify=False)
+        for name, rows in held.items()
+    }
     notes += [*broken.notes(), *overlap_notes(learned, held)]
-    return _task(learned, held, writing, tuple(notes))
+    selection, *scored = held.values()
+    splits = (learned, selection, concatenate_datasets(scored))
+    return generation_task("arithmetic", splits, writing, tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,7 @@ class _Reader:
         return None if path is None else self.file(path)
 
     def file(self, path: Path) -> Dataset:
-        read = read_json_list if is_json_list(path) else read_table
-        return to_rows(read(path, self.broken.report), to_learn, self.broken.report)
+        return to_rows(read_file(path, self.broken.report), to_learn, self.broken.report)
 
     def _table(self, name: str, split: str) -> Table:
         if self.folder is None:
@@ -123,12 +124,10 @@ class _Reader:
             raise UserError(
                 f"{place} has no {split} file; data is the folder that holds {name}/{split}.jsonl"
             )
-        return read_table(path, self.broken.report)
+        return read_file(path, self.broken.report)
 
 
-def _learned(
-    found: _Reader, own: Path | None, sampling: Sampling
-) -> tuple[Dataset, Dataset, list[str]]:
+def _learned(found: _Reader, own: Path | None, seed: int) -> tuple[Dataset, Dataset, list[str]]:
     """Training rows, selection rows, and what was held out."""
     if own is None:
         parts = [found.rows(name, "train", to_learn) for name in TRAIN]
@@ -139,38 +138,5 @@ def _learned(
     if dev is not None:
         return learned, dev, []
     tenth = max(1, len(learned) // 10)
-    order = np.random.default_rng(sampling.seed).permutation(len(learned))
-    kept, selection = learned.select(sorted(order[tenth:])), learned.select(sorted(order[:tenth]))
-    return kept, selection, [f"selection split: {tenth} rows held out (seed {sampling.seed})"]
-
-
-def _some(rows: Dataset, limit: int | None, sampling: Sampling) -> Dataset:
-    """Rows at most, in the order of the file."""
-    if limit is None or limit >= len(rows):
-        return rows
-    if limit < 1:
-        raise UserError(f"a limit of {limit} rows leaves an empty split; give 1 or more")
-    order = np.random.default_rng(sampling.seed).permutation(len(rows))
-    return rows.select(sorted(order[:limit]))
-
-
-def _task(
-    learned: Dataset, held: dict[str, Dataset], writing: Writing, notes: tuple[str, ...]
-) -> GenerationTask:
-    selection, *tests = held.values()
-    test = concatenate_datasets(tests)
-    for note in notes:
-        _log.info("arithmetic: %s", note)
-    meaning = [writing.template, writing.max_new_tokens, writing.num_beams, *writing.metrics]
-    return GenerationTask(
-        name="arithmetic",
-        train=learned,
-        selection=selection,
-        test=test,
-        metrics=writing.metrics,
-        template=writing.template,
-        max_new_tokens=writing.max_new_tokens,
-        num_beams=writing.num_beams,
-        fingerprint=fingerprint_of((learned, selection, test), meaning),
-        notes=notes,
-    )
+    cut = hold_out(learned, tenth, seed=seed, stratify=False)
+    return cut.kept, cut.held_out, [f"selection split: {tenth} rows held out (seed {seed})"]

@@ -19,8 +19,9 @@ from ailora.tasks.classification.metrics import metric_names
 from ailora.tasks.classification.text import build_task
 from ailora.tasks.tables.broken import BrokenRows, OnBroken, Report, rule_for
 from ailora.tasks.tables.hub import hub_tables
-from ailora.tasks.tables.read import Table, brief, find_file, read_table
+from ailora.tasks.tables.read import Table, brief, find_file
 from ailora.tasks.tables.records import Columns, choose_columns, number_encoder, to_dataset
+from ailora.tasks.tables.sources import read_file
 from ailora.tasks.tables.split import complete
 
 _LABEL = "label"
@@ -152,7 +153,7 @@ def _local(folder: Path, report: Report) -> dict[str, Table]:
     for part in ("train", "dev"):
         if files[part] is None:
             raise UserError(f"{folder} holds no {part} file; expected {part}.jsonl.gz or the like")
-    return {part: read_table(file, report) for part, file in files.items() if file is not None}
+    return {part: read_file(file, report) for part, file in files.items() if file is not None}
 
 
 def _columns(table: Table, kind: GlueSet) -> Columns:

@@ -10,7 +10,6 @@ from ailora.errors import UserError
 from ailora.tasks.base import GenerationTask
 from ailora.tasks.generation.pairs import (
     Pair,
-    Sampling,
     ToPair,
     Writing,
     build_generation_task,
@@ -19,6 +18,7 @@ from ailora.tasks.generation.pairs import (
 )
 from ailora.tasks.tables.broken import BrokenRows, OnBroken, rule_for
 from ailora.tasks.tables.sources import is_local, name_of, read_tables
+from ailora.tasks.tables.split import Sampling
 
 # Alpaca's headings. A decoder that writes one of them itself has ended its answer.
 TEMPLATE = "### Instruction:\n{source}\n\n### Response:\n"

@@ -13,9 +13,9 @@ from datasets import Dataset, Features, List, Value
 from ailora.errors import UserError
 from ailora.tasks.base import GenerationTask, fingerprint_of
 from ailora.tasks.generation.generated import ROUGE, check_generated, seen_by_rouge
-from ailora.tasks.tables.broken import BrokenRows, Report
+from ailora.tasks.tables.broken import BrokenRows, Place, Report
 from ailora.tasks.tables.read import Table, brief
-from ailora.tasks.tables.split import at_most, complete, shared_texts
+from ailora.tasks.tables.split import Sampling, at_most, complete, shared_texts
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ ToPair = Callable[[Mapping[str, Any]], Pair]
 
 @dataclass(frozen=True, kw_only=True)
 class Writing:
-    """How answers are asked for, generated and scored: the last four fields of the task.
+    """How answers are asked for, generated and scored: fields of the task.
 
     Raises:
         UserError: ``{source}`` is not in the template once, a count is below 1, or a metric is no
@@ -50,6 +50,7 @@ class Writing:
     metrics: tuple[str, ...]
     max_new_tokens: int
     num_beams: int
+    max_source_tokens: int | None = None
 
     def __post_init__(self) -> None:
         check_generated(self.metrics)
@@ -58,15 +59,6 @@ class Writing:
         for name in ("max_new_tokens", "num_beams"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)!r}: must be at least 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """Which rows are kept: the seed of made splits and of limits, and the limits."""
-
-    seed: int = 0
-    limit: int | None = None
-    eval_limit: int | None = None
 
 
 def build_generation_task(
@@ -94,25 +86,32 @@ def build_generation_task(
         UserError: No usable rows, too few to split, a limit below 1, ROUGE of texts without one
             ASCII letter or digit, or a broken row where the rule is to stop.
     """
-    # `complete` draws from rows with a label, as classification has.
-    parts = {
-        part: rows.add_column("label", [0] * len(rows))
-        for part, rows in (
-            (part, to_rows(table, to_pair, broken.report)) for part, table in tables.items()
-        )
-    }
+    parts = {part: to_rows(table, to_pair, broken.report) for part, table in tables.items()}
     whole, notes = complete(parts, seed=sampling.seed, stratify=False)
     limits = (sampling.limit, sampling.eval_limit, sampling.eval_limit)
     train, selection, test = (
-        at_most(rows, limit, seed=sampling.seed, stratify=False).remove_columns("label")
+        at_most(rows, limit, seed=sampling.seed, stratify=False)
         for rows, limit in zip(whole, limits, strict=True)
     )
     notes = broken.notes() + notes + _shared(train=train, selection=selection, test=test)
     if set(writing.metrics) & set(ROUGE):
         notes += _unseen(name, selection=selection, test=test)
+    return generation_task(name, (train, selection, test), writing, notes)
+
+
+def generation_task(
+    name: str,
+    splits: tuple[Dataset, Dataset, Dataset],
+    writing: Writing,
+    notes: tuple[str, ...],
+) -> GenerationTask:
+    """Put complete splits and how they are written together, and log the notes."""
+    train, selection, test = splits
     for note in notes:
         _log.info("%s: %s", name, note)
     meaning = [writing.template, writing.max_new_tokens, writing.num_beams, *writing.metrics]
+    if writing.max_source_tokens:
+        meaning.append(writing.max_source_tokens)
     return GenerationTask(
         name=name,
         train=train,
@@ -122,7 +121,8 @@ def build_generation_task(
         template=writing.template,
         max_new_tokens=writing.max_new_tokens,
         num_beams=writing.num_beams,
-        fingerprint=fingerprint_of((train, selection, test), meaning),
+        max_source_tokens=writing.max_source_tokens,
+        fingerprint=fingerprint_of(splits, meaning),
         notes=notes,
     )
 
@@ -143,7 +143,7 @@ def to_rows(table: Table, to_pair: ToPair, report: Report) -> Dataset:
 
 
 def _kept(
-    to_pair: ToPair, row: Mapping[str, Any], source: str, line: int, report: Report
+    to_pair: ToPair, row: Mapping[str, Any], source: str, line: Place, report: Report
 ) -> Pair | None:
     try:
         return to_pair(row)

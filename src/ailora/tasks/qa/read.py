@@ -3,47 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ailora.errors import UserError
+from ailora.tasks.tables.broken import Report, stop
 from ailora.tasks.tables.json_list import is_json_list, read_text
 from ailora.tasks.tables.read import Table, brief, read_table
 
 
-@dataclass(frozen=True, kw_only=True)
-class RawRow:
-    """One question before anything about it has been checked.
-
-    Attributes:
-        place: Where it stands, for messages: ``file:line``, or file and path within a JSON file.
-        values: By column.
-    """
-
-    place: str
-    values: Mapping[str, Any]
-
-
-def read_questions(path: Path) -> tuple[RawRow, ...]:
+def read_questions(path: Path, report: Report = stop) -> Table:
     """Read jsonl, csv or tsv with a question a row, or a file in SQuAD's format (v1.1 or v2.0).
+
+    Args:
+        path: The file.
+        report: Told of each row, or part of a document, that is no object; unless it raises, that
+            is left out. Rows of a document have their place in it for a line.
 
     Raises:
         UserError: Missing, unreadable or empty file, not UTF-8, not JSON, or another structure;
             with the line, or with the place inside the document.
     """
     if not is_json_list(path):
-        return rows_of(read_table(path))
-    rows = tuple(_questions(path, _document(path)))
+        return read_table(path, report)
+    rows = tuple(_questions(str(path), _document(path), report))
     if not rows:
         raise UserError(f"{path} has no questions: an empty split; give a file with some")
-    return rows
-
-
-def rows_of(table: Table) -> tuple[RawRow, ...]:
-    """The rows of a table with their places."""
-    return tuple(RawRow(place=f"{table.source}:{line}", values=row) for line, row in table.rows)
+    return Table(source=str(path), columns=tuple(rows[0][1]), rows=rows)
 
 
 def _document(path: Path) -> Any:
@@ -53,22 +40,27 @@ def _document(path: Path) -> Any:
         raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}; mend the file") from error
 
 
-def _questions(path: Path, document: Any) -> Iterator[RawRow]:
-    for at, article in _children(f"{path}: ", document, "data"):
-        for inside, paragraph in _children(f"{at}.", article, "paragraphs"):
-            for place, question in _children(f"{inside}.", paragraph, "qas"):
+def _questions(source: str, document: Any, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
+    for article_at, article in _children(source, "", document, "data", report):
+        for at, paragraph in _children(source, article_at, article, "paragraphs", report):
+            for place, question in _children(source, at, paragraph, "qas", report):
                 outer = {"title": article.get("title"), "context": paragraph.get("context")}
-                yield RawRow(place=place, values={**question, **outer})
+                yield place, {**question, **outer}
 
 
-def _children(before: str, parent: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _children(
+    source: str, place: str, parent: Any, key: str, report: Report
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    before = f"{place}." if place else ""
     found = parent.get(key) if isinstance(parent, dict) else None
     if not isinstance(found, list):
         raise UserError(
-            f"{before}no list {key!r}; expected SQuAD's data, paragraphs and qas, or a jsonl file"
+            f"{source}: {before}no list {key!r}; expected SQuAD's data, paragraphs and qas, or a "
+            "jsonl file"
         )
     for index, child in enumerate(found):
-        place = f"{before}{key}[{index}]"
-        if not isinstance(child, dict):
-            raise UserError(f"{place}: expected a JSON object, got {brief(child)}; mend the file")
-        yield place, child
+        at = f"{before}{key}[{index}]"
+        if isinstance(child, dict):
+            yield at, child
+        else:
+            report(source, at, f"expected a JSON object, got {brief(child)}; mend the file")

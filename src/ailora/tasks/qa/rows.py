@@ -1,10 +1,10 @@
-"""From raw rows to questions, and the rule for broken ones.
+"""From rows to questions, and two kinds of broken ones.
 
-A row whose structure is broken stops the reading, with its place: no id, question or context,
-lists that do not fit together, an id given twice. An answer that does not stand in its context
-where the row says is another matter. Nothing can be learned from it, so that train leaves it out
-(and the question with it, if no answer is left) and says how many; selection and test keep it,
-for there only its text is compared.
+A row whose structure is broken is reported: no id, question or context, lists that do not fit
+together, an id given twice. An answer that does not stand in its context where the row says is
+another matter, since sets in common use have some. Nothing can be learned from it, so that train
+leaves it out (and the question with it, if no answer is left) and says how many; selection and
+test keep it, for there only its text is compared.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from datasets import Dataset, Features, Value
 
 from ailora.errors import UserError
 from ailora.tasks.qa.fields import check_answer, id_of, raw_answers, text_of, whole
-from ailora.tasks.qa.read import RawRow
-from ailora.tasks.tables.read import brief
+from ailora.tasks.tables.broken import Report, at
+from ailora.tasks.tables.read import Table, brief
 
 FEATURES = Features(
     {
@@ -66,7 +66,7 @@ def looks_like_questions(columns: Iterable[str]) -> bool:
     return {"question", "context"} <= names and bool({"answers", "answer"} & names)
 
 
-def checked(rows: Sequence[RawRow]) -> list[Question]:
+def checked(table: Table, report: Report, *, strict: bool = False) -> list[Question]:
     """Questions of one split, in order.
 
     Columns: ``question``, ``context``, ``answers`` (SQuAD's list of objects, or the hub's two
@@ -74,23 +74,29 @@ def checked(rows: Sequence[RawRow]) -> list[Question]:
     ``answer_start``; ``id`` (made of the row number if no row has one) and ``title`` if there are.
     Where no start is given it is the first place of the text in the context.
 
+    Args:
+        table: The rows.
+        report: Told of each row of broken structure; unless it raises, the row is left out.
+        strict: Whether a row with an answer that does not stand at its start is broken too.
+
     Raises:
-        UserError: The first row of broken structure, with its place.
+        UserError: No row is left. And what ``report`` raises.
     """
-    numbered = not any("id" in row.values for row in rows)
+    numbered = not any("id" in row for _, row in table.rows)
     questions, places = [], dict[str, str]()
-    for number, row in enumerate(rows, start=1):
+    for number, (line, row) in enumerate(table.rows, start=1):
         try:
-            question = _question(row.values, str(number) if numbered else None)
+            question = _question(row, str(number) if numbered else None)
+            _check_new(question.id, places)
+            if strict:
+                _check_placed(question)
         except ValueError as error:
-            raise UserError(f"{row.place}: {error}") from error
-        if question.id in places:
-            raise UserError(
-                f"{row.place}: id {brief(question.id)} is also at {places[question.id]}; "
-                "give each question its own"
-            )
-        places[question.id] = row.place
+            report(table.source, line, str(error))
+            continue
+        places[question.id] = at(table.source, line)
         questions.append(question)
+    if not questions:
+        raise UserError(f"{table.source} has no rows that can be used: an empty split")
     return questions
 
 
@@ -132,6 +138,17 @@ def to_dataset(questions: Sequence[Question]) -> Dataset:
         },
         features=FEATURES,
     )
+
+
+def _check_new(name: str, places: Mapping[str, str]) -> None:
+    if name in places:
+        raise ValueError(f"id {brief(name)} is also at {places[name]}; give each question its own")
+
+
+def _check_placed(question: Question) -> None:
+    for text, placed in zip(question.texts, question.placed, strict=True):
+        if not placed:
+            raise ValueError(f"the answer {brief(text)} is not in the context at answer_start")
 
 
 def _with_placed(question: Question) -> Question:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from ailora.errors import UserError
 from ailora.tasks.base import GenerationTask
-from ailora.tasks.generation.pairs import Sampling, Writing, build_generation_task
+from ailora.tasks.generation.pairs import Writing, build_generation_task
 from ailora.tasks.summarization import rows
 from ailora.tasks.summarization.sets import SETS, SummarySet
 from ailora.tasks.tables.broken import BrokenRows, OnBroken, rule_for
-from ailora.tasks.tables.sources import read_tables
+from ailora.tasks.tables.sources import folder_of, read_tables
+from ailora.tasks.tables.split import Sampling
 
 
 def load_summarization(
@@ -61,6 +62,7 @@ def load_summarization(
             metrics=tuple(rows.METRICS if metrics is None else metrics),
             max_new_tokens=known.max_new_tokens,
             num_beams=known.num_beams,
+            max_source_tokens=known.max_source_tokens,
         ),
         Sampling(seed=split_seed, limit=limit, eval_limit=eval_limit),
         broken,
@@ -84,7 +86,4 @@ def _place(name: str, known: SummarySet, data: Path | str | None) -> tuple[str, 
                 f"{name}/train.jsonl.gz as data"
             )
         return known.hub, known.document, known.summary
-    folder = Path(data).expanduser() / name
-    if not folder.is_dir():
-        raise UserError(f"{folder} does not exist; data is the folder that holds {name}/train.*")
-    return str(folder), "document", "summary"
+    return str(folder_of(data, name)), "document", "summary"

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from ailora.errors import UserError
 from ailora.tasks.base import GenerationTask
-from ailora.tasks.generation.pairs import Sampling, Writing, build_generation_task
+from ailora.tasks.generation.pairs import Writing, build_generation_task
 from ailora.tasks.summarization import rows
 from ailora.tasks.tables.broken import BrokenRows, OnBroken, rule_for
 from ailora.tasks.tables.sources import is_local, name_of, read_tables
+from ailora.tasks.tables.split import Sampling
 
 
 def is_summaries(columns: Sequence[str]) -> bool:

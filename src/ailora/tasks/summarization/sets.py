@@ -14,7 +14,7 @@ class SummarySet:
             where the set is read from local files only.
         document: Column of the text, on the hub. Local folders have ``document``.
         summary: Column of the summary, on the hub. Local folders have ``summary``.
-        max_source_tokens: Of a document, what is kept: for a run's ``max_length``.
+        max_source_tokens: Of a document, what is kept.
         max_new_tokens: Of a summary, at most.
         num_beams: Of the search.
         basis: Where these three come from.

@@ -8,13 +8,19 @@ from typing import Literal, get_args
 from ailora.errors import UserError
 
 OnBroken = Literal["stop", "skip"]
-# Told of each broken row: file or hub split, line from 1, what is wrong. It may raise.
-Report = Callable[[str, int, str], None]
+Place = int | str  # the line, from 1; or where in a document that is one value
+# Told of each broken row: file or hub split, place, what is wrong. It may raise.
+Report = Callable[[str, Place, str], None]
 
 
-def stop(source: str, line: int, reason: str) -> None:
+def stop(source: str, place: Place, reason: str) -> None:
     """Raise the UserError of a broken row: where it is and what is wrong with it."""
-    raise UserError(f"{source}:{line}: {reason}")
+    raise UserError(f"{at(source, place)}: {reason}")
+
+
+def at(source: str, place: Place) -> str:
+    """A row's place, for a message: ``file:line``, or ``file: place``."""
+    return f"{source}:{place}" if isinstance(place, int) else f"{source}: {place}"
 
 
 def rule_for(on_broken: OnBroken | None, *, local: bool) -> OnBroken:
@@ -42,16 +48,16 @@ class BrokenRows:
         self._count: dict[str, int] = {}
         self._first: dict[str, str] = {}
 
-    def report(self, source: str, line: int, reason: str) -> None:
+    def report(self, source: str, place: Place, reason: str) -> None:
         """Count a row that is left out.
 
         Raises:
             UserError: The rule is to stop.
         """
         if self._rule == "stop":
-            stop(source, line, f'{reason} (or leave such rows out: on_broken="skip")')
+            stop(source, place, f'{reason} (or leave such rows out: on_broken="skip")')
         self._count[source] = self._count.get(source, 0) + 1
-        self._first.setdefault(source, f"{source}:{line}: {reason}")
+        self._first.setdefault(source, f"{at(source, place)}: {reason}")
 
     def notes(self) -> tuple[str, ...]:
         """Say for each source how many rows were left out, and where and why the first was."""

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ailora.errors import UserError
-from ailora.tasks.tables.broken import Report, stop
+from ailora.tasks.tables.broken import Place, Report, stop
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
+KINDS = (*SUFFIXES, ".json")
 _BOM = b"\xef\xbb\xbf"
 _LARGEST_FIELD = 1 << 24  # characters; csv's own limit of 131,072 is a long document
 
@@ -27,14 +28,14 @@ class Table:
     Attributes:
         source: File or hub split, for messages.
         columns: In the order of the header, or of the first JSON object.
-        rows: Line number (from 1; of the first line where a quoted field spans several) and
-            values by column.
+        rows: Line number (from 1; of the first line where a quoted field spans several), or place
+            in a document, and values by column.
         label_names: Class names by index where the source declares them (hub ``ClassLabel``).
     """
 
     source: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[int, Mapping[str, Any]], ...]
+    rows: tuple[tuple[Place, Mapping[str, Any]], ...]
     label_names: tuple[str, ...] | None = None
 
 
@@ -51,12 +52,12 @@ def brief(value: object) -> str:
 
 
 def find_file(folder: Path, stems: Sequence[str]) -> Path | None:
-    """Return the table in a folder whose name is one of the stems and a known suffix.
+    """Return the file in a folder whose name is one of the stems and one of `KINDS`.
 
     Raises:
         UserError: There are two of them, or the folder cannot be listed.
     """
-    names = {f"{stem}{kind}{gz}" for stem in stems for kind in SUFFIXES for gz in ("", ".gz")}
+    names = {f"{stem}{kind}{gz}" for stem in stems for kind in KINDS for gz in ("", ".gz")}
     with _file_errors(folder):
         files = sorted(file for file in folder.iterdir() if file.name in names)
     if len(files) > 1:

@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset
 
 from ailora.errors import UserError
-from ailora.tasks.tables.broken import Report, stop
+from ailora.tasks.tables.broken import Place, Report, stop
 from ailora.tasks.tables.read import Table, brief
 
 # Tried in this order when the caller names no text column; pairs first, since a table with
@@ -92,7 +92,7 @@ def to_dataset(
 
 def _taken(
     source: str,
-    line: int,
+    line: Place,
     row: Mapping[str, Any],
     columns: Columns,
     encode: Callable[[str], int | float],

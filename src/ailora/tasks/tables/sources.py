@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from ailora.errors import UserError
 from ailora.tasks.tables import hub
 from ailora.tasks.tables.broken import Report
 from ailora.tasks.tables.json_list import is_json_list, read_json_list
-from ailora.tasks.tables.read import SUFFIXES, Table, find_file, kind_of, read_table
+from ailora.tasks.tables.read import KINDS, Table, find_file, kind_of, read_table
 
+Read = Callable[[Path, Report], Table]
 _STEMS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 
 
@@ -21,6 +23,7 @@ def read_tables(
     *,
     label: str,
     report: Report,
+    read: Read | None = None,
 ) -> dict[str, Table]:
     """Read the splits that are there, by ``train``, ``dev`` and ``test``.
 
@@ -31,6 +34,7 @@ def read_tables(
         test: A file.
         label: Column of the answers, for the hub.
         report: Told of broken rows.
+        read: Reads one file; None is `read_file`.
 
     Raises:
         UserError: Missing or unreadable files, and what ``report`` raises.
@@ -39,7 +43,7 @@ def read_tables(
     path = Path(train).expanduser()
     if is_local(train) or not hub.is_hub_name(str(train)):
         files = {**(_files_in(path) if path.is_dir() else {"train": path}), **given}
-        return {part: _read(file, report) for part, file in files.items()}
+        return {part: (read or read_file)(file, report) for part, file in files.items()}
     if given:
         raise UserError(f"dev and test files go with a local train file, not with hub {train!r}")
     tables = hub.hub_tables(str(train), label)
@@ -69,13 +73,37 @@ def train_file(path: Path) -> Path | None:
     return find_file(path, _STEMS["train"]) if path.is_dir() else path if path.is_file() else None
 
 
-def _read(path: Path, report: Report) -> Table:
+def folder_of(data: Path | str, name: str) -> Path:
+    """The folder of a named set below the folder that holds the sets.
+
+    Raises:
+        UserError: It does not exist.
+    """
+    folder = Path(data).expanduser() / name
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist; data is the folder that holds {name}/train.*")
+    return folder
+
+
+def file_of(folder: Path, part: str) -> Path:
+    """The file of ``train``, ``dev`` or ``test`` in a folder.
+
+    Raises:
+        UserError: There is none, or there are two.
+    """
+    found = find_file(folder, _STEMS[part])
+    if found is None:
+        kinds = ", ".join(f"{part}{kind}" for kind in KINDS)
+        raise UserError(f"{folder} holds no {part} file; expected {kinds}, each also with .gz")
+    return found
+
+
+def read_file(path: Path, report: Report) -> Table:
+    """Read a table, or a json file with a list of objects."""
     return read_json_list(path, report) if is_json_list(path) else read_table(path, report)
 
 
 def _files_in(folder: Path) -> dict[str, Path]:
     files = {part: find_file(folder, stems) for part, stems in _STEMS.items()}
-    if files["train"] is None:
-        kinds = ", ".join(f"train{kind}" for kind in SUFFIXES)
-        raise UserError(f"{folder} holds no training file; expected {kinds}, each also with .gz")
-    return {part: file for part, file in files.items() if file is not None}
+    found = {part: file for part, file in files.items() if file is not None}
+    return {"train": file_of(folder, "train"), **found}

@@ -16,6 +16,15 @@ _HELD_OUT = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Which rows are kept: the seed of made splits and of limits, and the limits."""
+
+    seed: int = 0
+    limit: int | None = None
+    eval_limit: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Held:
     """A data set cut in two."""
 
@@ -105,15 +114,15 @@ def _rows(data: Dataset, indices: list[int]) -> Dataset:
 
 
 def _choose(data: Dataset, count: int, *, seed: int, stratify: bool) -> list[int]:
-    labels = data["label"][:]
-    sizes = Counter(labels)
     if stratify:
+        labels = data["label"][:]
+        sizes = Counter(labels)
         rows = [index for index, label in enumerate(labels) if sizes[label] > 1]
         classes = len({labels[index] for index in rows})
         if classes <= count <= len(rows) - classes:
             return _shuffled(rows, count, seed, [labels[index] for index in rows])
     # Fewer rows than classes, or hardly any left: a plain draw.
-    return _shuffled(list(range(len(labels))), count, seed, None)
+    return _shuffled(list(range(data.num_rows)), count, seed, None)
 
 
 def _shuffled(rows: list[int], count: int, seed: int, classes: list[int] | None) -> list[int]:

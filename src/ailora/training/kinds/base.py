@@ -56,6 +56,7 @@ class Kind(ABC, Generic[T]):
         self.task = task
         self.config = config
         self.max_length = config.max_length or self.usual_length
+        self._encoded: dict[int, tuple[Dataset, Dataset]] = {}  # by id, which the rows keep taken
 
     @property
     @abstractmethod
@@ -81,6 +82,12 @@ class Kind(ABC, Generic[T]):
     @abstractmethod
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """Rows as the model reads them, with labels; padding waits for the batch."""
+
+    def encoded(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+        """`encode`, once a run for the same rows: a split is evaluated along the run and after."""
+        if id(rows) not in self._encoded:
+            self._encoded[id(rows)] = (rows, self.encode(rows, tokenizer))
+        return self._encoded[id(rows)][1]
 
     @abstractmethod
     def collator(self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Collator:

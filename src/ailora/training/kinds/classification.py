@@ -88,7 +88,7 @@ class Classification(Kind[TextTask]):
         self, trainer: Trainer, rows: Dataset, *, on_progress: OnCount = lambda done, of: None
     ) -> Scored:
         """The task's metrics; each row's prediction is the class name, or the number."""
-        encoded = self.encode(rows, trainer.processing_class)
+        encoded = self.encoded(rows, trainer.processing_class)
         trainer.compute_metrics = None
         found = _logits(trainer.predict(encoded).predictions)
         check_finite(found)

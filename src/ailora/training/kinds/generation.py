@@ -52,6 +52,8 @@ class Generation(Kind[GenerationTask]):
     def __init__(self, task: GenerationTask, config: RunConfig) -> None:
         super().__init__(task, config)
         self._writes_only = True  # a decoder; known once the model is loaded
+        own = None if config.max_length else task.max_source_tokens
+        self._source_tokens = config.generation.max_source_tokens or own
 
     @property
     def monitored(self) -> tuple[str, ...]:
@@ -71,6 +73,8 @@ class Generation(Kind[GenerationTask]):
         if tokenizer.eos_token_id is None:
             raise UserError(f"model {name!r}: its tokenizer has no end token to stop at")
         tokenizer.padding_side = "right"
+        if self._source_tokens and not self.config.max_length:
+            self.max_length = self._source_tokens + self._tokens_beside(tokenizer)
         self._check_room(model)
         return model, tokenizer
 
@@ -158,9 +162,22 @@ class Generation(Kind[GenerationTask]):
 
     def _prompts(self, tokenizer: PreTrainedTokenizerBase) -> Prompts:
         if not self._writes_only:
-            return EncoderPrompts(tokenizer, self.max_length)
-        on_answer = self.config.generation.loss_on == "answer"
-        return DecoderPrompts(self.task.template, tokenizer, self.max_length, on_answer=on_answer)
+            longest = min(self.max_length, self._source_tokens or self.max_length)
+            return EncoderPrompts(tokenizer, longest)
+        return DecoderPrompts(
+            self.task.template,
+            tokenizer,
+            self.max_length,
+            on_answer=self.config.generation.loss_on == "answer",
+            max_source=self._source_tokens,
+        )
+
+    def _tokens_beside(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        """What a decoder's row holds beside its source: the template and the answer."""
+        if not self._writes_only:
+            return 0
+        template = tokenizer(self.task.template.replace("{source}", ""))["input_ids"]
+        return len(template) + self.search.max_new_tokens
 
     def _check_room(self, model: PreTrainedModel) -> None:
         """A decoder needs positions for the prompt and the answer."""
@@ -169,7 +186,8 @@ class Generation(Kind[GenerationTask]):
         if self._writes_only and positions is not None and longest > positions:
             raise UserError(
                 f"max_length={self.max_length} with max_new_tokens={self.search.max_new_tokens}: "
-                f"this model reads {positions} tokens in all; lower one of them"
+                f"this model reads {positions} tokens in all; lower one of them, or "
+                "max_source_tokens"
             )
 
 

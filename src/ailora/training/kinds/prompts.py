@@ -28,7 +28,7 @@ class Prompts(ABC):
 class EncoderPrompts(Prompts):
     """For an encoder-decoder: the encoder reads the source, the decoder writes the target.
 
-    ``max_length`` is that of the source; targets stay whole.
+    ``max_length`` is that of the source with its special tokens; targets stay whole.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
@@ -54,7 +54,8 @@ class DecoderPrompts(Prompts):
 
     Prompt and target are tokenised apart and joined, so that training sees the very tokens that
     generating starts from, whatever the tokeniser would merge across the border. ``max_length`` is
-    that of all of it in training and of the prompt in generating; only the source is ever cut.
+    that of all of it in training and of the prompt in generating, ``max_source`` that of the source
+    alone; only the source is ever cut.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class DecoderPrompts(Prompts):
         max_length: int,
         *,
         on_answer: bool = True,
+        max_source: int | None = None,
     ) -> None:
         if template.count("{source}") != 1:
             raise UserError(f"template {template!r}: must hold {{source}} once")
@@ -71,6 +73,7 @@ class DecoderPrompts(Prompts):
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.on_answer = on_answer
+        self.max_source = max_source
         start = tokenizer.bos_token_id
         # Of the special tokens a tokeniser adds, a decoder's prompt has the first alone.
         self.start = [start] if start in tokenizer("")["input_ids"][:1] else []
@@ -97,7 +100,8 @@ class DecoderPrompts(Prompts):
 
     def _within(self, source: str, room: int) -> list[int]:
         room -= len(self.start)
-        ids, kept = self._tokens(self.before + source + self.after), source
+        kept = self._allowed(source)
+        ids = self._tokens(self.before + kept + self.after)
         while len(ids) > room:
             kept = self._shorter(kept, len(ids) - room)
             if not kept:
@@ -107,6 +111,12 @@ class DecoderPrompts(Prompts):
                 )
             ids = self._tokens(self.before + kept + self.after)
         return self.start + ids
+
+    def _allowed(self, source: str) -> str:
+        if self.max_source is None:
+            return source
+        over = len(self._tokens(source)) - self.max_source
+        return self._shorter(source, over) if over > 0 else source
 
     def _tokens(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -118,7 +118,7 @@ class QuestionAnswering(Kind[QATask]):
         too. On the selection split the best null threshold is found and reported; later splits
         are scored at it as well, under names that say so.
         """
-        encoded = self.encode(rows, trainer.processing_class)
+        encoded = self.encoded(rows, trainer.processing_class)
         trainer.compute_metrics = None
         predicted = trainer.predict(encoded)
         order = evaluation_order(trainer, encoded)
