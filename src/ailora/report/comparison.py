@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ailora.errors import UserError
+from ailora.statistics import ENOUGH
 
 Run = dict[str, Any]  # the content of a run's result.json
 
@@ -24,7 +25,6 @@ STARTS = {
     "ailora": "the principal part of q, the minor part of v, and twice the rate for v",
     "reailora": "the reverse of AILoRA: q minor, v principal, and twice the rate for v",
 }
-ENOUGH = 5  # seeds below which an interval says nothing worth concluding from
 
 
 @dataclass(frozen=True, kw_only=True)

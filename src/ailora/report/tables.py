@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ailora.report.comparison import Comparison, Run, method_of, name_of, order_of, score_of
 from ailora.report.statistics import Summary, summarize
+from ailora.statistics import Paired, Spread
 
 Rows = list[list[str]]
 
@@ -40,8 +41,8 @@ def _summary_row(summary: Summary, runs: list[Run], with_n: bool) -> list[str]:
     parameters = runs[0]["parameters"]
     return [
         name_of(summary.method),
-        _with_spread(summary) + (f" ({summary.n})" if with_n else ""),
-        _difference(summary),
+        _with_spread(summary.spread) + (f" ({summary.spread.n})" if with_n else ""),
+        _difference(summary.paired),
         f"{summary.rate:g}",
         f"{parameters['adapter']:,} + {parameters['head']:,}",
         f"{fmean(run['seconds']['init'] for run in runs):.2f}",
@@ -50,17 +51,17 @@ def _summary_row(summary: Summary, runs: list[Run], with_n: bool) -> list[str]:
     ]
 
 
-def _with_spread(summary: Summary) -> str:
-    return f"{summary.mean:.4f}" + ("" if summary.sd is None else f" ± {summary.sd:.4f}")
+def _with_spread(spread: Spread) -> str:
+    return f"{spread.mean:.4f}" + ("" if spread.sd is None else f" ± {spread.sd:.4f}")
 
 
-def _difference(summary: Summary) -> str:
-    if summary.difference is None:
+def _difference(against: Paired | None) -> str:
+    if against is None or against.difference is None:
         return "-"
-    if summary.interval is None:
-        return _signed(summary.difference, 4)
-    low, high = summary.interval
-    return f"{_signed(summary.difference, 4)} [{_signed(low, 3)}, {_signed(high, 3)}]"
+    if against.student is None:
+        return _signed(against.difference, 4)
+    low, high = against.student
+    return f"{_signed(against.difference, 4)} [{_signed(low, 3)}, {_signed(high, 3)}]"
 
 
 def _signed(value: float, digits: int) -> str:

@@ -1,0 +1,1 @@
+"""Tests of ailora.statistics."""  # noqa: A005
