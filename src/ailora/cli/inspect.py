@@ -10,18 +10,26 @@ import typer
 def inspect(
     model: Annotated[str, typer.Argument(help="'demo', a folder, or a hub name.")],
     spectra: Annotated[
-        bool, typer.Option("--spectra", help="Add the largest and smallest singular values.")
+        bool,
+        typer.Option("--spectra", help="Singular values instead, and the part AILoRA trains."),
     ] = False,
+    rank: Annotated[int, typer.Option(help="With --spectra: values in that part.")] = 8,
 ) -> None:
-    """List a model's attention projections: name, role, shape, dtype.
+    """List a model's attention projections: name, role, shape, dtype; or their spectra.
 
     Example: `ailora inspect demo --spectra`
     """
     from ailora import roles
+    from ailora.analysis.spectra import spectra as spectra_of
     from ailora.cli.console import console, quiet_libraries
+    from ailora.cli.tables import spectra_table
     from ailora.training.model import load_backbone
 
     quiet_libraries()
     with console.status("reading the model"):
-        found = roles.inspect(load_backbone(model), spectra=spectra)
-    console.print(found.table())
+        loaded = load_backbone(model)
+        if spectra:
+            table = spectra_table(spectra_of(loaded, rank=rank))
+        else:
+            table = roles.inspect(loaded).table()
+    console.print(table)
