@@ -55,7 +55,7 @@ COMPARE_ONLY = {
     "seeds that are not numbers": ("--seeds a", "--seeds 'a'"),
     "seeds that are not whole": ("--seeds 0,1.5", "--seeds '0,1.5'"),
     "a negative seed": ("--seeds 0,-1", "seed=-1"),
-    "a seed twice": ("--seeds 0,0", "seeds"),
+    "a seed twice": ("--seeds 0,0", "seed=[0, 0]: give each value once"),
     "rates that are not numbers": ("--lr fast", "--lr 'fast'"),
     "one rate of 0 among others": ("--lr 1e-3,0", "lr=0.0"),
 }

@@ -14,9 +14,12 @@ from ailora.cli import options
 from ailora.cli.settings import given_on, published_for, run_config
 
 if TYPE_CHECKING:
-    from ailora.experiments import CompareConfig, Outcome
+    from collections.abc import Sequence
+
+    from ailora.experiments import Grid, Outcome
+    from ailora.experiments.events import Ended
+    from ailora.experiments.jobs import Tasks
     from ailora.report.comparison import Comparison
-    from ailora.tasks import Task
     from ailora.training.published import Published
 
 DEMO_ROWS = 640  # of the embedded task: ten runs in about four minutes on two cores
@@ -107,80 +110,93 @@ def _compare(
     from dataclasses import replace
 
     from ailora.cli.console import console, quiet_libraries
-    from ailora.experiments import CompareConfig
-    from ailora.tasks import load_task
+    from ailora.experiments import Grid
+    from ailora.experiments.jobs import Tasks
     from ailora.training.folder import check_writable
 
     quiet_libraries()
     settings = run_config(shared, given, published)
     common = replace(settings, lr=plan["rates"][0], evaluations=4, monitor_rows=100)
-    config = CompareConfig(**plan, common=common)
+    # Seeds outermost: what is done when someone stops it is a fair half.
+    axes = {"seed": plan["seeds"], "lr": plan["rates"], "method": plan["methods"]}
+    grid, tasks = Grid(common=common, axes=axes), Tasks()
     check_writable(out)
-    task = load_task(common.task, **common.task_options())
+    notes = tasks.of(common).notes
     began = time.monotonic()
-    outcome = _run(config, task, out)
+    outcome = _run(grid, tasks, out)
     console.print()
-    _report(config, task, outcome, time.monotonic() - began, out)
+    _report(_comparison(grid, notes, outcome, time.monotonic() - began), out)
     if outcome.failed:
         raise typer.Exit(1)
 
 
-def _run(config: CompareConfig, task: Task, out: Path) -> Outcome:
+def _run(grid: Grid, tasks: Tasks, out: Path) -> Outcome:
     from ailora.cli.console import console, progress
-    from ailora.experiments import compare as run_all
+    from ailora.experiments import Store, sweep
+    from ailora.experiments.engines.here import Here
+    from ailora.experiments.events import Ended, Event, Step
 
+    runs = list(grid.runs())
     with progress() as bar:
-        line = bar.add_task("starting", total=1.0)
+        line = bar.add_task("starting", total=len(runs))
 
-        def show(run: int, runs: int, config: Any, step: int, steps: int) -> None:
-            words = (
-                f"run {run + 1} of {runs}: {config.method}, lr {config.lr:g}, seed {config.seed}"
-            )
-            bar.update(line, description=words, completed=(run + step / steps) / runs)
+        def tell(event: Event) -> None:
+            if isinstance(event, Ended):
+                console.print(_one_line(event), highlight=False, markup=False, soft_wrap=True)
+                bar.update(line, completed=runs.index(event.job.config) + 1)
+            elif isinstance(event, Step) and event.what == "training":
+                done, config = runs.index(event.job.config), event.job.config
+                bar.update(
+                    line,
+                    description=f"run {done + 1} of {len(runs)}: {config.method}, "
+                    f"lr {config.lr:g}, seed {config.seed}",
+                    completed=done + event.step / event.steps,
+                )
 
-        def say(run: dict[str, Any]) -> None:
-            console.print(_one_line(run), highlight=False, soft_wrap=True)
-
-        outcome = run_all(config, task, out / "runs", on_progress=show, on_finish=say)
-        bar.update(line, description="done", completed=1.0)
+        engine = Here(tasks, strict=True)
+        outcome = sweep(runs, Store(out / "runs"), engine, tasks=tasks, retry=True, on_event=tell)
+        bar.update(line, description="done", completed=len(runs))
     return outcome
 
 
-def _one_line(run: dict[str, Any]) -> str:
-    config = run["config"]
-    who = f"{config['method']:<9} lr {config['lr']:<7g} seed {config['seed']}"
-    if "error" in run:
-        return f"{who}  failed: {run['error']}"
-    metric = run["data"]["metric"]
-    return f"{who}  test {metric} {run['metrics']['test'][metric]:.4f}"
+def _one_line(event: Ended) -> str:
+    """A run by method, rate and seed, and its score or why it has none."""
+    from ailora.experiments.failure import Failure
+
+    config, result = event.job.config, event.result
+    who = f"{config.method:<9} lr {config.lr:<7g} seed {config.seed}"
+    if isinstance(result, Failure):
+        return f"{who}  failed: {result.reason}"
+    metric = result["data"]["metric"]
+    return f"{who}  test {metric} {result['metrics']['test'][metric]:.4f}"
 
 
-def _report(config: CompareConfig, task: Task, outcome: Outcome, seconds: float, out: Path) -> None:
+def _report(comparison: Comparison, out: Path) -> None:
     from ailora.cli.console import console
-    from ailora.errors import UserError
     from ailora.report.html import write_report
     from ailora.report.tables import summary_table
 
-    if not outcome.runs:
-        raise UserError(f"every run failed; the first: {outcome.failed[0]['error']}")
-    comparison = _comparison(config, task, outcome, seconds)
     with console.status("drawing the report"):
         page = write_report(comparison, out)
     console.print(summary_table(comparison))
     console.print(f"report: {page.resolve()}", soft_wrap=True, highlight=False)
 
 
-def _comparison(config: CompareConfig, task: Task, outcome: Outcome, seconds: float) -> Comparison:
+def _comparison(grid: Grid, notes: Sequence[str], outcome: Outcome, seconds: float) -> Comparison:
+    from ailora.errors import UserError
     from ailora.report.comparison import Comparison
 
-    several = len(config.rates) > 1
+    if not outcome.runs:
+        raise UserError(f"every run failed; the first: {outcome.failed[0].reason}")
+    rates = tuple(grid.axes["lr"])
+    several = len(rates) > 1
     return Comparison(
         runs=outcome.reported,
-        failed=outcome.failed,
+        failed=[{"config": failed.config, "error": failed.reason} for failed in outcome.failed],
         searched=outcome.runs if several else (),
         command=shlex.join(["ailora", *sys.argv[1:]]),
         chosen="selected" if several else "fixed",
-        rates=tuple(config.rates),
+        rates=rates,
         seconds=seconds,
-        notes=task.notes,
+        notes=notes,
     )

@@ -1,5 +1,7 @@
 """Experiments: many runs under one plan."""
 
-from ailora.experiments.compare import CompareConfig, Outcome, compare
+from ailora.experiments.grid import Grid
+from ailora.experiments.store import Store
+from ailora.experiments.sweep import Outcome, sweep
 
-__all__ = ["CompareConfig", "Outcome", "compare"]
+__all__ = ["Grid", "Outcome", "Store", "sweep"]

@@ -50,11 +50,9 @@ class Grid:
 
 def distinct(grids: Sequence[Grid]) -> list[RunConfig]:
     """The runs of several grids in order, those in more than one of them once."""
-    found: list[RunConfig] = []
-    for run in itertools.chain.from_iterable(grid.runs() for grid in grids):
-        if run not in found:
-            found.append(run)
-    return found
+    every = itertools.chain.from_iterable(grid.runs() for grid in grids)
+    # By the hash of what they are made of: thousands of runs would be slow to compare in pairs.
+    return list({run.run_id("", str(run.data)): run for run in every}.values())
 
 
 def check_name(name: str, known: Sequence[str], where: str = "") -> None:

@@ -1,0 +1,1 @@
+"""What does the runs of a sweep: this process, workers on this machine, or Ray."""

@@ -1,0 +1,42 @@
+"""How much memory there is, was taken, and whether the kernel killed for want of it."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+from pathlib import Path
+
+import psutil
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available(cgroup: Path = _CGROUP) -> int:
+    """Bytes that can be taken without swapping; in a container no more than its limit leaves."""
+    free = int(psutil.virtual_memory().available)
+    with contextlib.suppress(OSError, ValueError):  # no limit says "max"
+        limit = int((cgroup / "memory.max").read_text(encoding="utf-8"))
+        used = int((cgroup / "memory.current").read_text(encoding="utf-8"))
+        return min(free, max(0, limit - used))
+    return free
+
+
+def peak() -> int:
+    """Most bytes that this process has held so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def kills(vmstat: Path = Path("/proc/vmstat"), cgroup: Path = _CGROUP) -> int:
+    """Processes that the kernel has killed for want of memory, as far as it says."""
+    return _count(vmstat) + _count(cgroup / "memory.events")
+
+
+def _count(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            name, _, number = line.partition(" ")
+            if name == "oom_kill":
+                return int(number)
+    return 0
