@@ -1,0 +1,43 @@
+"""Figure 1: W^Q and W^V before and after fine-tuning, and how far they move."""
+
+from __future__ import annotations
+
+from ailora.experiments.recipes.base import (
+    ROBERTA_LARGE,
+    Recipe,
+    Scale,
+    glue_tasks,
+    grid,
+    model_for,
+    scale_notes,
+)
+from ailora.experiments.recipes.rates import NOTES, rates_of
+
+_TASKS = ("cola", "sst2")
+
+
+def recipe(scale: Scale, *, data: str | None = None, model: str | None = None) -> Recipe:
+    """Full fine-tuning on CoLA (t-SNE, norms) and SST-2 (norms)."""
+    chosen, tasks = model_for(scale, model, ROBERTA_LARGE), glue_tasks(scale, _TASKS, data)
+    return Recipe(
+        name="figure1",
+        title="W^Q and W^V before and after full fine-tuning: t-SNE, and norms of the change",
+        grids=tuple(
+            grid(
+                scale,
+                task,
+                methods=["full"],
+                model=chosen,
+                data=data,
+                rates=rates_of("full", scale),
+            )
+            for task in tasks
+        ),
+        figure="weights",
+        notes=(
+            "The paper does not say how it fine-tunes here; full fine-tuning moves W^Q and W^V "
+            "without a rank or a start that would decide how far.",
+            NOTES[0],
+            *scale_notes(scale, tasks, [chosen]),
+        ),
+    )
