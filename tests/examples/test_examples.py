@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import runpy
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +12,19 @@ import pytest
 
 from ailora.tasks import TextTask, load_task
 from ailora.training import RunConfig, train
-from tests.conftest import one_thread
-from tests.writers import save_llama
+from tests.examples.conftest import EXAMPLES, Script
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-Run = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+Run = Callable[[str, Path], tuple[str, dict[str, Any]]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run an example as ``python examples/NAME.py`` would and return its run's result."""
+def run(tmp_path: Path, script: Script) -> Run:
+    """Run an example and return what it printed and its run's result."""
 
-    def as_a_script(name: str, model: Path) -> dict[str, Any]:
-        monkeypatch.setattr(sys, "argv", [name, "--model", str(model), "--out", str(tmp_path)])
-        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    def as_a_script(name: str, model: Path) -> tuple[str, dict[str, Any]]:
+        printed = script(name, model, out=tmp_path)
         (folder,) = tmp_path.iterdir()
-        result: dict[str, Any] = json.loads((folder / "result.json").read_text())
-        return result
+        return printed, json.loads((folder / "result.json").read_text())
 
     return as_a_script
 
@@ -45,27 +33,24 @@ def losses(result: dict[str, Any]) -> list[float]:
     return [entry["loss"] for entry in result["history"] if entry["loss"] is not None]
 
 
-def test_your_own_csv(run: Run, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = run("classifier", tiny_model)
+def test_your_own_csv(run: Run, tiny_model: Path) -> None:
+    printed, result = run("classifier", tiny_model)
     assert result["data"]["labels"] == ["billing", "delivery", "login"]
     assert losses(result)[-1] < losses(result)[0]
-    printed = capsys.readouterr().out
     assert f"accuracy on 12 messages: {result['metrics']['test']['accuracy']:.3f}" in printed
 
 
-def test_your_own_instructions(
-    run: Run, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
-) -> None:
-    result = run("instructions", save_llama(tmp_path_factory.mktemp("models"), positions=256))
+def test_your_own_instructions(run: Run, tiny_decoder: Path) -> None:
+    printed, result = run("instructions", tiny_decoder)
     assert set(result["metrics"]["test"]) == {"exact", "rougeL"}
     assert losses(result)[-1] < losses(result)[0]
-    assert len(re.findall(r"'city: \w+, shelf: \w'", capsys.readouterr().out)) == 3
+    assert len(re.findall(r"'city: \w+, shelf: \w'", printed)) == 3
 
 
-def test_your_own_questions(run: Run, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = run("questions", tiny_model)
+def test_your_own_questions(run: Run, tiny_model: Path) -> None:
+    printed, result = run("questions", tiny_model)
     assert losses(result)[-1] < losses(result)[0]
-    assert f"F1 {result['metrics']['test']['f1']:.3f}" in capsys.readouterr().out
+    assert f"F1 {result['metrics']['test']['f1']:.3f}" in printed
 
 
 def test_a_task_of_one_file(tiny_model: Path, tmp_path: Path) -> None:
@@ -80,5 +65,6 @@ def test_a_task_of_one_file(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_no_example_is_without_its_test() -> None:
-    tested = {"classifier", "instructions", "questions", "my_task"}
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
+    here = {"classifier", "instructions", "questions", "my_task"}
+    other_trainers = {"peft_trainer", "trl_sft", "offline_files", "serve_exported", "analyse_run"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == here | other_trainers
