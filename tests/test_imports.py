@@ -22,6 +22,7 @@ METHOD = FOUNDATION | {"linalg", "cache", "roles", "adapters"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
+    "lock": FOUNDATION,
     "linalg": {"errors"},
     "cache": FOUNDATION | {"linalg"},
     "roles": {"errors", "linalg"},
@@ -31,11 +32,14 @@ ALLOWED: dict[str, set[str]] = {
     "offline": METHOD | {"checkpoints"},
     "demo": FOUNDATION,
     "tasks": FOUNDATION | {"demo"},
-    "training": METHOD | {"baselines", "demo", "tasks"},
-    "experiments": METHOD | {"baselines", "demo", "tasks", "training"},
-    "report": FOUNDATION | {"experiments"},
+    "training": METHOD | {"lock", "baselines", "demo", "tasks"},
+    "analysis": METHOD | {"baselines", "training"},
+    "experiments": METHOD | {"lock", "baselines", "demo", "tasks", "training"},
+    "statistics": {"errors"},
+    "report": FOUNDATION | {"experiments", "statistics"},
     "cli": METHOD
-    | {"checkpoints", "offline", "baselines", "demo", "tasks", "training", "experiments", "report"},
+    | {"checkpoints", "offline", "baselines", "demo", "tasks", "training", "experiments", "report"}
+    | {"analysis", "lock"},
 }
 FORBIDDEN = {
     "pickle": r"\bimport pickle\b|\bfrom pickle\b|\bpickle\.",

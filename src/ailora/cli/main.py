@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import typer
 
-from ailora.cli import cache, compare, export, init, inspect, params, score, train
+from ailora.cli import (
+    analyze,
+    cache,
+    compare,
+    export,
+    init,
+    inspect,
+    paper,
+    params,
+    runs,
+    score,
+    sweep,
+    train,
+)
 from ailora.errors import UserError
 
 app = typer.Typer(
@@ -21,7 +35,11 @@ app = typer.Typer(
 app.command("compare")(compare.compare)
 app.command("train")(train.train)
 app.command("score")(score.score)
+app.command("sweep")(sweep.sweep)
+app.command("runs")(runs.runs)
+app.command("paper")(paper.paper)
 app.command("inspect")(inspect.inspect)
+app.command("analyze")(analyze.analyze)
 app.command("params")(params.params)
 app.command("init")(init.init)
 app.command("export")(export.export)
@@ -30,6 +48,8 @@ app.command("cache")(cache.cache)
 
 def main() -> None:
     """Run the command line; bad input ends in one line and exit code 2."""
+    # On some processors it asks for a package of kernels as soon as PEFT imports it.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         app()
     except UserError as error:
