@@ -14,11 +14,15 @@ from ailora.experiments.recipes.base import (
 from ailora.experiments.recipes.rates import NOTES, rates_of
 
 _TASKS = ("cola", "sst2")
+_SMALL = ("stsb", "sst2")
 
 
 def recipe(scale: Scale, *, data: str | None = None, model: str | None = None) -> Recipe:
-    """Full fine-tuning on CoLA (t-SNE, norms) and SST-2 (norms)."""
-    chosen, tasks = model_for(scale, model, ROBERTA_LARGE), glue_tasks(scale, _TASKS, data)
+    """Full fine-tuning on CoLA (t-SNE, norms) and SST-2 (norms), and LoRA beside it."""
+    chosen, tasks = (
+        model_for(scale, model, ROBERTA_LARGE),
+        glue_tasks(scale, _TASKS, data, small=_SMALL),
+    )
     return Recipe(
         name="figure1",
         title="W^Q and W^V before and after full fine-tuning: t-SNE, and norms of the change",
@@ -26,17 +30,19 @@ def recipe(scale: Scale, *, data: str | None = None, model: str | None = None) -
             grid(
                 scale,
                 task,
-                methods=["full"],
+                methods=[method],
                 model=chosen,
                 data=data,
-                rates=rates_of("full", scale),
+                rates=rates_of(method, scale),
             )
             for task in tasks
+            for method in ("full", "lora")
         ),
         figure="weights",
         notes=(
             "The paper does not say how it fine-tunes here; full fine-tuning moves W^Q and W^V "
             "without a rank or a start that would decide how far.",
+            "LoRA, at one rate for every role, is not in the paper's figure.",
             NOTES[0],
             *scale_notes(scale, tasks, [chosen]),
         ),

@@ -17,7 +17,10 @@ from ailora.experiments.recipes.rates import NOTES, rates_of
 
 def recipe(scale: Scale, *, data: str | None = None, model: str | None = None) -> Recipe:
     """Four methods and full fine-tuning on CoLA."""
-    chosen, tasks = model_for(scale, model, ROBERTA_LARGE), glue_tasks(scale, ["cola"], data)
+    chosen, tasks = (
+        model_for(scale, model, ROBERTA_LARGE),
+        glue_tasks(scale, ["cola"], data, small=["sst2"]),
+    )
     full = rates_of("full", scale)
     return Recipe(
         name="figure4",

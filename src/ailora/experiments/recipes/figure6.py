@@ -13,12 +13,16 @@ from ailora.experiments.recipes.base import (
 )
 
 _TASKS = ("cola", "mrpc", "rte", "stsb")
+_SMALL = ("sst2", "stsb")
 _METHODS = ("lora", "ailora", "reailora")
 
 
 def recipe(scale: Scale, *, data: str | None = None, model: str | None = None) -> Recipe:
     """Four sets of GLUE: AILoRA, reAILoRA, and LoRA to tell how large their difference is."""
-    chosen, tasks = model_for(scale, model, ROBERTA_LARGE), glue_tasks(scale, _TASKS, data)
+    chosen, tasks = (
+        model_for(scale, model, ROBERTA_LARGE),
+        glue_tasks(scale, _TASKS, data, small=_SMALL),
+    )
     return Recipe(
         name="figure6",
         title="AILoRA against reAILoRA",

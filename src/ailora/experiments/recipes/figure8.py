@@ -16,7 +16,10 @@ from ailora.experiments.recipes.base import (
 
 def recipe(scale: Scale, *, data: str | None = None, model: str | None = None) -> Recipe:
     """Four methods on CoLA: A and B of every layer as points."""
-    chosen, tasks = model_for(scale, model, ROBERTA_LARGE), glue_tasks(scale, ["cola"], data)
+    chosen, tasks = (
+        model_for(scale, model, ROBERTA_LARGE),
+        glue_tasks(scale, ["cola"], data, small=["sst2"]),
+    )
     return Recipe(
         name="figure8",
         title="t-SNE of A and B after training",
