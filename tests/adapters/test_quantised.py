@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 
 import ailora
 from ailora import presets
@@ -16,7 +16,7 @@ from ailora.adapters.stock import peft_layers
 from ailora.errors import UserError
 from ailora.roles import find_projections
 
-bitsandbytes = pytest.importorskip("bitsandbytes")
+has_avx512bf16 = pytest.importorskip("bitsandbytes.functional").has_avx512bf16
 TOKENS = torch.arange(1, 41).view(4, 10)
 
 
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = hf.LlamaConfig(
         vocab_size=50,
         hidden_size=64,
-        intermediate_size=96,
+        intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -50,7 +50,7 @@ def quantised(folder: Path, kind: str) -> hf.PreTrainedModel:
         )
     return hf.AutoModelForCausalLM.from_pretrained(
         folder, quantization_config=config, device_map="cpu", dtype=torch.float32
-    ).eval()
+    ).train()  # Llama has no dropout; in eval mode bitsandbytes may compute in bf16
 
 
 KINDS = pytest.mark.parametrize("kind", ["int8", "nf4", "fp4"])
@@ -110,7 +110,7 @@ def test_what_is_saved_loads_in_stock_peft_and_for_training(
     wrapped = ailora.get_peft_model(quantised(folder, kind), presets.ailora(4))
     train(wrapped)
     wrapped.save_pretrained(tmp_path)
-    stock = PeftModel.from_pretrained(quantised(folder, kind), str(tmp_path))
+    stock = PeftModel.from_pretrained(quantised(folder, kind), str(tmp_path)).train()
     torch.testing.assert_close(logits(stock), logits(wrapped), rtol=1e-5, atol=1e-5)
     again = ailora.load_adapter(quantised(folder, kind), tmp_path, is_trainable=True)
     assert torch.equal(logits(again), logits(wrapped))
@@ -120,3 +120,58 @@ def test_what_is_saved_loads_in_stock_peft_and_for_training(
 def test_folding_into_a_quantised_weight_is_refused(folder: Path, kind: str) -> None:
     with pytest.raises(UserError, match="the quantised weight"):
         ailora.get_peft_model(quantised(folder, kind), presets.ailora(4, base="folded"))
+
+
+def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    model.train()
+    model.zero_grad()
+    model(input_ids=TOKENS, labels=TOKENS).loss.backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def off_by(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
+    assert got.keys() == wanted.keys()
+    return max(float((got[name] - wanted[name]).abs().max()) for name in wanted)
+
+
+@pytest.mark.parametrize("how", ["started", "loaded"])
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_an_evaluation_leaves_the_gradients_as_they_were(
+    folder: Path, kind: str, how: str, tmp_path: Path
+) -> None:
+    wrapped = ailora.get_peft_model(quantised(folder, kind), presets.ailora(4))
+    if how == "loaded":
+        wrapped.save_pretrained(tmp_path)
+        wrapped = ailora.load_adapter(quantised(folder, kind), tmp_path, is_trainable=True)
+    before = gradients(wrapped)
+    logits(wrapped.eval())
+    assert off_by(gradients(wrapped), before) == 0
+
+
+packs = pytest.mark.skipif(not has_avx512bf16(), reason="bitsandbytes packs with AVX512-BF16 only")
+
+
+@packs
+@pytest.mark.filterwarnings("ignore:.*an autograd kernel was not registered")
+def test_with_stock_peft_an_evaluation_ends_all_learning(folder: Path) -> None:
+    """What the test above would see without ailora's care."""
+    stock = get_peft_model(quantised(folder, "nf4"), LoraConfig(init_lora_weights=False))
+    assert gradients(stock)
+    logits(stock.eval())
+    assert not gradients(stock)
+
+
+@packs
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_weights_packed_for_inference_are_refused(folder: Path, kind: str, tmp_path: Path) -> None:
+    ailora.get_peft_model(quantised(folder, kind), presets.ailora(4)).save_pretrained(tmp_path)
+    model = quantised(folder, kind)
+    before = logits(model.eval())
+    with pytest.raises(UserError, match="q_proj: bitsandbytes packed"):
+        ailora.get_peft_model(model, presets.ailora(4))
+    with pytest.raises(UserError, match="q_proj: bitsandbytes packed"):
+        ailora.load_adapter(model, tmp_path, is_trainable=True)
+    assert torch.equal(logits(model), before)
+    with pytest.raises(UserError, match="load the model again"):
+        find_projections(model, ("q",))[0].weight()
+    ailora.load_adapter(model, tmp_path)  # for inference it is as good

@@ -17,6 +17,7 @@ from ailora.adapters.optimizer import warn_if_rates_are_ignored
 from ailora.adapters.starts.make import OnProgress, make_starts
 from ailora.adapters.stock import peft_layers
 from ailora.adapters.stock.folded import fold_all
+from ailora.adapters.stock.four_bit import keep_gradients
 from ailora.adapters.stock.lora_config import lora_config
 from ailora.adapters.stock.surroundings import check_surroundings
 from ailora.adapters.stock.tuner import use_started_tuner
@@ -52,9 +53,11 @@ def get_peft_model(
 
     Raises:
         UserError: before the model is changed, if it has no such projections, a rank is too high,
-            a weight holds NaN or Inf, or the adapter's name is taken.
+            a weight holds NaN or Inf, the adapter's name is taken, or 4-bit weights were packed for
+            inference.
     """
     _check(model, config, adapter_name)
+    keep_gradients(model)
     starts = make_starts(model, config, on_progress)
     check_starts(model, config, starts)
     lora = lora_config(model, config, starts)

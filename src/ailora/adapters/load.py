@@ -17,6 +17,7 @@ from ailora.adapters.optimizer import warn_if_rates_are_ignored
 from ailora.adapters.starts.make import Start
 from ailora.adapters.stock import peft_layers
 from ailora.adapters.stock.folded import fold
+from ailora.adapters.stock.four_bit import keep_gradients
 from ailora.adapters.stock.surroundings import check_surroundings
 from ailora.adapters.stock.tuner import use_started_tuner
 
@@ -43,12 +44,14 @@ def load_adapter(
 
     Raises:
         UserError: before the model is changed, if there is no adapter, or one without ailora's
-            marker, for another model, or whose anchors do not belong to it.
+            marker, for another model, or whose anchors do not belong to it; to be trained, if
+            4-bit weights were packed for inference.
     """
     path = Path(folder)
     saved, factors = read_start(path), read_factors(path)
     if is_trainable:
         check_surroundings(saved.config)
+        keep_gradients(model)
     check_room(model, saved.config, adapter_name)
     starts = check_fits(model, path, saved, factors)
     wrapped = _load_stock(model, path, adapter_name, is_trainable, autocast_adapter_dtype)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from ailora.errors import UserError
+
 
 def is_projection(module: nn.Module) -> bool:
     """Whether the layer computes y = W x (+ b) with a 2-D floating-point or quantised W."""
@@ -35,12 +37,16 @@ def matrix_of(module: nn.Module) -> Tensor:
     """W (out_features, in_features), detached: the weight itself, its transpose or a copy.
 
     A quantised W is dequantised into a copy; the layer keeps its own.
+
+    Raises:
+        UserError: if bitsandbytes has packed W for inference, which rounds its scales.
     """
     weight = module.weight
     assert isinstance(weight, Tensor)  # noqa: S101
     if _is_torchao(weight):
         return weight.detach().dequantize()
     if _is_bitsandbytes(weight):
+        check_not_packed(module, type(module).__name__)
         return _dequantised(module, weight)
     return weight.detach().T if isinstance(module, Conv1D) else weight.detach()
 
@@ -49,6 +55,17 @@ def is_quantised(module: nn.Module) -> bool:
     """Whether bitsandbytes (4 or 8 bits) or torchao holds the layer's weight."""
     weight = module.weight
     return isinstance(weight, Tensor) and (_is_torchao(weight) or _is_bitsandbytes(weight))
+
+
+def check_not_packed(module: nn.Module, name: str) -> None:
+    """Raise a UserError if a forward pass in eval mode has packed the layer's 4-bit weight."""
+    state = getattr(module.weight, "quant_state", None)
+    if getattr(state, "packing_format_for_cpu", False):
+        raise UserError(
+            f"{name}: bitsandbytes packed this 4-bit weight for inference when the model was run "
+            "in eval mode on this processor, which rounds it and has no gradient; load the model "
+            "again and start the adapter before running it"
+        )
 
 
 def _is_torchao(weight: Tensor) -> bool:
