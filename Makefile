@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 DEMO_OUT ?= demo
 
-.PHONY: demo test test-fast lint format docs bench architectures lock clean help
+.PHONY: demo test test-fast test-deepspeed lint format docs bench architectures lock clean help
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,11 @@ test: $(VENV)/.installed-dev ## the whole test suite
 
 test-fast: $(VENV)/.installed-dev ## the tests that take seconds
 	@$(BIN)/python -m pytest -m "not slow"
+
+test-deepspeed: $(VENV)/.installed-dev ## the tests of DeepSpeed, which is installed beside the rest
+	@$(PIP) --no-deps --target $(VENV)/deepspeed --upgrade \
+		deepspeed==0.19.8 einops hjson msgpack ninja nvidia-ml-py py-cpuinfo pydantic
+	@PYTHONPATH=$(CURDIR)/$(VENV)/deepspeed $(BIN)/python -m pytest tests/integrations/test_deepspeed.py
 
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--deepspeed", help="its configuration")
     options = parser.parse_args()
     arguments = hf.TrainingArguments(
         output_dir=str(options.out),
@@ -55,6 +56,7 @@ def main() -> None:
         use_cpu=True,
         disable_tqdm=True,
         seed=0,
+        deepspeed=options.deepspeed,
     )
     base = hf.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
     model = ailora.get_peft_model(base, presets.ailora(3, lr_mode="baked"))
