@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 DEMO_OUT ?= demo
 
-.PHONY: demo test test-fast test-deepspeed lint format docs bench architectures lock clean help
+.PHONY: demo test test-slow test-deepspeed lint format docs bench architectures lock clean help
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,11 +26,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 demo: $(VENV)/.installed ## AILoRA beside LoRA, PiSSA, MiLoRA and reAILoRA on a real model: table, plots, report
 	@$(BIN)/ailora compare --out $(DEMO_OUT)
 
-test: $(VENV)/.installed-dev ## the whole test suite
-	@$(BIN)/python -m pytest
+test: $(VENV)/.installed-dev ## the test suite, on all processors
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadscope
 
-test-fast: $(VENV)/.installed-dev ## the tests that take seconds
-	@$(BIN)/python -m pytest -m "not slow"
+test-slow: $(VENV)/.installed-dev ## the tests that take minutes: several processes, kills, notebooks
+	@$(BIN)/python -m pytest -m slow
 
 test-deepspeed: $(VENV)/.installed-dev ## the tests of DeepSpeed, which is installed beside the rest
 	@$(PIP) --no-deps --target $(VENV)/deepspeed --upgrade \

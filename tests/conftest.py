@@ -20,6 +20,8 @@ from tokenizers.processors import TemplateProcessing
 # Before any test imports ailora, and for the processes that tests start: decompositions are made
 # anew, and the user's own cache is left alone.
 os.environ.setdefault("AILORA_CACHE_LIMIT", "0")
+# pytest-xdist sets the width of the terminal for its workers; a console made then would keep it.
+os.environ.pop("COLUMNS", None)
 
 GOOD, BAD = ("good", "fine", "superb"), ("bad", "poor", "awful")
 FILLER = ("the", "a", "film", "plot", "cast", "was", "and", "very", "not", "story", "end", "all")
