@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +17,7 @@ from ailora.experiments import Outcome, Store, sweep
 from ailora.experiments.engines.here import Here
 from ailora.experiments.events import Elsewhere, Event, Step
 from ailora.experiments.jobs import Tasks, unread_id
-from ailora.lock import held
+from ailora.lock import LOCK, held
 from ailora.training import RunConfig
 from ailora.training.folder import FAILED
 from ailora.training.measure import DivergedError
@@ -42,6 +44,32 @@ def test_what_is_finished_is_not_run_again(four: Runs, tasks: Tasks, tmp_path: P
     second, events = run_all(four, tmp_path, tasks)
     assert second == first
     assert len(ended(events, before=True)) == len(events) == 4
+
+
+KILLED_AFTER_ITS_RESULT = """
+import os, sys
+from pathlib import Path
+from ailora.lock import LOCK, held
+with held(Path(sys.argv[1])):
+    Path(sys.argv[1], "checkpoints", "checkpoint-1").mkdir(parents=True)
+    os._exit(9)
+"""
+
+
+def test_what_a_killed_process_left_in_a_finished_run_is_removed(
+    four: Runs, tasks: Tasks, tmp_path: Path
+) -> None:
+    first, _ = run_all(four[:2], tmp_path, tasks)
+    dead, alive = (tmp_path / tasks.job(config).run_id for config in four[:2])
+    whole = set(dead.iterdir())
+    command = [sys.executable, "-c", KILLED_AFTER_ITS_RESULT, str(dead)]
+    assert subprocess.run(command, check=False).returncode == 9
+    assert {path.name for path in set(dead.iterdir()) - whole} == {LOCK, "checkpoints"}
+    with held(alive):
+        second, _ = run_all(four[:2], tmp_path, tasks)
+        assert (alive / LOCK).exists()
+    assert second == first
+    assert set(dead.iterdir()) == whole
 
 
 def test_a_run_asked_for_twice_is_done_once(four: Runs, tasks: Tasks, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ailora.errors import UserError
 from ailora.experiments.failure import Failure
 from ailora.files import write_json
 from ailora.lock import LOCK, Owner, held, holder
@@ -86,6 +87,14 @@ class Store:
     def forgive(self, run_id: str) -> None:
         """Forget that a run failed: it is tried again, from its last checkpoint."""
         (self.path / run_id / FAILED).unlink(missing_ok=True)
+
+    def tidy(self, run_id: str) -> None:
+        """Remove what a process that was killed right after its result left in a finished run."""
+        folder = self.folder(run_id)
+        if not ((folder.path / LOCK).exists() or folder.checkpoints.exists()):
+            return
+        with contextlib.suppress(UserError), held(folder.path):  # unless it lives, or is read-only
+            shutil.rmtree(folder.checkpoints, ignore_errors=True)
 
     def remove(self, run_id: str) -> None:
         """Delete a run.

@@ -112,6 +112,8 @@ def _tell_if_ended(job: Job, store: Store, tell: Tell, *, before: bool = False) 
     result = found.result or found.failure
     if result is None:
         return False
+    if found.result is not None:
+        store.tidy(job.run_id)
     tell(Ended(job, result, before))
     return True
 
