@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-import ailora.training
+from ailora.cli import running
+from ailora.experiments import attempt
+from ailora.experiments.engines.here import Here
 from ailora.experiments.grid import distinct
 from ailora.experiments.recipes import RECIPES, SCALES, Scale
 from ailora.training.measure import DivergedError
@@ -29,8 +31,9 @@ def test_a_dry_run_says_how_many_runs_there_are_and_writes_nothing(
 
 
 @pytest.fixture
-def small(tiny_model: Path) -> str:
-    """Three runs of a second."""
+def small(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Three runs of a second, done in this process."""
+    monkeypatch.setattr(running, "engine_named", lambda *_: Here())
     return f"paper figure6 --model {tiny_model} --out out"
 
 
@@ -60,14 +63,14 @@ def test_what_is_finished_is_not_run_again(call: Call, small: str) -> None:
 
 def failing(monkeypatch: pytest.MonkeyPatch, methods: tuple[str, ...]) -> None:
     """Let the runs of some methods diverge."""
-    train = ailora.training.train
+    train = attempt.train
 
     def stub(config: Any, *args: Any, **kwargs: Any) -> Any:
         if config.method in methods:
             raise DivergedError("training diverged: the loss is nan at step 3")
         return train(config, *args, **kwargs)
 
-    monkeypatch.setattr(ailora.training, "train", stub)
+    monkeypatch.setattr(attempt, "train", stub)
 
 
 def test_a_failed_run_does_not_stop_the_others_and_is_told(
@@ -76,7 +79,7 @@ def test_a_failed_run_does_not_stop_the_others_and_is_told(
     failing(monkeypatch, ("lora",))
     ended = call(small)
     assert ended.code == 1
-    assert "failed: training diverged: the loss is nan at step 3" in ended.out
+    assert "failed (diverged): training diverged: the loss is nan at step 3" in ended.out
     assert len(trained()) == 2
     assert "| AILoRA |" in Path("out/figure6-smoke.md").read_text(encoding="utf-8")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ailora.cli import sweep as command
+from ailora.cli import running
 from ailora.experiments import Store, sweep
 from ailora.experiments.engines.here import Here
 from ailora.experiments.engines.local import Local
@@ -52,7 +52,7 @@ def store(finished: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are done in this process: workers need ten seconds to start."""
-    monkeypatch.setattr(command, "_engine", lambda *_: Here())
+    monkeypatch.setattr(running, "engine_named", lambda *_: Here())
 
 
 def files(folder: Path) -> dict[Path, int]:
@@ -151,9 +151,9 @@ def test_bad_input_ends_in_one_line(text: str, options: str, words: str, call: C
 
 
 def test_the_engine_is_the_one_asked_for() -> None:
-    assert isinstance(command._engine("local", 2, 1, (None, 1, 0)), Local)
+    assert isinstance(running.engine_named("local", 2, 1, None, 1, 0), Local)
     ray = pytest.importorskip("ailora.experiments.engines.ray")
-    found = command._engine("ray", None, None, ("a:1", 2, 0.5))
+    found = running.engine_named("ray", None, None, "a:1", 2, 0.5)
     assert isinstance(found, ray.OnRay)
     assert found.resources == {"num_cpus": 2, "num_gpus": 0.5}
 

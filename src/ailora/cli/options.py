@@ -11,6 +11,7 @@ from ailora.errors import UserError
 
 _TEXT, _QA, _METHOD = "Tasks answered with text", "Question answering", "Methods"
 _OWN = "Files of your own"
+_LOCAL, _RAY = "Local engine", "Ray"
 
 Model = Annotated[
     str,
@@ -141,6 +142,26 @@ Metrics = Annotated[
     ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
+
+Estimate = Annotated[
+    bool, typer.Option(help="Do a few steps of each kind of run first, to say how long it is.")
+]
+RetryFailed = Annotated[bool, typer.Option(help="Try again what failed before.")]
+Engine = Annotated[str, typer.Option(help="local: processes on this machine; ray: a Ray cluster.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Runs at a time. Default: the fastest.", rich_help_panel=_LOCAL)
+]
+Threads = Annotated[
+    int | None, typer.Option(help="Of each worker. Default: the fastest.", rich_help_panel=_LOCAL)
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Of the cluster. Default: one on this machine.", rich_help_panel=_RAY),
+]
+CpusPerRun = Annotated[float, typer.Option(help="Cores that each run gets.", rich_help_panel=_RAY)]
+GpusPerRun = Annotated[
+    float, typer.Option(help="Accelerators that each run gets.", rich_help_panel=_RAY)
+]
 
 
 def names(option: str, value: str) -> tuple[str, ...]:
