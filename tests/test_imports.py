@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "analysis": METHOD | {"baselines", "training"},
     "experiments": METHOD | {"lock", "baselines", "demo", "tasks", "training"},
     "statistics": {"errors"},
-    "report": FOUNDATION | {"experiments", "statistics"},
+    "report": FOUNDATION | {"roles", "experiments", "statistics", "analysis"},
     "cli": METHOD
     | {"checkpoints", "offline", "baselines", "demo", "tasks", "training", "experiments", "report"}
     | {"analysis", "lock"},

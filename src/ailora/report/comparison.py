@@ -17,6 +17,12 @@ NAMES = {
     "milora": "MiLoRA",
     "ailora": "AILoRA",
     "reailora": "reAILoRA",
+    "full": "full fine-tuning",
+    "houlsby": "adapters (Houlsby)",
+    "bitfit": "BitFit",
+    "dora": "DoRA",
+    "rslora": "rsLoRA",
+    "vera": "VeRA",
 }
 STARTS = {
     "lora": "a Gaussian A and a zero B on q and v, one rate (Hu et al. 2021)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def _draw(comparison: Comparison, folder: Path) -> dict[str, Markup]:
     """The figures as SVG elements; matplotlib escapes the texts in them."""
     makers = (figures.training_loss, figures.selection_score, figures.update_norms)
     drawn = {
-        make.__name__: figures.draw(make, comparison, folder / make.__name__) for make in makers
+        make.__name__: figures.draw(partial(make, comparison), folder / make.__name__)
+        for make in makers
     }
     return {name: Markup(svg[svg.index("<svg") :]) for name, svg in drawn.items()}  # noqa: S704
 

@@ -4,7 +4,7 @@ from ailora.statistics.pairs import Paired, paired
 from ailora.statistics.ranks import Ranking, rank_over_tasks
 from ailora.statistics.scores import ENOUGH, Scores
 from ailora.statistics.several import holm
-from ailora.statistics.spread import Spread, spread
+from ailora.statistics.spread import Spread, spread, student_interval
 
 __all__ = [
     "ENOUGH",
@@ -16,4 +16,5 @@ __all__ = [
     "paired",
     "rank_over_tasks",
     "spread",
+    "student_interval",
 ]

@@ -1,42 +1,16 @@
-"""The figures of a comparison, each with its data beside it."""
+"""The figures of a comparison of methods on one task."""
 
 from __future__ import annotations
 
-import csv
-import io
-import re
-from collections.abc import Callable
-from importlib import resources
-from pathlib import Path
-from typing import Any
-
-import matplotlib as mpl
 import numpy as np
-from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ailora.files import write_atomic
 from ailora.report.comparison import Comparison, Run, name_of
+from ailora.report.figures.drawing import Rows
+from ailora.report.figures.looks import ROLE_LOOKS, look_of
 
-# Okabe and Ito's palette, told apart by people who see colours differently; one look a method.
-LOOKS: dict[str, tuple[str, str, str]] = {
-    "lora": ("#666666", "-", "o"),
-    "pissa": ("#E69F00", "--", "s"),
-    "milora": ("#009E73", "-.", "^"),
-    "ailora": ("#0072B2", "-", "D"),
-    "reailora": ("#CC79A7", ":", "v"),
-}
-OTHER_LOOK = ("#D55E00", "-", "x")
-ROLE_LOOKS: dict[str, tuple[str, str]] = {
-    "q": ("#0072B2", "o"),
-    "k": ("#56B4E9", "s"),
-    "v": ("#D55E00", "^"),
-    "o": ("#009E73", "D"),
-}
 LOG_FROM = 100  # largest norm over smallest from which a linear axis hides the small ones
-
-Rows = list[list[Any]]
 
 
 def training_loss(comparison: Comparison) -> tuple[Figure, Rows]:
@@ -79,36 +53,6 @@ def update_norms(comparison: Comparison) -> tuple[Figure, Rows]:
     return figure, rows
 
 
-def draw(
-    make: Callable[[Comparison], tuple[Figure, Rows]], comparison: Comparison, path: Path
-) -> str:
-    """Draw a figure in the project's style; write .svg, .png and .csv; return the SVG.
-
-    Raises:
-        UserError: The folder of ``path`` cannot be written.
-    """
-    sheet = resources.files("ailora.report") / "ailora.mplstyle"
-    # A fixed salt makes the ids repeatable.
-    salt = mpl.rc_context({"svg.hashsalt": path.name})
-    with resources.as_file(sheet) as file, style.context(file), salt:
-        figure, rows = make(comparison)
-        svg, png = io.StringIO(), io.BytesIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        figure.savefig(png, format="png")
-    drawing = _with_own_ids(svg.getvalue(), path.name)
-    write_atomic(path.with_suffix(".svg"), drawing)
-    write_atomic(path.with_suffix(".png"), png.getvalue())
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows(rows)
-    write_atomic(path.with_suffix(".csv"), table.getvalue())
-    return drawing
-
-
-def _with_own_ids(svg: str, name: str) -> str:
-    """Put ``name`` before every id, so that two figures on one page do not clash."""
-    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-
-
 def _along_the_run(comparison: Comparison, key: str, label: str) -> tuple[Figure, Rows]:
     figure = Figure(figsize=(4.2, 3.4), layout="constrained")
     axes = figure.subplots()
@@ -128,7 +72,7 @@ def _along_the_run(comparison: Comparison, key: str, label: str) -> tuple[Figure
 
 
 def _curve(axes: Axes, method: str, runs: list[Run], key: str) -> None:
-    color, line, marker = LOOKS.get(method, OTHER_LOOK)
+    color, line, marker = look_of(method)
     by_step: dict[int, list[float]] = {}
     for entry in (entry for run in runs for entry in run["history"]):
         if entry[key] is not None:
