@@ -65,6 +65,7 @@ def grid(
     model: str,
     data: str | None,
     rates: Sequence[float] | None = None,
+    seeds: int | None = None,
     axes: Mapping[str, Sequence[Any]] | None = None,
     **changes: Any,
 ) -> Grid:
@@ -77,6 +78,7 @@ def grid(
         model: For the paper's scale one that settings are published for.
         data: Folder of the paper's tasks; None for the hub, or what is embedded.
         rates: Instead of the scale's.
+        seeds: How many, instead of the scale's.
         axes: Further ones, by the name of a setting.
         changes: Settings instead of the scale's.
     """
@@ -88,7 +90,7 @@ def grid(
         common=replace(common, lr=(rates or found.rates)[0]),
         axes={
             **(axes or {}),
-            "seed": tuple(range(found.seeds)),
+            "seed": tuple(range(seeds or found.seeds)),
             "lr": tuple(rates or found.rates),
             "method": tuple(methods),
         },

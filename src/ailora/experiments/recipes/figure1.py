@@ -7,11 +7,10 @@ from ailora.experiments.recipes.base import (
     Recipe,
     Scale,
     glue_tasks,
-    grid,
     model_for,
-    scale_notes,
 )
-from ailora.experiments.recipes.rates import NOTES, rates_of
+from ailora.experiments.recipes.figures import grid, notes
+from ailora.experiments.recipes.rates import NOTES
 
 _TASKS = ("cola", "sst2")
 _SMALL = ("stsb", "sst2")
@@ -33,7 +32,6 @@ def recipe(scale: Scale, *, data: str | None = None, model: str | None = None) -
                 methods=[method],
                 model=chosen,
                 data=data,
-                rates=rates_of(method, scale),
             )
             for task in tasks
             for method in ("full", "lora")
@@ -44,6 +42,6 @@ def recipe(scale: Scale, *, data: str | None = None, model: str | None = None) -
             "without a rank or a start that would decide how far.",
             "LoRA, at one rate for every role, is not in the paper's figure.",
             NOTES[0],
-            *scale_notes(scale, tasks, [chosen]),
+            *notes(scale, tasks, chosen),
         ),
     )

@@ -8,12 +8,11 @@ from ailora.experiments.recipes.base import (
     Recipe,
     Scale,
     glue_tasks,
-    grid,
     model_for,
-    scale_notes,
 )
+from ailora.experiments.recipes.figures import grid, notes
 
-_EPOCHS = {"smoke": 2, "small": 8, "paper": 20}
+_EPOCHS = {"smoke": 2, "small": 6, "paper": 20}
 
 
 def recipe(scale: Scale, *, data: str | None = None, model: str | None = None) -> Recipe:
@@ -35,6 +34,6 @@ def recipe(scale: Scale, *, data: str | None = None, model: str | None = None) -
             "are looked at to choose.",
             "It says neither how many seeds nor which rates; both are those of Table 1, whose runs "
             "on RTE these are at the paper's scale.",
-            *scale_notes(scale, tasks, [chosen]),
+            *notes(scale, tasks, chosen),
         ),
     )

@@ -8,11 +8,10 @@ from ailora.experiments.recipes.base import (
     Recipe,
     Scale,
     glue_tasks,
-    grid,
     model_for,
-    scale_notes,
 )
-from ailora.experiments.recipes.rates import NOTES, rates_of
+from ailora.experiments.recipes.figures import grid, notes
+from ailora.experiments.recipes.rates import NOTES
 
 
 def recipe(scale: Scale, *, data: str | None = None, model: str | None = None) -> Recipe:
@@ -21,7 +20,6 @@ def recipe(scale: Scale, *, data: str | None = None, model: str | None = None) -
         model_for(scale, model, ROBERTA_LARGE),
         glue_tasks(scale, ["cola"], data, small=["sst2"]),
     )
-    full = rates_of("full", scale)
     return Recipe(
         name="figure4",
         title="W^Q's subspace beside full fine-tuning's, and forgetting",
@@ -30,7 +28,7 @@ def recipe(scale: Scale, *, data: str | None = None, model: str | None = None) -
             for task in tasks
             for one in (
                 grid(scale, task, methods=FOUR, model=chosen, data=data),
-                grid(scale, task, methods=["full"], model=chosen, data=data, rates=full),
+                grid(scale, task, methods=["full"], model=chosen, data=data),
             )
         ),
         figure="function",
@@ -39,6 +37,6 @@ def recipe(scale: Scale, *, data: str | None = None, model: str | None = None) -
             "(b): forgetting is measured on SST-2 sentences, as the paper does, against the base "
             "model's predictions; how an encoder predicts tokens there the paper leaves open.",
             NOTES[0],
-            *scale_notes(scale, tasks, [chosen]),
+            *notes(scale, tasks, chosen),
         ),
     )

@@ -8,10 +8,9 @@ from ailora.experiments.recipes.base import (
     Recipe,
     Scale,
     glue_tasks,
-    grid,
     model_for,
-    scale_notes,
 )
+from ailora.experiments.recipes.figures import grid, notes
 
 _RANKS = {"smoke": (1, 4), "small": (1, 2, 4, 8, 16, 32), "paper": (1, 2, 4, 8, 16, 32)}
 _EPOCHS = {"smoke": 1, "small": 3, "paper": 20}
@@ -43,6 +42,6 @@ def recipe(scale: Scale, *, data: str | None = None, model: str | None = None) -
             "The paper does not name the ranks between 1 and 32; here powers of two.",
             "It states no alpha: here alpha is the rank, so that the scale is 1 at each.",
             "It says neither how many seeds nor which rates; both are those of Table 1.",
-            *scale_notes(scale, tasks, [chosen]),
+            *notes(scale, tasks, chosen),
         ),
     )

@@ -7,10 +7,9 @@ from ailora.experiments.recipes.base import (
     Recipe,
     Scale,
     glue_tasks,
-    grid,
     model_for,
-    scale_notes,
 )
+from ailora.experiments.recipes.figures import grid, notes
 
 _TASKS = ("cola", "mrpc", "rte", "stsb")
 _SMALL = ("sst2", "stsb")
@@ -32,6 +31,6 @@ def recipe(scale: Scale, *, data: str | None = None, model: str | None = None) -
             "The paper does not say which of reAILoRA's roles has twice the rate; here v, as in "
             "AILoRA.",
             "LoRA is not in the paper's figure.",
-            *scale_notes(scale, tasks, [chosen]),
+            *notes(scale, tasks, chosen),
         ),
     )

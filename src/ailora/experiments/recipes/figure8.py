@@ -8,10 +8,9 @@ from ailora.experiments.recipes.base import (
     Recipe,
     Scale,
     glue_tasks,
-    grid,
     model_for,
-    scale_notes,
 )
+from ailora.experiments.recipes.figures import grid, notes
 
 
 def recipe(scale: Scale, *, data: str | None = None, model: str | None = None) -> Recipe:
@@ -27,6 +26,6 @@ def recipe(scale: Scale, *, data: str | None = None, model: str | None = None) -
         figure="factors",
         notes=(
             "t-SNE depends on its seed and perplexity, of which the paper states neither.",
-            *scale_notes(scale, tasks, [chosen]),
+            *notes(scale, tasks, chosen),
         ),
     )

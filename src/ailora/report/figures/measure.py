@@ -6,7 +6,8 @@ measure. Tables are drawn by `ailora.report.figures.paper`, which needs nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,10 +34,13 @@ class Seen(NamedTuple):
     folder: Path
 
 
-def weights(runs: Sequence[Seen]) -> Tables:
+Along = Callable[[Sequence[Seen]], Iterable[Seen]]  # may show how far one is
+
+
+def weights(runs: Sequence[Seen], along: Along = iter) -> Tables:
     """Figure 1: W^Q and W^V before and after training as points, and ||dW||_F by role."""
     points, norms = [], []
-    for seen in runs:
+    for seen in along(runs):
         changes = read_run(seen.folder).changes
         norms += [
             {**_of(seen), "role": row.role, "layer": row.layer, "norm": row.norm}
@@ -48,11 +52,11 @@ def weights(runs: Sequence[Seen]) -> Tables:
     return {"figure1ab": pd.DataFrame(points), "figure1cd": pd.DataFrame(norms)}
 
 
-def convergence(runs: Sequence[Seen]) -> Tables:
+def convergence(runs: Sequence[Seen], along: Along = iter) -> Tables:
     """Figure 3: training loss and selection score along the epochs."""
     rows = [
         {**_of(seen), "epoch": entry["epoch"], "loss": entry["loss"], "score": entry[_metric(seen)]}
-        for seen in runs
+        for seen in along(runs)
         for entry in seen.result["history"]
     ]
     whole = pd.DataFrame(rows)
@@ -62,13 +66,18 @@ def convergence(runs: Sequence[Seen]) -> Tables:
     }
 
 
-def function(runs: Sequence[Seen], texts: Sequence[str]) -> Tables:
-    """Figure 4: W^Q's subspace beside full fine-tuning's, and what is forgotten on texts."""
-    forgotten = [{**_of(seen), **_forgetting(seen, texts)} for seen in runs]
-    return {"figure4a": _similarity(runs, "q"), "figure4b": pd.DataFrame(forgotten)}
+def query_similarity(runs: Sequence[Seen], along: Along = iter) -> Tables:
+    """Figure 4a: W^Q's subspace beside full fine-tuning's."""
+    return {"figure4a": _similarity(runs, "q", along)}
 
 
-def ranks(runs: Sequence[Seen]) -> Tables:
+def forgotten(runs: Sequence[Seen], texts: Sequence[str], along: Along = iter) -> Tables:
+    """Figure 4b: what the tuned models say otherwise than their base, on texts."""
+    rows = [{**_of(seen), **_forgetting(seen, texts)} for seen in along(runs)]
+    return {"figure4b": pd.DataFrame(rows)}
+
+
+def ranks(runs: Sequence[Seen], along: Along = iter) -> Tables:
     """Figure 5: last training loss and test score by rank."""
     rows = [
         {
@@ -77,27 +86,27 @@ def ranks(runs: Sequence[Seen]) -> Tables:
             "loss": seen.result["history"][-1]["loss"],
             "score": score_of(seen.result),
         }
-        for seen in runs
+        for seen in along(runs)
     ]
     whole = pd.DataFrame(rows)
     return {"figure5a": whole.drop(columns="score"), "figure5b": whole.drop(columns="loss")}
 
 
-def reverse(runs: Sequence[Seen]) -> Tables:
+def reverse(runs: Sequence[Seen], along: Along = iter) -> Tables:
     """Figure 6: test scores of AILoRA and its reverse."""
-    rows = [{**_of(seen), "score": score_of(seen.result)} for seen in runs]
+    rows = [{**_of(seen), "score": score_of(seen.result)} for seen in along(runs)]
     return {"figure6": pd.DataFrame(rows)}
 
 
-def value_similarity(runs: Sequence[Seen]) -> Tables:
+def value_similarity(runs: Sequence[Seen], along: Along = iter) -> Tables:
     """Figure 7: W^V's subspace beside full fine-tuning's."""
-    return {"figure7": _similarity(runs, "v")}
+    return {"figure7": _similarity(runs, "v", along)}
 
 
-def factors(runs: Sequence[Seen]) -> Tables:
+def factors(runs: Sequence[Seen], along: Along = iter) -> Tables:
     """Figure 8: the trained A and B of every layer and method as points, of one seed."""
     first = [seen for seen in runs if _is_first(seen, runs)]
-    changes = {method_of(seen.result): read_run(seen.folder).changes for seen in first}
+    changes = {method_of(seen.result): read_run(seen.folder).changes for seen in along(first)}
     found: Tables = {}
     roles: tuple[RoleName, ...] = ("q", "v")
     for role in roles:
@@ -161,35 +170,34 @@ def _rows(of: Row, embedding: Embedding) -> Iterator[Row]:
         }
 
 
-def _similarity(runs: Sequence[Seen], role: RoleName) -> pd.DataFrame:
-    """Similarity phi of each run's B A with full fine-tuning's dW, task by task and seed by seed."""
+def _similarity(runs: Sequence[Seen], role: RoleName, along: Along) -> pd.DataFrame:
+    """Similarity phi of each run's B A with full fine-tuning's dW, by task and seed."""
+    full = {_setting(seen): seen for seen in runs if method_of(seen.result) == "full"}
+    compared = [seen for seen in runs if seen not in full.values() and _setting(seen) in full]
     rows: list[Row] = []
-    full = {
-        (seen.result["config"]["task"], seen.result["config"]["seed"]): seen
-        for seen in runs
-        if method_of(seen.result) == "full"
-    }
-    for (task, seed), reference in full.items():
-        wanted = [
-            change for change in read_run(reference.folder).changes if change.place.role == role
-        ]
-        for seen in runs:
-            config = seen.result["config"]
-            if (config["task"], config["seed"]) != (task, seed) or seen is reference:
-                continue
-            rows += [
-                {
-                    **_of(seen),
-                    "role": role,
-                    "layer": one.layer,
-                    "rank": one.rank,
-                    "left": one.left,
-                    "right": one.right,
-                    **_chance(one.random_left, one.random_right, one.rank),
-                }
-                for one in similarities(read_run(seen.folder).changes, wanted)
-            ]
-    return pd.DataFrame(rows)
+    for setting, group in groupby(along(sorted(compared, key=_setting)), key=_setting):
+        changes = read_run(full[setting].folder).changes
+        wanted = [change for change in changes if change.place.role == role]
+        rows += [row for seen in group for row in _similar(seen, wanted)]
+    frame: pd.DataFrame = pd.DataFrame(rows)
+    return frame
+
+
+def _setting(seen: Seen) -> tuple[str, int]:
+    return seen.result["config"]["task"], seen.result["config"]["seed"]
+
+
+def _similar(seen: Seen, wanted: Sequence[Change]) -> Iterator[Row]:
+    for one in similarities(read_run(seen.folder).changes, wanted):
+        yield {
+            **_of(seen),
+            "role": one.role,
+            "layer": one.layer,
+            "rank": one.rank,
+            "left": one.left,
+            "right": one.right,
+            **_chance(one.random_left, one.random_right, one.rank),
+        }
 
 
 def _chance(left: float, right: float, rank: int) -> Row:
@@ -217,3 +225,14 @@ def _forgetting(seen: Seen, texts: Sequence[str]) -> Row:
         "kl": one.kl,
         "positions": one.positions,
     }
+
+
+MEASURES: Mapping[str, Callable[[Sequence[Seen], Along], Tables]] = {
+    "weights": weights,
+    "convergence": convergence,
+    "function": query_similarity,
+    "ranks": ranks,
+    "reverse": reverse,
+    "value_similarity": value_similarity,
+    "factors": factors,
+}
