@@ -109,3 +109,31 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         write_csv(folder / f"{part}.csv", ("text", "label"), rows)
     return folder
+
+
+@pytest.fixture(scope="session")
+def runs(
+    tiny_model: Path, reviews: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """A finished run of each kind of method, on one task with one seed."""
+    from ailora.tasks import load_task
+    from ailora.training import RunConfig, train
+
+    out, found = tmp_path_factory.mktemp("runs"), {}
+    with one_thread():
+        for method in ("ailora", "lora", "vera", "bitfit", "houlsby", "full"):
+            config = RunConfig(
+                method=method,
+                model=str(tiny_model),
+                task=str(reviews),
+                rank=2,
+                vera_rank=8,
+                bottleneck=4,
+                lr=1e-3 if method == "full" else 2e-2,
+                epochs=1,
+                batch_size=8,
+            )
+            data = load_task(config.task, **config.task_options())
+            train(config, data, out)
+            found[method] = out / config.run_id(data.name, data.fingerprint)
+    return found

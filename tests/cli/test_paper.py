@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from ailora.cli import running
@@ -51,6 +53,18 @@ def test_a_smoke_test_leaves_its_runs_and_a_table(call: Call, small: str) -> Non
     assert "nothing can be concluded" in page
     assert "nothing can be concluded" in " ".join(ended.out.split())
     assert r"\begin{tabular}" in Path("out/figure6-smoke.tex").read_text(encoding="utf-8")
+
+
+def test_a_figure_is_drawn_with_its_data_beside_it(call: Call, small: str) -> None:
+    ended = call(small)
+    drawn = {path.name for path in Path("out/figures").iterdir()}
+    assert drawn == {f"figure{n}" for n in ("2.svg", "2.png", "6.svg", "6.png", "6.csv")}
+    assert "figure6.svg, .png and .csv" in ended.out and "figure2.svg, .png\n" in ended.out
+    scores = pd.read_csv("out/figures/figure6.csv").set_index("method")["score"]
+    for path in trained():
+        run = json.loads(path.read_text(encoding="utf-8"))
+        test = run["metrics"]["test"][run["data"]["metric"]]
+        assert scores[run["config"]["method"]] == pytest.approx(test)
 
 
 def test_what_is_finished_is_not_run_again(call: Call, small: str) -> None:

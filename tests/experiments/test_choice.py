@@ -104,5 +104,5 @@ def test_other_selection_scores_would_change_the_choice() -> None:
 
 def test_only_runs_at_the_chosen_rates_are_reported() -> None:
     runs = tuple(finished("lora", rate, seed, rate) for seed in (0, 1) for rate in (1e-3, 2e-3))
-    outcome = Outcome(runs=runs, failed=(), rates=best_rates(runs))
+    outcome = Outcome(runs=runs, names=("a",) * len(runs), failed=(), rates=best_rates(runs))
     assert outcome.reported == (runs[1], runs[3]) == at_best_rates(runs, outcome.rates)

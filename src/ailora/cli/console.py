@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -17,6 +19,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+T = TypeVar("T")
 
 console = Console(quiet=int(os.environ.get("RANK", "0")) > 0)  # of torchrun's processes, one speaks
 
@@ -48,3 +52,13 @@ def progress() -> Progress:
         console=console,
         disable=not console.is_terminal,
     )
+
+
+def along(doing: str) -> Callable[[Sequence[T]], Iterable[T]]:
+    """Makes a way to go through a sequence while a bar shows how far one is."""
+
+    def shown(items: Sequence[T]) -> Iterator[T]:
+        with progress() as bar:
+            yield from bar.track(items, description=doing)
+
+    return shown

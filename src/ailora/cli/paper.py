@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ailora.experiments.engines.local import Local
     from ailora.experiments.engines.ray import OnRay
     from ailora.experiments.recipes import Recipe
+    from ailora.training import RunConfig
+
+_MAX_TEXTS = 200  # a figure's intervals come from seeds; more texts would narrow nothing
 
 
 def paper(
@@ -69,6 +72,8 @@ def paper(
     check_writable(out)
     outcome = _run(recipe, out / "runs", chosen, estimate=estimate, retry=retry_failed)
     _report(recipe, scale, outcome, out)
+    if recipe.figure:
+        _figures(recipe, outcome, out)
     if outcome.failed:
         raise typer.Exit(1)
 
@@ -114,3 +119,27 @@ def _report(recipe: Recipe, scale: str, outcome: Outcome, out: Path) -> None:
     write_atomic(page, f"# {made.title}\n\n{made.markdown()}\n{notes}")
     write_atomic(page.with_suffix(".tex"), made.latex())
     console.print(f"table: {page.resolve()} and .tex", soft_wrap=True, highlight=False)
+
+
+def _figures(recipe: Recipe, outcome: Outcome, out: Path) -> None:
+    """Measure what the figure shows in the reported runs, and draw it."""
+    from ailora.cli.console import along, console
+    from ailora.report.figures.measure import MEASURES, Seen, forgotten
+    from ailora.report.figures.paper import draw_panels, draw_schematic
+
+    every = zip(outcome.runs, outcome.names, strict=True)
+    seen = [Seen(run, out / "runs" / name) for run, name in every if run in outcome.reported]
+    tables = MEASURES[recipe.figure or ""](seen, along("measuring"))
+    if recipe.texts is not None:
+        texts = _texts(recipe.texts)
+        tables |= forgotten(seen, texts, along(f"on {len(texts)} texts"))
+    for path in (*draw_panels(tables, out / "figures"), draw_schematic(out / "figures")):
+        others = ".png and .csv" if path.with_suffix(".csv").exists() else ".png"
+        console.print(f"figure: {path.resolve()}, {others}", soft_wrap=True, highlight=False)
+
+
+def _texts(config: RunConfig) -> list[str]:
+    """Test sentences of a task of single ones."""
+    from ailora.experiments.jobs import Tasks
+
+    return list(Tasks().of(config).test["text"][:_MAX_TEXTS])

@@ -23,11 +23,13 @@ class Outcome:
 
     Attributes:
         runs: Results of the finished runs.
+        names: Of their folders in the store.
         failed: Why the others are not.
         rates: The chosen learning rate by setting (`ailora.experiments.choice.setting_of`).
     """
 
     runs: tuple[Run, ...]
+    names: tuple[str, ...]
     failed: tuple[Failure, ...]
     rates: Mapping[str, float]
 
@@ -78,7 +80,7 @@ def sweep(
         if lost:
             raise RuntimeError(f"the engine returned without a word on {lost}")
         todo = _wait_for(left, store, tell)
-    return _outcome([ended[job.run_id] for job in jobs])
+    return _outcome({job.run_id: ended[job.run_id] for job in jobs})
 
 
 def _known(job: Job, store: Store, retry: bool, tell: Tell) -> bool:
@@ -118,7 +120,8 @@ def _tell_if_ended(job: Job, store: Store, tell: Tell, *, before: bool = False) 
     return True
 
 
-def _outcome(results: Sequence[Run | Failure]) -> Outcome:
-    finished = tuple(result for result in results if not isinstance(result, Failure))
-    failed = tuple(result for result in results if isinstance(result, Failure))
-    return Outcome(runs=finished, failed=failed, rates=best_rates(finished))
+def _outcome(results: Mapping[str, Run | Failure]) -> Outcome:
+    finished = {name: run for name, run in results.items() if not isinstance(run, Failure)}
+    failed = tuple(result for result in results.values() if isinstance(result, Failure))
+    runs = tuple(finished.values())
+    return Outcome(runs=runs, names=tuple(finished), failed=failed, rates=best_rates(runs))

@@ -34,6 +34,7 @@ class Recipe:
         grids: The runs.
         beside: Name of the published table that the results stand beside; None for figures.
         figure: Name of the figure that is drawn from the runs; None for tables.
+        texts: Task whose test texts forgetting is measured on; None where it is not.
         notes: What the paper leaves open and what was chosen, a line each.
     """
 
@@ -42,6 +43,7 @@ class Recipe:
     grids: tuple[Grid, ...]
     beside: str | None = None
     figure: str | None = None
+    texts: RunConfig | None = None
     notes: tuple[str, ...] = ()
 
 

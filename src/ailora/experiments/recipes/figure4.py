@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ailora.experiments.recipes.base import (
     FOUR,
     ROBERTA_LARGE,
@@ -12,6 +14,7 @@ from ailora.experiments.recipes.base import (
 )
 from ailora.experiments.recipes.figures import grid, notes
 from ailora.experiments.recipes.rates import NOTES
+from ailora.training import RunConfig
 
 
 def recipe(scale: Scale, *, data: str | None = None, model: str | None = None) -> Recipe:
@@ -32,11 +35,20 @@ def recipe(scale: Scale, *, data: str | None = None, model: str | None = None) -
             )
         ),
         figure="function",
+        texts=RunConfig(model=chosen, task=_texts(scale, tasks, data), data=data),
         notes=(
             "(a): the paper does not name the task; here CoLA, which (b) names.",
-            "(b): forgetting is measured on SST-2 sentences, as the paper does, against the base "
-            "model's predictions; how an encoder predicts tokens there the paper leaves open.",
+            "(b): forgetting is measured on sentences of SST-2, as the paper does (of CoLA after "
+            "training on SST-2), against the base model's predictions; how an encoder predicts "
+            "tokens there the paper leaves open.",
             NOTES[0],
             *notes(scale, tasks, chosen),
         ),
     )
+
+
+def _texts(scale: Scale, tasks: Sequence[str], data: str | None) -> str:
+    """SST-2, as in the paper, or a task that was not trained on; movies where nothing else is."""
+    if scale == "smoke" and data is None:
+        return "movies"
+    return "cola" if "sst2" in tasks else "sst2"

@@ -15,6 +15,7 @@ def recipe(scale: Scale, *, data: str | None = None, model: str | None = None) -
         name="figure7",
         title="W^V's subspace beside full fine-tuning's",
         figure="value_similarity",
+        texts=None,
         notes=(
             "Its caption and heading are of W^V, its text says W^Q; taken as W^V.",
             *figure4.recipe(scale, data=data, model=model).notes,

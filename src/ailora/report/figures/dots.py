@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import fill
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -66,5 +68,5 @@ def _of_texts(table: pd.DataFrame) -> str:
     seeds = table.groupby("method")["seed"].nunique()
     words = f"{table['texts'].iloc[0]} texts of another task; points: seeds (n = {seeds.max()})"
     if "kl" not in table:
-        return f"{words}\nforgetting of tokens not measured: {table['reason'].iloc[0]}"
+        return f"{words}\n" + fill(f"no tokens compared: {table['reason'].iloc[0]}", 80)
     return f"{words}; n = {table['positions'].iloc[0]:.0f} positions"

@@ -46,8 +46,9 @@ def similarity(table: pd.DataFrame) -> Figure:
         axes.axhspan(0, high, color="#dddddd", alpha=0.6, linewidth=0)
         axes.axhline(level, color="#333333", linestyle=(0, (1, 1)), linewidth=1.2, label="chance")
         axes.set_title(what, fontsize=9, fontweight="normal")
-        axes.set(xlabel=f"layer (seeds: n = {table['seed'].nunique()})", ylim=(0, None))
+        axes.set_xlabel(f"layer (seeds: n = {table['seed'].nunique()})")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.axes[0].set_ylim(0, None)  # once both sides, which share it, are drawn
     figure.axes[0].set_ylabel(rf"$\phi(BA, \Delta W_{{full}})$ of $W^{role.upper()}$, r = {rank}")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=5)

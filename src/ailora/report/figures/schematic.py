@@ -19,7 +19,8 @@ _ROLES = {
 def schematic() -> Figure:
     """W^Q's principal and W^V's minor triplets become factors; the rest stays frozen."""
     figure = Figure(figsize=(7.0, 2.9), layout="constrained")
-    for axes, role in zip(figure.subplots(1, 2), ("q", "v"), strict=True):
+    both = figure.subplots(1, 2, gridspec_kw={"wspace": 0.12})
+    for axes, role in zip(both, ("q", "v"), strict=True):
         axes.set(xlim=(0, 10), ylim=(0, 6.4))
         axes.axis("off")
         _role(axes, role)
