@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ailora.report.comparison import Comparison
+from ailora.report.pages.compare import Call
+
+CALL = Call("ailora compare", 1.0)
 
 
 def run(method: str, seed: int, test: float, *, lr: float = 1e-3, **changes: Any) -> dict[str, Any]:
@@ -46,9 +49,7 @@ def comparison(runs: list[dict[str, Any]], **changes: Any) -> Comparison:
     """A comparison at one rate, unless changed."""
     given: dict[str, Any] = {
         "runs": runs,
-        "command": "ailora compare",
         "chosen": "fixed",
         "rates": (1e-3,),
-        "seconds": 1.0,
     }
     return Comparison(**{**given, **changes})

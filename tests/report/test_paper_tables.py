@@ -9,7 +9,6 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from ailora.errors import UserError
 from ailora.report.beside import at_best_rates, lines_of
 from ailora.report.conclusions import conclusions
 from ailora.report.paper_tables import Beside, beside
@@ -184,9 +183,15 @@ def test_two_models_of_ours_do_not_mix() -> None:
     assert len(table.header) == 2 + 2 + 2 * 4
 
 
-def test_runs_of_one_seed_that_differ_otherwise_are_refused() -> None:
-    with pytest.raises(UserError, match="seed 0 twice"):
-        lines_of(None, [glue_run("lora", 0, 0.5), glue_run("lora", 0, 0.6, epochs=3)])
+def test_runs_of_one_seed_that_differ_otherwise_are_told_apart_by_that() -> None:
+    runs = [glue_run("lora", 0, 0.5), glue_run("lora", 0, 0.6, epochs=3.0)]
+    other = glue_run("lora", 0, 0.7, "rte", epochs=9)
+    rows = beside("t", None, [*runs, other]).rows
+    assert [row[:3] for row in rows] == [
+        ["cola (mcc)", "LoRA: epochs 2", "50.00"],
+        ["cola (mcc)", "LoRA: epochs 3", "60.00"],
+        ["rte (accuracy)", "LoRA", "70.00"],
+    ]
 
 
 def test_the_three_forms_hold_the_same_cells() -> None:

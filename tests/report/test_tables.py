@@ -37,10 +37,17 @@ def test_table_holds_scores_parameters_and_step_0():
 
 def test_search_marks_the_chosen_rate_and_shows_failed_ones():
     searched = [run("lora", 0, 0.6, lr=1e-3), run("lora", 0, 0.7, lr=2e-3)]
-    made = comparison(searched[1:], searched=searched, chosen="selected", rates=(1e-3, 2e-3, 4e-3))
+    failed = [{"config": {"method": "lora", "lr": 4e-3, "seed": 0}, "error": "diverged"}]
+    made = comparison(
+        searched[1:],
+        searched=searched,
+        failed=failed,
+        chosen="selected",
+        rates=(1e-3, 2e-3, 4e-3, 8e-3),
+    )
     header, rows = search_rows(made)
-    assert header == ["method", "0.001", "0.002", "0.004"]
-    assert rows == [["LoRA", "0.6100", "0.7100 *", "failed"]]
+    assert header == ["method", "0.001", "0.002", "0.004", "0.008"]
+    assert rows == [["LoRA", "0.6100", "0.7100 *", "failed", "-"]]
 
 
 def test_markdown_escapes_pipes():

@@ -14,12 +14,11 @@ from ailora.cli import options
 from ailora.cli.settings import given_on, published_for, run_config
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ailora.experiments import Grid, Outcome
     from ailora.experiments.events import Ended
     from ailora.experiments.jobs import Tasks
     from ailora.report.comparison import Comparison
+    from ailora.report.pages.compare import Call
     from ailora.training.published import Published
 
 DEMO_ROWS = 640  # of the embedded task: ten runs in about four minutes on two cores
@@ -112,6 +111,7 @@ def _compare(
     from ailora.cli.console import console, quiet_libraries
     from ailora.experiments import Grid
     from ailora.experiments.jobs import Tasks
+    from ailora.report.pages.compare import Call
     from ailora.training.folder import check_writable
 
     quiet_libraries()
@@ -125,7 +125,9 @@ def _compare(
     began = time.monotonic()
     outcome = _run(grid, tasks, out)
     console.print()
-    _report(_comparison(grid, notes, outcome, time.monotonic() - began), out)
+    comparison = _comparison(grid, outcome)
+    call = Call(shlex.join(["ailora", *sys.argv[1:]]), time.monotonic() - began, notes)
+    _report(comparison, call, out)
     if outcome.failed:
         raise typer.Exit(1)
 
@@ -171,18 +173,18 @@ def _one_line(event: Ended) -> str:
     return f"{who}  test {metric} {result['metrics']['test'][metric]:.4f}"
 
 
-def _report(comparison: Comparison, out: Path) -> None:
+def _report(comparison: Comparison, call: Call, out: Path) -> None:
     from ailora.cli.console import console
-    from ailora.report.html import write_report
+    from ailora.report.pages.compare import write_report
     from ailora.report.tables import summary_table
 
     with console.status("drawing the report"):
-        page = write_report(comparison, out)
+        page = write_report(comparison, call, out)
     console.print(summary_table(comparison))
     console.print(f"report: {page.resolve()}", soft_wrap=True, highlight=False)
 
 
-def _comparison(grid: Grid, notes: Sequence[str], outcome: Outcome, seconds: float) -> Comparison:
+def _comparison(grid: Grid, outcome: Outcome) -> Comparison:
     from ailora.errors import UserError
     from ailora.report.comparison import Comparison
 
@@ -194,9 +196,6 @@ def _comparison(grid: Grid, notes: Sequence[str], outcome: Outcome, seconds: flo
         runs=outcome.reported,
         failed=[{"config": failed.config, "error": failed.reason} for failed in outcome.failed],
         searched=outcome.runs if several else (),
-        command=shlex.join(["ailora", *sys.argv[1:]]),
         chosen="selected" if several else "fixed",
         rates=rates,
-        seconds=seconds,
-        notes=notes,
     )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from ailora.errors import UserError
 from ailora.report.comparison import Run, name_of, score_of
 from ailora.report.published import Column, PaperTable, Row
 from ailora.statistics import Paired, Spread, paired, spread
@@ -22,18 +21,26 @@ class Setting(NamedTuple):
         method: Name of the method.
         ranks: Roles and their ranks, where those are what varies.
         rank: The one rank, where runs of several are in the table.
+        others: Other settings that tell it from its like, by name.
     """
 
     method: str
     ranks: tuple[tuple[str, int], ...] = ()
     rank: int | None = None
+    others: tuple[tuple[str, str], ...] = ()
 
     @property
     def label(self) -> str:
         """As tables have it."""
+        return ": ".join(filter(None, (name_of(self.method), self.variant)))
+
+    @property
+    def variant(self) -> str:
+        """What it is beside the method."""
         roles = ", ".join(f"{role} {rank}" for role, rank in self.ranks)
-        one = None if self.rank is None else f"rank {self.rank}"
-        return ": ".join(filter(None, (name_of(self.method), roles, one)))
+        one = "" if self.rank is None else f"rank {self.rank}"
+        others = ", ".join(f"{name} {value}" for name, value in self.others)
+        return ", ".join(filter(None, (roles, one, others)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,17 +88,15 @@ def lines_of(table: PaperTable | None, runs: Sequence[Run]) -> list[Line]:
     Args:
         table: What the paper reports; None for what it only draws.
         runs: Contents of finished runs' result.json.
-
-    Raises:
-        UserError: Two runs of one setting with one seed and rate.
     """
     kept = at_best_rates(runs)
     columns = [*(table.columns if table else ()), *_own_columns(table, kept)]
-    settings = _settings(table, kept)
+    named = _displayed(table, kept)
+    settings = list(dict.fromkeys([*_published(table), *(setting for _, setting in named)]))
     against = baseline_of(settings)
     models = list(dict.fromkeys(str(run["config"]["model"]) for run in kept))
     found = {
-        (column, model): _measured(column, settings, against, _on(kept, column.task, model))
+        (column, model): _measured(column, against, _on(named, column.task, model))
         for column in columns
         for model in models
     }
@@ -100,6 +105,21 @@ def lines_of(table: PaperTable | None, runs: Sequence[Run]) -> list[Line]:
         for column in columns
         for setting in settings
         if (line := _line(table, column, setting, {m: found[column, m] for m in models}))
+    ]
+
+
+def settings_of(runs: Sequence[Run]) -> list[Setting]:
+    """What each run is of, with its rank, and what else tells it from runs of one rate and seed."""
+    alike: dict[Any, list[Mapping[str, Any]]] = {}
+    for config in (run["config"] for run in runs):
+        key = (*_where(config), _plain_setting(config), config["lr"], config["seed"])
+        alike.setdefault(key, []).append(config)
+    extra: dict[tuple[str, str], dict[str, None]] = {}
+    for configs in alike.values():
+        names = [n for n in configs[0] if any(one.get(n) != configs[0][n] for one in configs)]
+        extra.setdefault(_where(configs[0]), {}).update(dict.fromkeys(names))
+    return [
+        _plain_setting(run["config"])._replace(others=_others(run["config"], extra)) for run in runs
     ]
 
 
@@ -116,10 +136,9 @@ def at_best_rates(runs: Sequence[Run]) -> list[Run]:
     A rate that lacks seeds is not chosen over one that has them; the test split decides nothing.
     """
     groups: dict[Any, dict[float, list[Run]]] = {}
-    for run in runs:
-        config = run["config"]
-        key = (config["model"], config["task"], _setting_of(run, with_rank=True))
-        groups.setdefault(key, {}).setdefault(config["lr"], []).append(run)
+    for run, setting in zip(runs, settings_of(runs), strict=True):
+        by_rate = groups.setdefault((*_where(run["config"]), setting), {})
+        by_rate.setdefault(run["config"]["lr"], []).append(run)
     return [run for by_rate in groups.values() for run in max(by_rate.values(), key=_goodness)]
 
 
@@ -127,25 +146,49 @@ def _goodness(runs: Sequence[Run]) -> tuple[int, float]:
     return len(runs), fmean(score_of(run, "selection") for run in runs)
 
 
-def _settings(table: PaperTable | None, runs: Sequence[Run]) -> list[Setting]:
-    """The paper's in its order, then ours; ranks are named where one method has several."""
-    ranks: dict[str, set[int]] = {}
-    for run in runs:
-        if not run["config"]["ranks"]:
-            ranks.setdefault(run["config"]["method"], set()).add(run["config"]["rank"])
-    several = any(len(found) > 1 for found in ranks.values())
-    own = [_setting_of(run, with_rank=several) for run in runs]
-    return list(dict.fromkeys([*map(_setting_of_row, table.rows if table else ()), *own]))
+def _where(config: Mapping[str, Any]) -> tuple[str, str]:
+    return config["model"], config["task"]
 
 
-def _setting_of(run: Run, *, with_rank: bool) -> Setting:
-    config = run["config"]
+def _plain_setting(config: Mapping[str, Any]) -> Setting:
     ranks = tuple((config["ranks"] or {}).items())
-    return Setting(config["method"], ranks, config["rank"] if with_rank and not ranks else None)
+    return Setting(config["method"], ranks, None if ranks else config["rank"])
 
 
-def _setting_of_row(row: Row) -> Setting:
-    return Setting(row.method, tuple((row.ranks or {}).items()))
+def _others(
+    config: Mapping[str, Any], extra: Mapping[tuple[str, str], Iterable[str]]
+) -> tuple[tuple[str, str], ...]:
+    return tuple((name, _words(config.get(name))) for name in extra[_where(config)])
+
+
+def _words(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _displayed(table: PaperTable | None, runs: Sequence[Run]) -> list[tuple[Run, Setting]]:
+    """Runs with their settings; the rank is named where one method has several."""
+    named = list(zip(runs, settings_of(runs), strict=True))
+    ranks: dict[str, set[int | None]] = {}
+    for _, setting in named:
+        ranks.setdefault(setting.method, set()).add(setting.rank)
+    if any(len(found - {None}) > 1 for found in ranks.values()):
+        published = _published(table)
+        return [(run, s if (p := _rankless(s)) not in published else p) for run, s in named]
+    return [(run, _rankless(setting)) for run, setting in named]
+
+
+def _rankless(setting: Setting) -> Setting:
+    return setting._replace(rank=None)
+
+
+def _published(table: PaperTable | None) -> list[Setting]:
+    """The paper's settings in its order."""
+    rows = table.rows if table else ()
+    return list(dict.fromkeys(Setting(row.method, _ranks(row)) for row in rows))
+
+
+def _ranks(row: Row) -> tuple[tuple[str, int], ...]:
+    return tuple((row.ranks or {}).items())
 
 
 def _own_columns(table: PaperTable | None, runs: Sequence[Run]) -> list[Column]:
@@ -159,23 +202,17 @@ def _own_columns(table: PaperTable | None, runs: Sequence[Run]) -> list[Column]:
     ]
 
 
-def _on(runs: Sequence[Run], task: str, model: str) -> list[Run]:
-    return [run for run in runs if (run["config"]["task"], run["config"]["model"]) == (task, model)]
+def _on(named: Sequence[tuple[Run, Setting]], task: str, model: str) -> list[tuple[Run, Setting]]:
+    return [(run, setting) for run, setting in named if _where(run["config"]) == (model, task)]
 
 
 def _measured(
-    column: Column, settings: Sequence[Setting], against: Setting | None, runs: Sequence[Run]
+    column: Column, against: Setting | None, named: Sequence[tuple[Run, Setting]]
 ) -> dict[Setting, Measured]:
     scores: dict[Setting, dict[int, float]] = {}
     first: dict[Setting, Run] = {}
-    for run in runs:
-        setting, seed = _named(run, settings), run["config"]["seed"]
-        if seed in scores.setdefault(setting, {}):
-            raise UserError(
-                f"{setting.label} on {column.task} has seed {seed} twice at one rate, with other "
-                "settings that differ; keep the runs of one recipe in a folder of their own"
-            )
-        scores[setting][seed] = _score(run, column)
+    for run, setting in named:
+        scores.setdefault(setting, {})[run["config"]["seed"]] = _score(run, column)
         first.setdefault(setting, run)
     labelled = {setting.label: own for setting, own in scores.items()}
     pairs = paired(labelled, against.label) if against in scores and against else {}
@@ -188,11 +225,6 @@ def _measured(
         )
         for setting, own in scores.items()
     }
-
-
-def _named(run: Run, settings: Sequence[Setting]) -> Setting:
-    plain = _setting_of(run, with_rank=False)
-    return plain if plain in settings else _setting_of(run, with_rank=True)
 
 
 def _score(run: Run, column: Column) -> float:
@@ -208,7 +240,9 @@ def _line(
     setting: Setting,
     measured: Mapping[str, Mapping[Setting, Measured]],
 ) -> Line | None:
-    rows = [row for row in (table.rows if table else ()) if _setting_of_row(row) == setting]
+    rows = [
+        row for row in (table.rows if table else ()) if Setting(row.method, _ranks(row)) == setting
+    ]
     place = table.columns.index(column) if table and column in table.columns else None
     line = Line(
         column=column,

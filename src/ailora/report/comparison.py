@@ -41,11 +41,8 @@ class Comparison:
         runs: The runs that are reported, each at its method's rate.
         failed: Runs that did not finish: their ``config`` and the ``error``.
         searched: With several rates, all runs, from which each method's rate was chosen.
-        command: The command that made them.
         chosen: "fixed" if all methods have one rate, "selected" if each has its own best.
         rates: The rates that were tried.
-        seconds: Wall-clock time of the last call.
-        notes: One line each on how the data was split.
 
     Raises:
         UserError: There is no finished run, or two of one method with one seed.
@@ -54,11 +51,8 @@ class Comparison:
     runs: Sequence[Run]
     failed: Sequence[Run] = ()
     searched: Sequence[Run] = ()
-    command: str
     chosen: Literal["fixed", "selected"]
     rates: Sequence[float]
-    seconds: float
-    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.runs:
@@ -97,8 +91,10 @@ class Comparison:
     def caveat(self) -> str:
         """What may and what may not be concluded."""
         if self.chosen == "fixed":
+            own = {run["config"]["lr"] for run in self.runs}
+            one = f"all were trained at one learning rate, {min(own):g}"
             return (
-                f"No ranking of methods: all were trained at one learning rate, {self.rates[0]:g}, "
+                f"No ranking of methods: {one if len(own) == 1 else 'each had one rate alone'}, "
                 "and the order of the methods changes with the rate. For a fair comparison give "
                 "several rates (--lr 1e-3,2e-3,4e-3,8e-3) and at least five seeds."
             )
@@ -114,8 +110,7 @@ class Comparison:
 
     def _beyond_the_rates(self) -> str:
         """Whose best rate may lie outside those that were tried."""
-        edges = (min(self.rates), max(self.rates))
-        cut = [m for m in self.methods if self.runs_of(m)[0]["config"]["lr"] in edges]
+        cut = [method for method in self.methods if self._at_an_edge(method)]
         if not cut:
             return ""
         names = ", ".join(name_of(method) for method in cut)
@@ -123,6 +118,10 @@ class Comparison:
             f" The best rate of {names} was the smallest or largest tried: a better one may lie "
             "beyond, so try a wider range."
         )
+
+    def _at_an_edge(self, method: str) -> bool:
+        tried = [r["config"]["lr"] for r in self.searched if method_of(r) == method] or self.rates
+        return self.runs_of(method)[0]["config"]["lr"] in (min(tried), max(tried))
 
 
 def method_of(run: Run) -> str:

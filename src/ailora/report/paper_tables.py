@@ -66,9 +66,6 @@ def beside(title: str, table: PaperTable | None, runs: Sequence[Run]) -> Beside:
         title: What the table is of.
         table: What the paper reports; None for what it only draws.
         runs: Contents of finished runs' result.json.
-
-    Raises:
-        UserError: As `ailora.report.beside.lines_of`.
     """
     lines = lines_of(table, runs)
     against = baseline_of(list(dict.fromkeys(line.setting for line in lines)))

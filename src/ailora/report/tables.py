@@ -114,8 +114,13 @@ def _search_row(comparison: Comparison, method: str) -> list[str]:
         ]
         mark = "" if len(scores) == seeds else f" ({len(scores)} of {seeds} seeds)"
         mark += " *" if rate == chosen else ""
-        row.append(f"{fmean(scores):.4f}{mark}" if scores else "failed")
+        row.append(f"{fmean(scores):.4f}{mark}" if scores else _without(comparison, method, rate))
     return row
+
+
+def _without(comparison: Comparison, method: str, rate: float) -> str:
+    failed = [(run["config"]["method"], run["config"]["lr"]) for run in comparison.failed]
+    return "failed" if (method, rate) in failed else "-"
 
 
 def summary_table(comparison: Comparison) -> Table:

@@ -1,14 +1,11 @@
 import csv
-import os
 import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
 
 import pytest
 
-from ailora.report.html import write_report
-from tests.report.runs import comparison, run
+from ailora.report.pages.compare import write_report
+from tests.report.pages.looking import BROWSER, browse, parsed
+from tests.report.runs import CALL, comparison, run
 
 EVIL = "<script>alert('x')</script><img src=http://evil.example/x>"
 
@@ -18,36 +15,17 @@ def runs():
     return [run(m, s, 0.7 + s / 100) for m in ("lora", "ailora") for s in (0, 1)]
 
 
-def _page(made, out):
-    return write_report(made, out).read_text(encoding="utf-8")
-
-
-class _Tags(HTMLParser):
-    """Names of the tags and the addresses that a browser would load."""
-
-    def __init__(self):
-        super().__init__()
-        self.tags, self.loads, self.ids = [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.loads += [v for k, v in attrs if k in ("src", "href", "xlink:href", "srcset", "data")]
-        self.ids += [v for k, v in attrs if k == "id"]
-
-
-def _parsed(page):
-    parser = _Tags()
-    parser.feed(page)
-    return parser
+def _page(made, out, call=CALL):
+    return write_report(made, call, out).read_text(encoding="utf-8")
 
 
 def test_page_needs_no_network_and_no_scripts(runs, tmp_path):
     page = _page(comparison(runs), tmp_path)
-    parsed = _parsed(page)
-    assert "script" not in parsed.tags
-    assert all(address.startswith("#") for address in parsed.loads)
+    found = parsed(page)
+    assert "script" not in found.tags
+    assert all(address.startswith("#") for address in found.loads)
     assert not re.search(r"url\((?!#|['\"]?#)", page)
-    assert parsed.tags.count("svg") == 3
+    assert found.tags.count("svg") == 3
 
 
 def test_texts_of_strangers_do_nothing(runs, tmp_path):
@@ -55,19 +33,20 @@ def test_texts_of_strangers_do_nothing(runs, tmp_path):
         made["config"] |= {"task": EVIL, "model": EVIL}
         made["data"]["labels"] = [EVIL, EVIL]
     failed = [{"config": {"method": EVIL, "lr": 1, "seed": 0}, "error": EVIL}]
-    parsed = _parsed(_page(comparison(runs, failed=failed, command=EVIL, notes=[EVIL]), tmp_path))
-    assert "script" not in parsed.tags
-    assert "img" not in parsed.tags
+    call = CALL._replace(command=EVIL, notes=[EVIL])
+    found = parsed(_page(comparison(runs, failed=failed), tmp_path, call))
+    assert "script" not in found.tags
+    assert "img" not in found.tags
 
 
 def test_a_method_of_a_stranger_is_escaped_inside_the_figures(tmp_path):
-    parsed = _parsed(_page(comparison([run(EVIL, 0, 0.7)]), tmp_path))
-    assert "script" not in parsed.tags
-    assert "img" not in parsed.tags
+    found = parsed(_page(comparison([run(EVIL, 0, 0.7)]), tmp_path))
+    assert "script" not in found.tags
+    assert "img" not in found.tags
 
 
 def test_ids_of_the_figures_do_not_clash(runs, tmp_path):
-    ids = _parsed(_page(comparison(runs), tmp_path)).ids
+    ids = parsed(_page(comparison(runs), tmp_path)).ids
     assert len(ids) > 30
     assert len(ids) == len(set(ids))
 
@@ -107,7 +86,7 @@ def test_a_verdict_at_one_rate_is_bound_to_that_rate(runs, tmp_path):
 
 
 def test_summary_in_markdown_begins_with_the_caveat(runs, tmp_path):
-    write_report(comparison(runs), tmp_path)
+    write_report(comparison(runs), CALL, tmp_path)
     text = (tmp_path / "summary.md").read_text(encoding="utf-8")
     assert text.startswith("No ranking of methods")
     assert "| AILoRA | 0.7050 ± 0.0071 |" in text
@@ -121,7 +100,7 @@ def test_failed_runs_are_shown_with_their_reason(runs, tmp_path):
 
 
 def test_figures_lie_beside_with_the_data_they_were_drawn_from(runs, tmp_path):
-    write_report(comparison(runs), tmp_path)
+    write_report(comparison(runs), CALL, tmp_path)
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     made = ("training_loss", "selection_score", "update_norms")
     assert names == {f"{name}.{kind}" for name in made for kind in ("svg", "png", "csv")}
@@ -152,51 +131,18 @@ def _wide():
         [made for made in searched if made["config"]["lr"] == rates[3]],
         searched=searched,
         failed=failed,
-        command=f"ailora compare --task {endless}",
         chosen="selected",
         rates=rates,
-        notes=[endless],
     )
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-CHROMIUM = CHROMIUM or shutil.which("google-chrome")
-
-
-@pytest.mark.skipif(
-    CHROMIUM is None and not os.environ.get("AILORA_REQUIRE_BROWSER"),
-    reason="no chromium on this machine (set AILORA_REQUIRE_BROWSER=1 to insist)",
-)
+@BROWSER
 @pytest.mark.parametrize("width", [360, 1280])
 def test_a_real_browser_shows_it_without_sideways_scrolling(tmp_path, width):
-    page = write_report(_wide(), tmp_path / "out")
-    frame = tmp_path / "frame.html"
-    frame.write_text(
-        f"<iframe id=f src='{page.as_uri()}' style='width:{width}px;height:900px;border:0'>"
-        "</iframe>"
-        "<p id=said></p><script>f.onload=()=>{const d=f.contentDocument,e=d.documentElement;"
-        "const s=[...d.querySelectorAll('svg')].map(x=>x.getBoundingClientRect().height);"
-        "said.textContent=JSON.stringify([e.scrollWidth,e.clientWidth,Math.min(...s),s.length])}"
-        "</script>"
-    )
-    done = subprocess.run(
-        [
-            *(CHROMIUM or "chromium", "--headless", "--no-sandbox", "--disable-gpu"),
-            *("--no-first-run", "--disable-background-networking", "--disable-sync"),
-            *("--disable-component-update", "--allow-file-access-from-files"),
-            *("--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"),
-            *("--virtual-time-budget=5000", "--dump-dom", frame.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    said = re.search(r"<p id=\"said\">\[([\d.,]+)\]", done.stdout)
-    assert said, done.stdout[-500:]
-    scroll, client, lowest, count = (float(number) for number in said[1].split(","))
-    assert client > width - 20  # less a vertical scroll bar
-    assert scroll <= client
-    assert lowest > 100
-    assert count == 3
-    assert "CONSOLE" not in done.stderr
+    call = CALL._replace(command="ailora compare --task " + "x" * 200, notes=["y" * 200])
+    seen = browse(write_report(_wide(), call, tmp_path / "out"), width, tmp_path)
+    assert seen.client > width - 20  # less a vertical scroll bar
+    assert seen.scroll <= seen.client
+    assert len(seen.pictures) == 3
+    assert min(seen.pictures) > 100
+    assert seen.complaints == []

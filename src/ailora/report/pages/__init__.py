@@ -1,0 +1,1 @@
+"""Self-contained HTML pages: of a comparison, and of a folder of runs."""

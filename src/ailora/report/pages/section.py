@@ -1,0 +1,61 @@
+"""One comparison as a part of a page: its scores, its search, its curves and its norms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ailora.report import figures, tables
+from ailora.report.comparison import Comparison, Run, method_of, name_of
+from ailora.report.pages.html import inline
+from ailora.report.statistics import summarize
+
+
+def section(comparison: Comparison, folder: Path, name: str = "") -> dict[str, Any]:
+    """What the template needs of a comparison.
+
+    Its figures are also left in ``folder``, under names that begin with ``name``.
+    """
+    first = comparison.runs[0]
+    return {
+        "caveat": comparison.caveat,
+        "chosen": comparison.chosen,
+        "config": first["config"],
+        "data": first["data"],
+        "majority": first["majority"],
+        "metric": comparison.metric,
+        "seeds": comparison.seeds,
+        "summary": (tables.summary_header(comparison), tables.summary_rows(comparison)),
+        "verdicts": [(name_of(s.method), s.verdict) for s in summarize(comparison) if s.verdict],
+        "search": tables.search_rows(comparison) if comparison.chosen == "selected" else None,
+        "svgs": {
+            make.__name__: inline(
+                figures.draw(partial(make, comparison), folder / f"{name}{make.__name__}")
+            )
+            for make in (figures.training_loss, figures.selection_score, figures.update_norms)
+        },
+    }
+
+
+def failed_rows(comparison: Comparison) -> list[list[str]]:
+    """Method, rate, seed and reason of the runs that did not finish."""
+    return [
+        [
+            name_of(method_of(run)),
+            f"{run['config']['lr']:g}",
+            str(run["config"]["seed"]),
+            str(run["error"]),
+        ]
+        for run in comparison.failed
+    ]
+
+
+def environments(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The machines and versions, each once: seconds of different ones do not compare."""
+    different: list[dict[str, Any]] = []
+    for run in runs:
+        if run["environment"] not in different:
+            different.append(run["environment"])
+    return different
