@@ -140,6 +140,15 @@ def test_tables_without_plain_lora_are_compared_with_ailora() -> None:
     assert cells(table, "CoLA", "AILoRA: q 8, v 8")["measured, demo: mean ± s.d."] == "60.00"
 
 
+def test_a_run_that_was_scored_otherwise_stands_beside_nothing() -> None:
+    run = glue_run("lora", 0, 0.6)
+    run["metrics"] = {split: {"accuracy": 0.6} for split in ("selection", "test")}
+    run["data"]["metric"] = "accuracy"
+    found = cells(beside("t", paper_table("table1"), [*five()[5:], run]), "CoLA", "LoRA")
+    assert found["paper, roberta-large"] == "67.9"
+    assert found["measured, demo: mean ± s.d."] == "-"
+
+
 def test_parameters_stand_beside_the_papers() -> None:
     runs = [glue_run("ailora", 0, 0.6)]
     runs[0]["parameters"] = {"adapter": 786_432, "head": 10, "all": 10**9}

@@ -18,7 +18,7 @@ from ailora.errors import UserError
 from ailora.roles import RoleName
 
 _BLOCK = 1 << 16  # columns of all points held at once in float64
-_FEWEST = 4  # points, for which there is a perplexity of at least 1
+FEWEST = 4  # points, for which there is a perplexity of at least 1
 _USUAL_PERPLEXITY = 30.0  # scikit-learn's
 
 _Array = npt.NDArray[np.float64]
@@ -180,9 +180,9 @@ def coordinates(points: Sequence[Point]) -> _Array:
         UserError: Fewer than four points, or points of unequal size.
     """
     sizes = {point.values.numel() for point in points}
-    if len(points) < _FEWEST or len(sizes) > 1:
+    if len(points) < FEWEST or len(sizes) > 1:
         raise UserError(
-            f"an embedding needs at least {_FEWEST} points of one size, got {len(points)} of sizes "
+            f"an embedding needs at least {FEWEST} points of one size, got {len(points)} of sizes "
             f"{sorted(sizes)}; embed roles and factors of different shapes apart"
         )
     values, vectors = np.linalg.eigh(_centred_gram([point.values for point in points]))

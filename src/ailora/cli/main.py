@@ -16,6 +16,7 @@ from ailora.cli import (
     inspect,
     paper,
     params,
+    report,
     runs,
     score,
     sweep,
@@ -37,6 +38,7 @@ app.command("train")(train.train)
 app.command("score")(score.score)
 app.command("sweep")(sweep.sweep)
 app.command("runs")(runs.runs)
+app.command("report")(report.report)
 app.command("paper")(paper.paper)
 app.command("inspect")(inspect.inspect)
 app.command("analyze")(analyze.analyze)

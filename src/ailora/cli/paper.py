@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from ailora.experiments.engines.local import Local
     from ailora.experiments.engines.ray import OnRay
     from ailora.experiments.recipes import Recipe
-    from ailora.training import RunConfig
-
-_MAX_TEXTS = 200  # a figure's intervals come from seeds; more texts would narrow nothing
 
 
 def paper(
@@ -123,23 +120,11 @@ def _report(recipe: Recipe, scale: str, outcome: Outcome, out: Path) -> None:
 
 def _figures(recipe: Recipe, outcome: Outcome, out: Path) -> None:
     """Measure what the figure shows in the reported runs, and draw it."""
-    from ailora.cli.console import along, console
-    from ailora.report.figures.measure import MEASURES, Seen, forgotten
-    from ailora.report.figures.paper import draw_panels, draw_schematic
+    from ailora.cli.figures import measure_and_draw, say_drawn
+    from ailora.report.figures.measure import Seen
+    from ailora.report.figures.paper import draw_schematic
 
     every = zip(outcome.runs, outcome.names, strict=True)
     seen = [Seen(run, out / "runs" / name) for run, name in every if run in outcome.reported]
-    tables = MEASURES[recipe.figure or ""](seen, along("measuring"))
-    if recipe.texts is not None:
-        texts = _texts(recipe.texts)
-        tables |= forgotten(seen, texts, along(f"on {len(texts)} texts"))
-    for path in (*draw_panels(tables, out / "figures"), draw_schematic(out / "figures")):
-        others = ".png and .csv" if path.with_suffix(".csv").exists() else ".png"
-        console.print(f"figure: {path.resolve()}, {others}", soft_wrap=True, highlight=False)
-
-
-def _texts(config: RunConfig) -> list[str]:
-    """Test sentences of a task of single ones."""
-    from ailora.experiments.jobs import Tasks
-
-    return list(Tasks().of(config).test["text"][:_MAX_TEXTS])
+    measure_and_draw(seen, (recipe.figure or "",), recipe.texts, out / "figures")
+    say_drawn(draw_schematic(out / "figures"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from ailora.report.comparison import Run, name_of, score_of
+from ailora.report.comparison import Run, name_of, order_of, score_of
 from ailora.report.published import Column, PaperTable, Row
 from ailora.statistics import Paired, Spread, paired, spread
 
@@ -92,7 +92,8 @@ def lines_of(table: PaperTable | None, runs: Sequence[Run]) -> list[Line]:
     kept = at_best_rates(runs)
     columns = [*(table.columns if table else ()), *_own_columns(table, kept)]
     named = _displayed(table, kept)
-    settings = list(dict.fromkeys([*_published(table), *(setting for _, setting in named)]))
+    own = sorted((setting for _, setting in named), key=_order)
+    settings = list(dict.fromkeys([*_published(table), *own]))
     against = baseline_of(settings)
     models = list(dict.fromkeys(str(run["config"]["model"]) for run in kept))
     found = {
@@ -177,6 +178,10 @@ def _displayed(table: PaperTable | None, runs: Sequence[Run]) -> list[tuple[Run,
     return [(run, _rankless(setting)) for run, setting in named]
 
 
+def _order(setting: Setting) -> tuple[Any, ...]:
+    return order_of(setting.method), setting.ranks, setting.rank or 0, setting.others
+
+
 def _rankless(setting: Setting) -> Setting:
     return setting._replace(rank=None)
 
@@ -212,8 +217,10 @@ def _measured(
     scores: dict[Setting, dict[int, float]] = {}
     first: dict[Setting, Run] = {}
     for run, setting in named:
-        scores.setdefault(setting, {})[run["config"]["seed"]] = _score(run, column)
-        first.setdefault(setting, run)
+        score = _score(run, column)
+        if score is not None:
+            scores.setdefault(setting, {})[run["config"]["seed"]] = score
+            first.setdefault(setting, run)
     labelled = {setting.label: own for setting, own in scores.items()}
     pairs = paired(labelled, against.label) if against in scores and against else {}
     return {
@@ -227,11 +234,12 @@ def _measured(
     }
 
 
-def _score(run: Run, column: Column) -> float:
+def _score(run: Run, column: Column) -> float | None:
+    """In percent; None where the run was scored by others, or on other sets of its task."""
     found = run["metrics"]["test"]
     if column.group is not None:
-        found = run["by_group"]["test"][column.group]
-    return _PERCENT * float(found[column.metric])
+        found = run["by_group"].get("test", {}).get(column.group, {})
+    return _PERCENT * float(found[column.metric]) if column.metric in found else None
 
 
 def _line(

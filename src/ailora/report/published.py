@@ -17,7 +17,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_TABLES = ("table1", "table2", "table3", "table4", "table5", "table6")
+TABLES = ("table1", "table2", "table3", "table4", "table5", "table6")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +109,8 @@ def paper_table(name: str) -> PaperTable:
     Raises:
         UserError: There is no such table.
     """
-    if name not in _TABLES:
-        raise UserError(f"the paper has no {name!r}; there are {', '.join(_TABLES)}")
+    if name not in TABLES:
+        raise UserError(f"the paper has no {name!r}; there are {', '.join(TABLES)}")
     found = _content()[name]
     return PaperTable(
         name=name,

@@ -96,7 +96,7 @@ def test_a_run_is_compared_with_full_fine_tuning_of_its_own_seed_alone(
 def test_where_the_base_predicts_no_tokens_the_reason_stands_in_the_table(
     seen: dict[str, Seen],
 ) -> None:
-    table = forgotten([seen["lora"]], ["the film was good", "a poor plot"])["figure4b"]
+    table = forgotten([seen["lora"]], ["the film was good", "a poor plot"], "reviews")["figure4b"]
     assert "kl" not in table
     assert "no head that predicts tokens" in table["reason"].iloc[0]
     assert table["drift"].iloc[0] > 0
@@ -118,7 +118,7 @@ def test_what_is_drawn_from_a_csv_file_is_what_was_drawn_from_the_runs(
     low_rank, tables = runs[:2], {}
     for name, measure in MEASURES.items():
         tables |= measure(low_rank if name == "factors" else runs, iter)
-    tables |= forgotten(runs, ["the film was good", "a poor plot"])
+    tables |= forgotten(runs, ["the film was good", "a poor plot"], "reviews")
     tables["figure5a"] = tables["figure5a"].dropna()
     assert tables.keys() == PANELS.keys()
     drawn = draw_panels(tables, tmp_path / "first")

@@ -25,7 +25,8 @@ def selection_score(comparison: Comparison) -> tuple[Figure, Rows]:
 
 def update_norms(comparison: Comparison) -> tuple[Figure, Rows]:
     """||dW||_F of every adapted weight after training, by method and role."""
-    methods = comparison.methods
+    # Methods that change whole models have no such list of their weights.
+    methods = [m for m in comparison.methods if any(r["updates"] for r in comparison.runs_of(m))]
     roles = sorted({u["role"] for run in comparison.runs for u in run["updates"]}, key="qkvo".find)
     figure = Figure(figsize=(4.6, 1.1 + 0.3 * len(methods) * len(roles)), layout="constrained")
     axes = figure.subplots()

@@ -18,12 +18,14 @@ _FORGETTING = {
     "drift": "drift of hidden states,\nrelative",
 }
 
+_LINE = 62  # signs of a caption
+
 
 def forgetting(table: pd.DataFrame) -> Figure:
     """What the tuned model says otherwise than its base, by method; the seeds as points."""
     measured = {name: label for name, label in _FORGETTING.items() if name in table}
     methods = sorted(table["method"].unique(), key=order_of)
-    figure = Figure(figsize=(0.9 + 2.4 * len(measured), 1.5 + 0.32 * len(methods)))
+    figure = Figure(figsize=(max(4.6, 0.9 + 2.4 * len(measured)), 1.6 + 0.32 * len(methods)))
     figure.set_layout_engine("constrained")
     grid = figure.subplots(1, len(measured), sharey=True, squeeze=False)[0]
     for axes, (name, label) in zip(grid, measured.items(), strict=True):
@@ -66,7 +68,8 @@ def _dots(axes: Axes, place: int, method: str, values: pd.Series[float]) -> None
 
 def _of_texts(table: pd.DataFrame) -> str:
     seeds = table.groupby("method")["seed"].nunique()
-    words = f"{table['texts'].iloc[0]} texts of another task; points: seeds (n = {seeds.max()})"
+    first = table.iloc[0]
+    words = f"{first['texts']} test texts of {first['on']}; points: seeds (n = {seeds.max()})"
     if "kl" not in table:
-        return f"{words}\n" + fill(f"no tokens compared: {table['reason'].iloc[0]}", 80)
-    return f"{words}; n = {table['positions'].iloc[0]:.0f} positions"
+        return f"{words}\n" + fill(f"no tokens compared: {first['reason']}", _LINE)
+    return f"{words}; n = {first['positions']:.0f} positions"

@@ -6,6 +6,7 @@ measure. Tables are drawn by `ailora.report.figures.paper`, which needs nothing 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -14,7 +15,15 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ailora.analysis.changes import Change
-from ailora.analysis.embedding import Embedding, Point, factor_points, pca, tsne, weight_points
+from ailora.analysis.embedding import (
+    FEWEST,
+    Embedding,
+    Point,
+    factor_points,
+    pca,
+    tsne,
+    weight_points,
+)
 from ailora.analysis.norms import weight_norms
 from ailora.analysis.runs import read_run
 from ailora.analysis.similarity import random_level, similarities
@@ -71,9 +80,9 @@ def query_similarity(runs: Sequence[Seen], along: Along = iter) -> Tables:
     return {"figure4a": _similarity(runs, "q", along)}
 
 
-def forgotten(runs: Sequence[Seen], texts: Sequence[str], along: Along = iter) -> Tables:
-    """Figure 4b: what the tuned models say otherwise than their base, on texts."""
-    rows = [{**_of(seen), **_forgetting(seen, texts)} for seen in along(runs)]
+def forgotten(runs: Sequence[Seen], texts: Sequence[str], on: str, along: Along = iter) -> Tables:
+    """Figure 4b: what the tuned models say otherwise than their base, on texts of a task."""
+    rows = [{**_of(seen), "on": on, **_forgetting(seen, texts)} for seen in along(runs)]
     return {"figure4b": pd.DataFrame(rows)}
 
 
@@ -117,7 +126,7 @@ def factors(runs: Sequence[Seen], along: Along = iter) -> Tables:
                 for method, own in changes.items()
                 for point in factor_points(own, method, role, matrix)
             ]
-            rows += _embedded({**_of(first[0]), "method": ""}, points)
+            rows += _embedded({**_of(first[0]), "method": ""}, _of_one_size(points))
         found[f"figure8{role}"] = pd.DataFrame(rows)
     return found
 
@@ -150,7 +159,17 @@ def _weight_points(seen: Seen, changes: Sequence[Change]) -> list[Row]:
     return [row for role in roles for row in _embedded(_of(seen), weight_points(changes, role))]
 
 
+def _of_one_size(points: Sequence[Point]) -> list[Point]:
+    """Those of the commonest size: VeRA's factors, for one, do not compare with LoRA's."""
+    sizes = Counter(point.values.numel() for point in points)
+    commonest = sizes.most_common(1)[0][0] if sizes else 0
+    return [point for point in points if point.values.numel() == commonest]
+
+
 def _embedded(of: Row, points: Sequence[Point]) -> list[Row]:
+    """Nothing where there are too few points for a picture."""
+    if len(points) < FEWEST:
+        return []
     return [row for one in (pca(points), *tsne(points, seeds=_STARTS)) for row in _rows(of, one)]
 
 

@@ -28,6 +28,21 @@ PANELS: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "figure8v": points.factor_points,
 }
 
+TITLES: dict[str, str] = {
+    "figure1ab": "W^Q and W^V of each layer before and after full fine-tuning, as points",
+    "figure1cd": "How far W^Q and W^V moved, by layer",
+    "figure3a": "Training loss by epoch",
+    "figure3b": "Selection score by epoch",
+    "figure4a": "W^Q: how much of each method's update lies in full fine-tuning's",
+    "figure4b": "What the tuned models say otherwise than their base",
+    "figure5a": "Training loss by rank",
+    "figure5b": "Test score by rank",
+    "figure6": "AILoRA and its reverse",
+    "figure7": "W^V: how much of each method's update lies in full fine-tuning's",
+    "figure8q": "The trained A and B of W^Q by method, as points",
+    "figure8v": "The trained A and B of W^V by method, as points",
+}
+
 
 def draw_panels(tables: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
     """Draw each table as the panel of its name; empty ones are left out.

@@ -1,0 +1,52 @@
+"""Figures of what finished runs did to the weights: measured, drawn, and told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ailora.cli.console import along, console
+
+if TYPE_CHECKING:
+    from ailora.report.figures.measure import Seen, Tables
+    from ailora.training import RunConfig
+
+_MAX_TEXTS = 200  # a figure's intervals come from seeds; more texts would narrow nothing
+
+
+def measure_and_draw(
+    seen: Sequence[Seen], measures: Sequence[str], texts: RunConfig | None, folder: Path
+) -> None:
+    """Measure finished runs, and draw what was found.
+
+    Args:
+        seen: The runs.
+        measures: Names in `ailora.report.figures.measure.MEASURES`.
+        texts: Whose task's test texts forgetting is measured on; None where it is not.
+        folder: Of the figures.
+    """
+    from ailora.report.figures.measure import MEASURES, forgotten
+    from ailora.report.figures.paper import draw_panels
+
+    tables: Tables = {}
+    for name in measures:
+        tables |= MEASURES[name](seen, along(f"measuring {name.replace('_', ' ')}"))
+    if texts is not None:
+        found = _texts(texts)
+        tables |= forgotten(seen, found, texts.task, along(f"on {len(found)} texts"))
+    for path in draw_panels(tables, folder):
+        say_drawn(path)
+
+
+def say_drawn(path: Path) -> None:
+    """Where a figure is."""
+    others = ".png and .csv" if path.with_suffix(".csv").exists() else ".png"
+    console.print(f"figure: {path.resolve()}, {others}", soft_wrap=True, highlight=False)
+
+
+def _texts(config: RunConfig) -> list[str]:
+    """Test sentences of a task of single ones."""
+    from ailora.experiments.jobs import Tasks
+
+    return list(Tasks().of(config).test["text"][:_MAX_TEXTS])

@@ -1,0 +1,94 @@
+"""``ailora report``: a page, tables, and a page that is written again and again."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Call, check_refused
+from tests.report.stores import full_run, store_of
+
+
+@pytest.fixture
+def filled(call: Call) -> None:
+    """A folder with two runs, as a sweep leaves them, where the commands run."""
+    store_of(Path("sweep"), [full_run(method, 0, 0.7) for method in ("lora", "ailora")])
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_page_lies_in_the_folder_of_runs(call: Call) -> None:
+    ended = call("report sweep")
+    assert ended.code == 0, ended.err
+    assert "2 finished" in ended.out
+    assert "AILoRA" in Path("sweep/report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("filled")
+def test_the_kind_of_file_is_told_by_its_name_or_by_format(call: Call) -> None:
+    assert call("report sweep --out scores.md").code == 0
+    assert "| AILoRA |" in Path("scores.md").read_text(encoding="utf-8").replace("accuracy", "")
+    assert call("report sweep --format tex").code == 0
+    assert r"\begin{tabular}" in Path("sweep/report.tex").read_text(encoding="utf-8")
+
+
+def test_a_folder_of_paper_or_compare_is_read_by_its_runs(call: Call) -> None:
+    store_of(Path("paper/runs"), [full_run("ailora", 0, 0.7)])
+    assert call("report paper").code == 0
+    assert Path("paper/report.html").exists()
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_watched_page_takes_in_new_runs_until_it_is_stopped(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages: list[str] = []
+
+    def wait(seconds: float) -> None:
+        pages.append(Path("sweep/report.html").read_text(encoding="utf-8"))
+        if len(pages) == 2:
+            raise KeyboardInterrupt
+        assert seconds == 3
+        store_of(Path("sweep"), [full_run("pissa", 0, 0.7)])
+
+    monkeypatch.setattr(time, "sleep", wait)
+    ended = call("report sweep --watch --every 3")
+    assert ended.code == 0, ended.err
+    assert "3 finished" in ended.out
+    assert ["PiSSA" in page for page in pages] == [False, True]
+    assert all('http-equiv="refresh" content="3"' in page for page in pages)
+    last = Path("sweep/report.html").read_text(encoding="utf-8")
+    assert "PiSSA" in last
+    assert "http-equiv" not in last
+
+
+def test_what_the_weights_did_is_measured_in_the_runs_themselves(
+    call: Call, runs: dict[str, Path]
+) -> None:
+    for method in ("lora", "ailora", "full"):
+        shutil.copytree(runs[method], Path("sweep") / runs[method].name)
+    ended = call("report sweep --measure")
+    assert ended.code == 0, ended.err
+    page = Path("sweep/report.html").read_text(encoding="utf-8")
+    for words in ("W^Q: how much", "W^V: how much", "The trained A and B of W^Q", "How far W^Q"):
+        assert words in page
+    assert "What the tuned models say otherwise" in page
+    assert len(list(Path("sweep/figures").glob("*/figure4b.csv"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("report nowhere", "nowhere: no such folder"),
+        ("report empty", "there are no runs in it"),
+        ("report sweep --format pdf", "--format 'pdf': must be html, md, tex"),
+        ("report sweep --watch --format md", "only a page can be watched"),
+        ("report sweep --out sweep", "sweep"),
+    ],
+)
+@pytest.mark.usefixtures("filled")
+def test_bad_input_is_named_in_one_line(line: str, words: str, call: Call) -> None:
+    Path("empty").mkdir()
+    check_refused(call(line), words)
