@@ -40,6 +40,13 @@ def material(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     _tables(folder)
     _task_folders(folder / "DIR")
     _adapters(folder, models["decoder"])
+    shutil.copytree(models["decoder"], folder / "my-tuned-opt")
+    (folder / "sentences.txt").write_text("a fine film\nnot a good plot at all\n")
+    (folder / "sweep.toml").write_text(
+        f"[common]\nmodel = {json.dumps(str(models['encoder']))}\ntask = 'reviews.csv'\n"
+        "text = ['body']\nlabel = 'stars'\nlimit = 16\neval_limit = 4\nepochs = 1\n"
+        "[grid]\nmethod = ['lora', 'ailora']\n"
+    )
     shutil.copy(ROOT / "examples" / "my_task.py", folder)
     return folder
 

@@ -9,14 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from ailora.cli.main import app
+from ailora.experiments.grid import distinct
+from ailora.experiments.plan import read_plan
 from tests.cli.conftest import Ended
-from tests.documents.pages import commands
+from tests.documents.pages import ROOT, commands
 
 STAND_INS = {  # the published settings are found by the folder's name
     "FacebookAI/roberta-large": "roberta-large",
     "FacebookAI/roberta-base": "encoder",
     "distilbert/distilroberta-base": "encoder",
     "facebook/bart-base": "bart",
+    "facebook/opt-125m": "decoder",
 }
 WRITES_TEXT = ("codes.jsonl", "arithmetic")
 TRAINS = ("train", "compare", "score")
@@ -27,6 +31,8 @@ def shrunk(line: str, models: dict[str, Path]) -> str:
     for name, kind in STAND_INS.items():
         line = line.replace(name, str(models[kind]))
     command = line.split()[0]
+    if command in ("sweep", "paper"):
+        return of_many_runs(line, models)
     if command not in TRAINS or "runs/" in line:
         return line
     line = re.sub(r"--(eval-)?limit \d+", "", line).replace("--seeds 0,1,2,3,4", "--seeds 0,1")
@@ -47,10 +53,25 @@ def shrunk(line: str, models: dict[str, Path]) -> str:
     return line + " --eval-limit 4" + (" --max-new-tokens 4" if "arithmetic" in line else "")
 
 
+def of_many_runs(line: str, models: dict[str, Path]) -> str:
+    """Done one after another; what needs a cluster or hours is planned only."""
+    if "--engine ray" in line:
+        return f"{line} --dry-run --no-estimate"
+    if line.startswith("paper") and "--scale paper" not in line:
+        line += f" --model {models['encoder']}" + " --dry-run" * ("--scale small" in line)
+    return f"{line} --workers 1 --threads 1 --no-estimate"
+
+
 @pytest.mark.parametrize(("line", "page"), commands().items())
 def test_a_command_of_a_page_runs(
-    line: str, page: str, here: Callable[[str], Ended], models: dict[str, Path]
+    line: str,
+    page: str,
+    here: Callable[[str], Ended],
+    models: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if "--watch" in line:
+        monkeypatch.setattr("time.sleep", interrupted)
     prepare(line, here, models)
     ended = here(shrunk(line.removeprefix("ailora "), models))
     assert ended.code == 0, f"{page}: {ended.err or ended.out}"
@@ -61,13 +82,33 @@ def prepare(line: str, call: Callable[[str], Ended], models: dict[str, Path]) ->
     if "--folded-base" in line:
         assert call("init MODEL --out start").code == 0
         shutil.copytree("start/adapter", "TRAINED")
-    if "runs/" in line:
-        earlier = "train --task reviews.csv --text body --label stars"
-        assert call(shrunk(earlier, models)).code == 0
-        (run,) = Path("runs").iterdir()
-        run.rename(re.findall(r"runs/[\w-]+", line)[0])
+    for path in re.findall(r"(?:runs|results)/[\w-]+", line):
+        a_run(path, path.partition("/")[2].partition("-")[0], call, models)
+    if line.split()[1] in ("runs", "report"):
+        for path, method in (("ailora-x-3fa9c10000", "ailora"), ("lora-x-88ab020000", "lora")):
+            a_run(f"results/{path}", method, call, models)
+
+
+def a_run(path: str, method: str, call: Callable[[str], Ended], models: dict[str, Path]) -> None:
+    earlier = f"train --task reviews.csv --text body --label stars --method {method} --out made"
+    assert call(shrunk(earlier, models)).code == 0
+    (run,) = Path("made").iterdir()
+    Path(path).parent.mkdir(exist_ok=True)
+    run.rename(path)
+
+
+def interrupted(seconds: float) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_sweep_of_the_page_is_a_sweep(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "how-to" / "sweep.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "sweep.toml").write_text(text, encoding="utf-8")
+    assert len(distinct(read_plan(tmp_path / "sweep.toml"))) == 4 * 3 * 5
 
 
 def test_commands_are_found() -> None:
     shown = {line.split()[1] for line in commands()}
-    assert {"compare", "train", "score", "inspect", "params", "init", "export", "cache"} <= shown
+    every = {command.name for command in app.registered_commands}
+    assert every <= shown
