@@ -88,6 +88,16 @@ def test_arithmetic_is_tested_on_the_sets_named(call: Call, decoder: Path, sets:
     check_refused(call(f"score {folder} --tests nosuch"), "nosuch has no test file")
 
 
+def test_a_comparison_has_the_same_options(call: Call, decoder: Path, sets: Path) -> None:
+    asked = f"--task arithmetic --data {sets} --model {decoder} --max-length 220 --tests svamp"
+    ended = call(f"compare {asked} {QUICK} --max-source-tokens 40 --methods lora --seeds 0")
+    assert ended.code == 0, ended.err
+    (path,) = Path("comparison/runs").glob("*/result.json")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert list(found["by_group"]["test"]) == ["svamp"]
+    assert found["config"]["generation"]["max_source_tokens"] == 40
+
+
 def test_a_file_of_problems_is_learned_instead(
     call: Call, decoder: Path, sets: Path, tmp_path: Path
 ) -> None:

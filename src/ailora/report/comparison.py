@@ -129,6 +129,17 @@ def method_of(run: Run) -> str:
     return str(run["config"]["method"])
 
 
+def watched_of(run: Run) -> str:
+    """What a run's history has of the selection rows: the metric, or the loss of generated text."""
+    metric = str(run["data"]["metric"])
+    return metric if metric in run["history"][-1] else "selection_loss"
+
+
+def words_of(watched: str) -> str:
+    """As an axis calls it."""
+    return watched.removeprefix("selection_")
+
+
 def order_of(method: str) -> tuple[int, str]:
     """Sort key of the one order in which methods stand: known ones first."""
     known = list(NAMES)

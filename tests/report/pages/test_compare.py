@@ -146,3 +146,13 @@ def test_a_real_browser_shows_it_without_sideways_scrolling(tmp_path, width):
     assert len(seen.pictures) == 3
     assert min(seen.pictures) > 100
     assert seen.complaints == []
+
+
+def test_a_task_of_generated_text_shows_the_loss_along_the_run(runs, tmp_path):
+    for made in runs:
+        for entry in made["history"]:
+            entry["selection_loss"] = entry.pop("accuracy") + 1
+    _page(comparison(runs), tmp_path)
+    with (tmp_path / "figures" / "selection_score.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["selection_loss"] for row in rows if row["step"] == "0"} == {"1.5"}

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ailora.report.comparison import Comparison, Run, name_of
+from ailora.report.comparison import Comparison, Run, name_of, watched_of, words_of
 from ailora.report.figures.drawing import Rows
 from ailora.report.figures.looks import ROLE_LOOKS, look_of
 
@@ -20,7 +20,8 @@ def training_loss(comparison: Comparison) -> tuple[Figure, Rows]:
 
 def selection_score(comparison: Comparison) -> tuple[Figure, Rows]:
     """Headline score on selection rows: mean of the seeds, band from least to most."""
-    return _along_the_run(comparison, comparison.metric, f"{comparison.metric} on selection rows")
+    key = watched_of(comparison.runs[0])
+    return _along_the_run(comparison, key, f"{words_of(key)} on selection rows")
 
 
 def update_norms(comparison: Comparison) -> tuple[Figure, Rows]:

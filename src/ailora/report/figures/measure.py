@@ -28,7 +28,7 @@ from ailora.analysis.norms import weight_norms
 from ailora.analysis.runs import read_run
 from ailora.analysis.similarity import random_level, similarities
 from ailora.analysis.texts import on_texts
-from ailora.report.comparison import Run, method_of, score_of
+from ailora.report.comparison import Run, method_of, score_of, watched_of, words_of
 from ailora.roles import RoleName
 
 Row = dict[str, Any]
@@ -63,11 +63,12 @@ def weights(runs: Sequence[Seen], along: Along = iter) -> Tables:
 
 def convergence(runs: Sequence[Seen], along: Along = iter) -> Tables:
     """Figure 3: training loss and selection score along the epochs."""
-    rows = [
-        {**_of(seen), "epoch": entry["epoch"], "loss": entry["loss"], "score": entry[_metric(seen)]}
-        for seen in along(runs)
-        for entry in seen.result["history"]
-    ]
+    rows = []
+    for seen in along(runs):
+        watched = watched_of(seen.result)
+        for entry in seen.result["history"]:
+            values = {"epoch": entry["epoch"], "loss": entry["loss"], "score": entry[watched]}
+            rows.append({**_of(seen), "metric": words_of(watched), **values})
     whole = pd.DataFrame(rows)
     return {
         "figure3a": whole.drop(columns="score").dropna(subset="loss"),
