@@ -10,7 +10,8 @@ from rich.console import Console
 
 from ailora.cli import board as module
 from ailora.cli.board import Board
-from ailora.cli.words import duration, run_words, value_words
+from ailora.cli.words import run_words, value_words
+from ailora.experiments.duration import duration
 from ailora.experiments.events import Elsewhere, Ended, Step
 from ailora.experiments.failure import Failure
 from ailora.experiments.jobs import Job

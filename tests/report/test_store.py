@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
+from ailora.experiments.agenda import Agenda
 from ailora.experiments.grid import distinct
 from ailora.experiments.plan import read_plan
+from ailora.lock import held
 from ailora.report.store import StoreReport, store_report
 from ailora.training import RunConfig
 from tests.report.stores import failed_in, full_run, store_of
@@ -104,6 +107,18 @@ def test_the_plan_does_the_same_runs_again(tmp_path: Path) -> None:
     assert {c.run_id("t", "0") for c in distinct(read_plan(plan))} == {
         c.run_id("t", "0") for c in stored
     }
+
+
+def test_a_sweep_that_goes_on_tells_what_is_ahead(tmp_path: Path) -> None:
+    store = store_of(tmp_path, [full_run("lora", seed, 0.7) for seed in (0, 1)])
+    names = tuple(run.run_id for run in store.runs())
+    Agenda(runs=(*names, "a-b-0123456789", "later", "last"), ended=0, began=time.time() - 60).write(
+        tmp_path
+    )
+    with held(tmp_path / "a-b-0123456789"):
+        counted = store_report(store, "t").counted
+    assert counted == "2 finished, 1 running, 2 not begun, about 2 min left"
+    assert store_report(store, "t").counted == "2 finished, 3 not begun"
 
 
 def test_an_empty_folder_is_a_report_too(tmp_path: Path) -> None:

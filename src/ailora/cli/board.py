@@ -13,7 +13,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from ailora.cli.words import duration, result_words, run_words, value_words
+from ailora.cli.words import result_words, run_words, value_words
+from ailora.experiments.duration import duration
 from ailora.experiments.events import Elsewhere, Ended, Event, Step
 from ailora.experiments.failure import Failure
 from ailora.experiments.standings import standings, varied

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from ailora.errors import UserError
@@ -68,8 +69,8 @@ def estimated(
 ) -> dict[str, float]:
     """Say how long the runs will take; the seconds of each by its name."""
     from ailora.cli.console import console
-    from ailora.cli.words import duration
     from ailora.experiments.cost import kind, seconds
+    from ailora.experiments.duration import duration
     from ailora.experiments.engines.local import Local
 
     if not todo or not isinstance(engine, Local):
@@ -107,7 +108,11 @@ def run_shown(
     from ailora.cli.board import Board
     from ailora.cli.console import console
     from ailora.experiments import sweep as run_all
+    from ailora.experiments.agenda import Agenda
 
+    ended = [state in ("finished", "failed") for state in states_of(jobs, store).values()]
+    names = tuple(job.run_id for job in jobs)
+    Agenda(runs=names, ended=sum(ended), began=time.time()).write(store.path)
     board = Board(jobs, weights, console)
     with board.shown():
         return run_all(

@@ -37,15 +37,6 @@ def result_words(result: dict[str, Any] | Failure) -> str:
     return f"test {metric} {result['metrics']['test'][metric]:.4f}"
 
 
-def duration(seconds: float) -> str:
-    """A time with two digits of meaning."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
 def plan_table(title: str, grids: Sequence[Grid], caption: str) -> Table:
     """One line a grid: its model and task, what is varied, and the number of runs."""
     from rich.table import Table

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from ailora.experiments.agenda import Agenda
+from ailora.experiments.duration import duration
 from ailora.experiments.repeat import repeat_plan
 from ailora.experiments.store import State, Store, Stored
 from ailora.report.beside import Setting, at_best_rates, lines_of, settings_of
@@ -55,6 +57,8 @@ class StoreReport:
     Attributes:
         title: Of the report.
         states: Number of runs in each state.
+        ahead: How many more the last sweep set out to do, and how long they take; empty where
+            there are none.
         done: A line a model and task: what was run.
         scores: Scores of each model.
         conclusions: Sentences on what they allow to be said.
@@ -68,6 +72,7 @@ class StoreReport:
 
     title: str
     states: Mapping[State, int]
+    ahead: str
     done: Rows
     scores: Sequence[Beside]
     conclusions: Sequence[str]
@@ -82,7 +87,7 @@ class StoreReport:
     def counted(self) -> str:
         """How many runs there are, in words."""
         words = [f"{self.states[state]} {state}" for state in get_args(State) if self.states[state]]
-        return ", ".join(words) or "no runs"
+        return ", ".join(filter(None, (*words, self.ahead))) or "no runs"
 
 
 def store_report(store: Store, title: str) -> StoreReport:
@@ -94,6 +99,7 @@ def store_report(store: Store, title: str) -> StoreReport:
     return StoreReport(
         title=title,
         states=Counter(run.state for run in stored),
+        ahead=_ahead(Agenda.read(store.path), stored),
         done=_done(runs),
         scores=[_scores(model, runs) for model in models],
         conclusions=conclusions(lines_of(None, runs)),
@@ -104,6 +110,18 @@ def store_report(store: Store, title: str) -> StoreReport:
         results=runs,
         plan=repeat_plan(run["config"] for run in runs),
     )
+
+
+def _ahead(agenda: Agenda | None, stored: Sequence[Stored]) -> str:
+    """Of runs that nobody has begun; the time for all while one is at work."""
+    if agenda is None:
+        return ""
+    ended = [run.run_id for run in stored if run.state in ("finished", "failed")]
+    new = agenda.left([run.run_id for run in stored])
+    seconds = agenda.seconds_left(ended)
+    running = any(run.state == "running" for run in stored)
+    left = f"about {duration(seconds)} left" if running and seconds else ""
+    return ", ".join(filter(None, (f"{new} not begun" if new else "", left)))
 
 
 def _done(runs: Sequence[Run]) -> Rows:
