@@ -64,6 +64,19 @@ def test_a_watched_page_takes_in_new_runs_until_it_is_stopped(
     assert "http-equiv" not in last
 
 
+def test_a_page_can_be_watched_before_there_is_a_run(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", wait)
+    Path("sweep").mkdir()
+    ended = call("report sweep --watch")
+    assert ended.code == 0, ended.err
+    assert "No run is finished yet" in Path("sweep/report.html").read_text(encoding="utf-8")
+
+
 def test_what_the_weights_did_is_measured_in_the_runs_themselves(
     call: Call, runs: dict[str, Path]
 ) -> None:

@@ -109,6 +109,14 @@ def test_the_plan_does_the_same_runs_again(tmp_path: Path) -> None:
     }
 
 
+def test_a_result_that_lacks_something_is_told_and_left_out(tmp_path: Path) -> None:
+    broken = full_run("pissa", 0, 0.9)
+    del broken["history"], broken["updates"]
+    report = store_report(store_of(tmp_path, [full_run("lora", 0, 0.7), broken]), "t")
+    assert [run["config"]["method"] for run in report.results] == ["lora"]
+    assert report.unfinished[0][-1] == "its result.json lacks history, updates"
+
+
 def test_a_sweep_that_goes_on_tells_what_is_ahead(tmp_path: Path) -> None:
     store = store_of(tmp_path, [full_run("lora", seed, 0.7) for seed in (0, 1)])
     names = tuple(run.run_id for run in store.runs())

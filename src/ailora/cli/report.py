@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,15 +53,59 @@ def report(
     chosen = _format(style, out)
     if watch and chosen != "html":
         raise UserError(f"--watch --format {chosen}: only a page can be watched; leave one out")
-    path = out or store / f"report.{chosen}"
-    runs, figures = _store(store), store / "figures"
+    made = _Report(
+        store=_store(store, may_be_empty=watch),
+        title=store.resolve().name,
+        path=out or store / f"report.{chosen}",
+        style=chosen,
+        figures=store / "figures",
+    )
     if measure:
-        _measure(runs, store.name, figures)
-    if not watch:
-        words = _write(runs, store.name, path, chosen, figures, None)
-    else:
-        words = _watch(runs, store.name, path, figures, every)
-    console.print(f"{words}\nreport: {path.resolve()}", soft_wrap=True, highlight=False)
+        made.measure()
+    words = _watch(made, every) if watch else made.write()
+    console.print(f"{words}\nreport: {made.path.resolve()}", soft_wrap=True, highlight=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Report:
+    """What is read, and where it is written."""
+
+    store: Store
+    title: str
+    path: Path
+    style: str
+    figures: Path
+
+    def write(self, refresh: int | None = None) -> str:
+        """Write it; returns how many runs there are."""
+        from ailora.files import write_atomic
+        from ailora.report.pages.store import as_latex, as_markdown, write_page
+        from ailora.report.store import store_report
+
+        found = store_report(self.store, self.title)
+        if self.style == "html":
+            write_page(found, self.path, figures=self.figures, refresh=refresh)
+        else:
+            text = as_markdown(found) if self.style == "md" else as_latex(found)
+            write_atomic(self.path, text)
+        return found.counted
+
+    def measure(self) -> None:
+        """Read the weights of the reported runs, part by part."""
+        from ailora.cli.console import console
+        from ailora.cli.figures import measure_and_draw
+        from ailora.report.figures.measure import Seen
+        from ailora.report.store import store_report
+
+        found = [run for run in self.store.runs() if run.result is not None]
+        for part in store_report(self.store, self.title).parts:
+            console.print(part.title, highlight=False, markup=False)
+            runs = part.comparison.runs
+            names = [next(one.run_id for one in found if one.result == run) for run in runs]
+            seen = [
+                Seen(run, self.store.path / name) for run, name in zip(runs, names, strict=True)
+            ]
+            measure_and_draw(seen, _MEASURES, _texts_of(runs[0]), self.figures / part.name)
 
 
 def _format(style: str | None, out: Path | None) -> str:
@@ -70,67 +115,34 @@ def _format(style: str | None, out: Path | None) -> str:
     return chosen
 
 
-def _store(path: Path) -> Store:
+def _store(path: Path, *, may_be_empty: bool) -> Store:
     """The folder itself, or its ``runs``, which compare and paper have."""
     from ailora.experiments import Store
 
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give one that train, sweep or paper made")
     own, below = Store(path), Store(path / "runs")
-    if own.runs():
-        return own
-    if below.runs():
-        return below
-    raise UserError(f"{path}: there are no runs in it; give a folder that holds some")
+    if not own.runs() and below.path.is_dir():
+        own = below
+    if not may_be_empty and not own.runs():
+        raise UserError(f"{path}: there are no runs in it; give a folder that holds some")
+    return own
 
 
-def _write(
-    store: Store, title: str, path: Path, style: str, figures: Path, refresh: int | None
-) -> str:
-    """Write it; returns how many runs there are."""
-    from ailora.files import write_atomic
-    from ailora.report.pages.store import as_latex, as_markdown, write_page
-    from ailora.report.store import store_report
-
-    found = store_report(store, title)
-    if style == "html":
-        write_page(found, path, figures=figures, refresh=refresh)
-    else:
-        write_atomic(path, as_markdown(found) if style == "md" else as_latex(found))
-    return found.counted
-
-
-def _watch(store: Store, title: str, path: Path, figures: Path, every: int) -> str:
+def _watch(made: _Report, every: int) -> str:
     """Until the user stops it; the last page does not refresh any more."""
     from ailora.cli.console import console
 
-    words = _write(store, title, path, "html", figures, every)
-    console.print(f"open {path.resolve().as_uri()}; Ctrl-C ends it", soft_wrap=True)
+    words = made.write(refresh=every)
+    address = made.path.resolve().as_uri()
+    console.print(f"open {address}; Ctrl-C ends it", soft_wrap=True, highlight=False)
     try:
         with console.status(words) as status:
             while True:
                 time.sleep(every)
-                status.update(_write(store, title, path, "html", figures, every))
+                status.update(made.write(refresh=every))
     except KeyboardInterrupt:
-        return _write(store, title, path, "html", figures, None)
-
-
-def _measure(store: Store, title: str, figures: Path) -> None:
-    """Read the weights of the reported runs, part by part."""
-    from ailora.cli.console import console
-    from ailora.cli.figures import measure_and_draw
-    from ailora.report.figures.measure import Seen
-    from ailora.report.store import store_report
-
-    folders = [
-        (run.result, store.path / run.run_id) for run in store.runs() if run.result is not None
-    ]
-    for part in store_report(store, title).parts:
-        console.print(part.title, highlight=False, markup=False)
-        runs = part.comparison.runs
-        seen = [Seen(run, next(at for one, at in folders if one == run)) for run in runs]
-        texts = _texts_of(runs[0])
-        measure_and_draw(seen, _MEASURES, texts, figures / part.name)
+        return made.write()
 
 
 def _texts_of(run: dict[str, Any]) -> RunConfig | None:

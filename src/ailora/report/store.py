@@ -22,6 +22,10 @@ from ailora.report.tables import Rows
 
 FAILED_HEADER = ["run", "state", "method", "lr", "seed", "why"]
 RUN_HEADER = ["run", "model", "task", "setting", "lr", "seed", "selection", "test", "seconds"]
+_NEEDED = (
+    *("config", "data", "metrics", "majority", "history", "parameters", "seconds"),
+    *("step0_deviation", "updates", "environment"),
+)
 DONE_HEADER = [
     "model",
     "task",
@@ -93,7 +97,11 @@ class StoreReport:
 def store_report(store: Store, title: str) -> StoreReport:
     """Read a folder of runs, however far it is."""
     stored = store.runs()
-    results = {run.run_id: run.result for run in stored if run.result is not None}
+    results = {
+        run.run_id: run.result
+        for run in stored
+        if run.result is not None and not _lacking(run.result)
+    }
     runs = list(results.values())
     models = list(dict.fromkeys(run["config"]["model"] for run in runs))
     return StoreReport(
@@ -105,7 +113,7 @@ def store_report(store: Store, title: str) -> StoreReport:
         conclusions=conclusions(lines_of(None, runs)),
         parts=_parts(runs, [run for run in stored if run.failure is not None]),
         published=_published(runs),
-        unfinished=[_unfinished(run) for run in stored if run.result is None],
+        unfinished=[_unfinished(run) for run in stored if run.run_id not in results],
         runs=_runs(results),
         results=runs,
         plan=repeat_plan(run["config"] for run in runs),
@@ -203,8 +211,15 @@ def _published(runs: Sequence[Run]) -> list[Beside]:
     return found
 
 
+def _lacking(run: Run) -> str:
+    """What a result.json that another version or a stranger wrote has not."""
+    return ", ".join(name for name in _NEEDED if name not in run)
+
+
 def _unfinished(run: Stored) -> list[str]:
     why = run.failure.reason if run.failure else str(run.owner or "")
+    if run.result is not None:
+        why = f"its result.json lacks {_lacking(run.result)}"
     config = run.config
     settings = [str(config.get(name, "")) for name in ("method", "lr", "seed")]
     return [run.run_id, run.state, *settings, why]
