@@ -6,6 +6,7 @@ import shutil
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.cli.conftest import Call, check_refused
@@ -78,7 +79,7 @@ def test_a_page_can_be_watched_before_there_is_a_run(
 
 
 def test_what_the_weights_did_is_measured_in_the_runs_themselves(
-    call: Call, runs: dict[str, Path]
+    call: Call, runs: dict[str, Path], reviews: Path
 ) -> None:
     for method in ("lora", "ailora", "full"):
         shutil.copytree(runs[method], Path("sweep") / runs[method].name)
@@ -88,7 +89,19 @@ def test_what_the_weights_did_is_measured_in_the_runs_themselves(
     for words in ("W^Q: how much", "W^V: how much", "The trained A and B of W^Q", "How far W^Q"):
         assert words in page
     assert "What the tuned models say otherwise" in page
-    assert len(list(Path("sweep/figures").glob("*/figure4b.csv"))) == 1
+    (table,) = Path("sweep/figures").glob("*/figure4b.csv")
+    assert set(pd.read_csv(table)["on"]) == {str(reviews)}
+
+
+def test_forgetting_is_measured_on_the_texts_of_the_task_given(
+    call: Call, runs: dict[str, Path], reviews: Path
+) -> None:
+    shutil.copytree(runs["lora"], Path("sweep") / runs["lora"].name)
+    shutil.copytree(reviews, "others")
+    assert call("report sweep --measure --texts others").code == 0
+    (table,) = Path("sweep/figures").glob("*/figure4b.csv")
+    assert set(pd.read_csv(table)["on"]) == {"others"}
+    check_refused(call("report sweep --measure --texts nosuch"), "no task, file or folder")
 
 
 @pytest.mark.parametrize(

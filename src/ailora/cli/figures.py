@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ailora.cli.console import along, console
+from ailora.errors import UserError
 
 if TYPE_CHECKING:
     from ailora.report.figures.measure import Seen, Tables
@@ -46,7 +47,14 @@ def say_drawn(path: Path) -> None:
 
 
 def _texts(config: RunConfig) -> list[str]:
-    """Test sentences of a task of single ones."""
+    """Test sentences of a task.
+
+    Raises:
+        UserError: Its rows have no text to classify.
+    """
     from ailora.experiments.jobs import Tasks
 
-    return list(Tasks().of(config).test["text"][:_MAX_TEXTS])
+    rows = Tasks().of(config).test
+    if "text" not in rows.column_names:
+        raise UserError(f"task {config.task!r} has no sentences to compare on; give sst2 or movies")
+    return list(rows["text"][:_MAX_TEXTS])

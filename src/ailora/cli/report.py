@@ -34,6 +34,13 @@ def report(
         bool,
         typer.Option(help="Read the trained weights too: norms by layer, subspaces, factors."),
     ] = False,
+    texts: Annotated[
+        str | None,
+        typer.Option(
+            help="With --measure: task whose test texts forgetting is measured on, best one of "
+            "another kind. Default: each run's own."
+        ),
+    ] = None,
     watch: Annotated[
         bool, typer.Option(help="Write the page again and again, and let it refresh itself.")
     ] = False,
@@ -61,7 +68,7 @@ def report(
         figures=store / "figures",
     )
     if measure:
-        made.measure()
+        made.measure(texts)
     words = _watch(made, every) if watch else made.write()
     console.print(f"{words}\nreport: {made.path.resolve()}", soft_wrap=True, highlight=False)
 
@@ -90,8 +97,8 @@ class _Report:
             write_atomic(self.path, text)
         return found.counted
 
-    def measure(self) -> None:
-        """Read the weights of the reported runs, part by part."""
+    def measure(self, texts: str | None) -> None:
+        """Read the weights of the reported runs, part by part; ``texts`` names a task."""
         from ailora.cli.console import console
         from ailora.cli.figures import measure_and_draw
         from ailora.report.figures.measure import Seen
@@ -105,7 +112,8 @@ class _Report:
             seen = [
                 Seen(run, self.store.path / name) for run, name in zip(runs, names, strict=True)
             ]
-            measure_and_draw(seen, _MEASURES, _texts_of(runs[0]), self.figures / part.name)
+            on = _texts_of(runs[0], texts)
+            measure_and_draw(seen, _MEASURES, on, self.figures / part.name)
 
 
 def _format(style: str | None, out: Path | None) -> str:
@@ -145,8 +153,10 @@ def _watch(made: _Report, every: int) -> str:
         return made.write()
 
 
-def _texts_of(run: dict[str, Any]) -> RunConfig | None:
-    """The run's own task, if forgetting can be measured on its texts."""
+def _texts_of(run: dict[str, Any], other: str | None) -> RunConfig | None:
+    """Settings of the task whose texts are taken; None if forgetting cannot be measured on it."""
     from ailora.training import RunConfig
 
+    if other is not None:
+        return RunConfig(task=other, data=run["config"]["data"])
     return RunConfig.from_json(run["config"]) if run["data"]["labels"] else None
