@@ -130,6 +130,29 @@ def test_each_task_has_its_own_best_rate() -> None:
     assert chosen == {("cola", 1e-3), ("rte", 2e-3)}
 
 
+def test_differences_are_to_lora_of_the_same_rank() -> None:
+    runs = [
+        glue_run(method, 0, score, rank=rank)
+        for method, rank, score in (
+            ("lora", 4, 0.5),
+            ("lora", 8, 0.6),
+            ("ailora", 4, 0.7),
+            ("ailora", 8, 0.65),
+            ("ailora", 16, 0.9),
+        )
+    ]
+    table = beside("t", None, runs)
+    minus = "measured, demo: minus LoRA [95 % CI]"
+    found = {row[1]: dict(zip(table.header, row, strict=True))[minus] for row in table.rows}
+    assert found == {
+        "LoRA: rank 4": "-",
+        "LoRA: rank 8": "-",
+        "AILoRA: rank 4": "+20.00",
+        "AILoRA: rank 8": "+5.00",
+        "AILoRA: rank 16": "-",
+    }
+
+
 def test_tables_without_plain_lora_are_compared_with_ailora() -> None:
     runs = [glue_run("ailora", 0, 0.6, ranks={"q": 8, "v": 8})]
     runs += [glue_run("lora", 0, 0.5, ranks={"k": 16})]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from ailora.errors import UserError
 
 if TYPE_CHECKING:
     from ailora.experiments import Store
+    from ailora.report.store import StoreReport
     from ailora.training import RunConfig
 
 _FORMATS = ("html", "md", "tex")
@@ -69,8 +71,13 @@ def report(
     )
     if measure:
         made.measure(texts)
-    words = _watch(made, every) if watch else made.write()
-    console.print(f"{words}\nreport: {made.path.resolve()}", soft_wrap=True, highlight=False)
+    if watch:
+        _watch(made, every)
+    found = made.read()
+    made.write(found)
+    console.print(
+        f"{found.counted}\nreport: {made.path.resolve()}", soft_wrap=True, highlight=False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,29 +90,29 @@ class _Report:
     style: str
     figures: Path
 
-    def write(self, refresh: int | None = None) -> str:
-        """Write it; returns how many runs there are."""
-        from ailora.files import write_atomic
-        from ailora.report.pages.store import as_latex, as_markdown, write_page
+    def read(self) -> StoreReport:
         from ailora.report.store import store_report
 
-        found = store_report(self.store, self.title)
+        return store_report(self.store, self.title)
+
+    def write(self, found: StoreReport, refresh: int | None = None) -> None:
+        from ailora.files import write_atomic
+        from ailora.report.pages.store import as_latex, as_markdown, write_page
+
         if self.style == "html":
             write_page(found, self.path, figures=self.figures, refresh=refresh)
         else:
             text = as_markdown(found) if self.style == "md" else as_latex(found)
             write_atomic(self.path, text)
-        return found.counted
 
     def measure(self, texts: str | None) -> None:
         """Read the weights of the reported runs, part by part; ``texts`` names a task."""
         from ailora.cli.console import console
         from ailora.cli.figures import measure_and_draw
         from ailora.report.figures.measure import Seen
-        from ailora.report.store import store_report
 
         found = [run for run in self.store.runs() if run.result is not None]
-        for part in store_report(self.store, self.title).parts:
+        for part in self.read().parts:
             console.print(part.title, highlight=False, markup=False)
             runs = part.comparison.runs
             names = [next(one.run_id for one in found if one.result == run) for run in runs]
@@ -137,20 +144,21 @@ def _store(path: Path, *, may_be_empty: bool) -> Store:
     return own
 
 
-def _watch(made: _Report, every: int) -> str:
-    """Until the user stops it; the last page does not refresh any more."""
+def _watch(made: _Report, every: int) -> None:
+    """Write the page whenever something has changed, until the user stops it."""
     from ailora.cli.console import console
 
-    words = made.write(refresh=every)
+    found = made.read()
+    made.write(found, refresh=every)
     address = made.path.resolve().as_uri()
     console.print(f"open {address}; Ctrl-C ends it", soft_wrap=True, highlight=False)
-    try:
-        with console.status(words) as status:
-            while True:
-                time.sleep(every)
-                status.update(made.write(refresh=every))
-    except KeyboardInterrupt:
-        return made.write()
+    with contextlib.suppress(KeyboardInterrupt), console.status(found.counted) as status:
+        while True:
+            time.sleep(every)
+            before, found = found, made.read()
+            if found != before:
+                made.write(found, refresh=every)
+                status.update(found.counted)
 
 
 def _texts_of(run: dict[str, Any], other: str | None) -> RunConfig | None:

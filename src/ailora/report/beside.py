@@ -94,7 +94,7 @@ def lines_of(table: PaperTable | None, runs: Sequence[Run]) -> list[Line]:
     named = _displayed(table, kept)
     own = sorted((setting for _, setting in named), key=_order)
     settings = list(dict.fromkeys([*_published(table), *own]))
-    against = baseline_of(settings)
+    against = baselines_of(settings)
     models = list(dict.fromkeys(str(run["config"]["model"]) for run in kept))
     found = {
         (column, model): _measured(column, against, _on(named, column.task, model))
@@ -124,11 +124,20 @@ def settings_of(runs: Sequence[Run]) -> list[Setting]:
     ]
 
 
-def baseline_of(settings: Sequence[Setting]) -> Setting | None:
-    """What differences are to: plain LoRA, and in tables that have none AILoRA."""
-    plain = [setting for setting in settings if setting == Setting("lora")]
+def baselines_of(settings: Sequence[Setting]) -> dict[Setting, Setting]:
+    """What each setting's differences are to: LoRA of the same ranks and other settings.
+
+    In tables where LoRA meets no other method, it is AILoRA, whatever its ranks.
+    """
+    paired_with = {
+        setting: plain
+        for setting in settings
+        if setting.method != "lora" and (plain := setting._replace(method="lora")) in settings
+    }
     ours = [setting for setting in settings if setting.method == "ailora"]
-    return next(iter((*plain, *ours)), None)
+    if paired_with or not ours:
+        return paired_with
+    return {setting: ours[0] for setting in settings if setting != ours[0]}
 
 
 def at_best_rates(runs: Sequence[Run]) -> list[Run]:
@@ -212,7 +221,7 @@ def _on(named: Sequence[tuple[Run, Setting]], task: str, model: str) -> list[tup
 
 
 def _measured(
-    column: Column, against: Setting | None, named: Sequence[tuple[Run, Setting]]
+    column: Column, against: Mapping[Setting, Setting], named: Sequence[tuple[Run, Setting]]
 ) -> dict[Setting, Measured]:
     scores: dict[Setting, dict[int, float]] = {}
     first: dict[Setting, Run] = {}
@@ -221,17 +230,24 @@ def _measured(
         if score is not None:
             scores.setdefault(setting, {})[run["config"]["seed"]] = score
             first.setdefault(setting, run)
-    labelled = {setting.label: own for setting, own in scores.items()}
-    pairs = paired(labelled, against.label) if against in scores and against else {}
     return {
         setting: Measured(
             spread=spread(own, what=f"{setting.label} on {column.label}"),
             rate=float(first[setting]["config"]["lr"]),
             parameters=first[setting]["parameters"]["adapter"] / 1e6,
-            paired=pairs.get(setting.label),
+            paired=_paired(setting, against.get(setting), scores),
         )
         for setting, own in scores.items()
     }
+
+
+def _paired(
+    setting: Setting, baseline: Setting | None, scores: Mapping[Setting, Mapping[int, float]]
+) -> Paired | None:
+    if baseline is None or baseline not in scores:
+        return None
+    both = {one.label: scores[one] for one in (setting, baseline)}
+    return paired(both, baseline.label)[setting.label]
 
 
 def _score(run: Run, column: Column) -> float | None:

@@ -12,7 +12,7 @@ from typing import Literal
 from rich.table import Table
 from rich.text import Text
 
-from ailora.report.beside import Line, Measured, Setting, baseline_of, lines_of
+from ailora.report.beside import Line, Measured, Setting, baselines_of, lines_of
 from ailora.report.comparison import Run, name_of
 from ailora.report.latex import latex
 from ailora.report.published import PaperTable
@@ -73,14 +73,15 @@ def beside(
     lines = lines_of(table, runs)
     measured = {line.column for line in lines if line.measured}
     lines = [line for line in lines if whole or line.column in measured]
-    against = baseline_of(list(dict.fromkeys(line.setting for line in lines)))
+    baselines = baselines_of(list(dict.fromkeys(line.setting for line in lines)))
+    against = next(iter(baselines.values()), None)
     papers = list(dict.fromkeys(model for line in lines for model in line.published))
     models = list(dict.fromkeys(model for line in lines for model in line.measured))
     counted = any(line.published_parameters for line in lines)
     return Beside(
         title=title,
         header=_header(papers, models, against, counted),
-        rows=[_row(line, papers, models, against, counted) for line in lines],
+        rows=[_row(line, papers, models, counted) for line in lines],
     )
 
 
@@ -101,7 +102,6 @@ def _row(
     line: Line,
     papers: Sequence[str],
     models: Sequence[str],
-    against: Setting | None,
     counted: bool,
 ) -> list[str]:
     row = [f"{line.column.label} ({line.column.metric})", line.setting.label]

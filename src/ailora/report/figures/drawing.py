@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,11 @@ def draw(make: Callable[[], tuple[Figure, Rows]], path: Path) -> str:
     Raises:
         UserError: The folder of ``path`` cannot be written.
     """
-    sheet = resources.files("ailora.report") / "ailora.mplstyle"
-    # A fixed salt makes the ids repeatable.
-    salt = mpl.rc_context({"svg.hashsalt": path.name})
-    with resources.as_file(sheet) as file, style.context(file), salt:
+    png = io.BytesIO()
+    with _styled(path.name):
         figure, rows = make()
-        svg, png = io.StringIO(), io.BytesIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        drawing = _svg(figure, path.name)
         figure.savefig(png, format="png")
-    drawing = _with_own_ids(svg.getvalue(), path.name)
     write_atomic(path.with_suffix(".svg"), drawing)
     write_atomic(path.with_suffix(".png"), png.getvalue())
     if rows:
@@ -45,6 +42,27 @@ def draw(make: Callable[[], tuple[Figure, Rows]], path: Path) -> str:
         csv.writer(table, lineterminator="\n").writerows(rows)
         write_atomic(path.with_suffix(".csv"), table.getvalue())
     return drawing
+
+
+def svg_of(make: Callable[[], Figure], name: str) -> str:
+    """Draw a figure as SVG alone; ``name`` keeps its ids apart from others' on one page."""
+    with _styled(name):
+        return _svg(make(), name)
+
+
+@contextmanager
+def _styled(name: str) -> Iterator[None]:
+    sheet = resources.files("ailora.report") / "ailora.mplstyle"
+    # A fixed salt makes the ids repeatable.
+    salt = mpl.rc_context({"svg.hashsalt": name})
+    with resources.as_file(sheet) as file, style.context(file), salt:
+        yield
+
+
+def _svg(figure: Figure, name: str) -> str:
+    svg = io.StringIO()
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    return _with_own_ids(svg.getvalue(), name)
 
 
 def _with_own_ids(svg: str, name: str) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ailora.files import write_atomic, write_json
 from ailora.report import tables
 from ailora.report.comparison import STARTS, Comparison, name_of
+from ailora.report.figures.drawing import draw
 from ailora.report.pages.html import render
-from ailora.report.pages.section import environments, failed_rows, section
+from ailora.report.pages.section import FIGURES, environments, failed_rows, section
 
 
 class Call(NamedTuple):
@@ -45,14 +47,18 @@ def write_report(comparison: Comparison, call: Call, out: Path) -> Path:
     write_json(
         out / "comparison.json", {"chosen": comparison.chosen, "runs": list(comparison.runs)}
     )
+    svgs = {
+        make.__name__: draw(partial(make, comparison), out / "figures" / make.__name__)
+        for make in FIGURES
+    }
     page = out / "report.html"
-    write_atomic(page, render("compare.html.jinja", _content(comparison, call, out / "figures")))
+    write_atomic(page, render("compare.html.jinja", _content(comparison, call, svgs)))
     return page
 
 
-def _content(comparison: Comparison, call: Call, figures: Path) -> dict[str, Any]:
+def _content(comparison: Comparison, call: Call, svgs: Mapping[str, str]) -> dict[str, Any]:
     return {
-        "part": section(comparison, figures),
+        "part": section(comparison, svgs),
         "methods": [name_of(method) for method in comparison.methods],
         "starts": [(name_of(m), STARTS[m]) for m in comparison.methods if m in STARTS],
         "runs": (tables.run_header(comparison), tables.run_rows(list(comparison.runs))),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ailora.report import figures, tables
@@ -12,12 +10,11 @@ from ailora.report.comparison import Comparison, Run, method_of, name_of
 from ailora.report.pages.html import inline
 from ailora.report.statistics import summarize
 
+FIGURES = (figures.training_loss, figures.selection_score, figures.update_norms)
 
-def section(comparison: Comparison, folder: Path, name: str = "") -> dict[str, Any]:
-    """What the template needs of a comparison.
 
-    Its figures are also left in ``folder``, under names that begin with ``name``.
-    """
+def section(comparison: Comparison, svgs: Mapping[str, str]) -> dict[str, Any]:
+    """What the template needs of a comparison, with `FIGURES` drawn, by their names."""
     first = comparison.runs[0]
     return {
         "caveat": comparison.caveat,
@@ -30,12 +27,7 @@ def section(comparison: Comparison, folder: Path, name: str = "") -> dict[str, A
         "summary": (tables.summary_header(comparison), tables.summary_rows(comparison)),
         "verdicts": [(name_of(s.method), s.verdict) for s in summarize(comparison) if s.verdict],
         "search": tables.search_rows(comparison) if comparison.chosen == "selected" else None,
-        "svgs": {
-            make.__name__: inline(
-                figures.draw(partial(make, comparison), folder / f"{name}{make.__name__}")
-            )
-            for make in (figures.training_loss, figures.selection_score, figures.update_norms)
-        },
+        "svgs": {name: inline(svg) for name, svg in svgs.items()},
     }
 
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from ailora.errors import UserError
 from ailora.files import write_atomic
-from ailora.report.figures.drawing import draw
+from ailora.report.comparison import Comparison
+from ailora.report.figures.drawing import Rows, svg_of
 from ailora.report.figures.measure import Seen, ranks
 from ailora.report.figures.paper import PANELS, TITLES, read_tables
 from ailora.report.latex import escaped, latex
 from ailora.report.pages.html import inline, render
-from ailora.report.pages.section import environments, section
-from ailora.report.store import DONE_HEADER, FAILED_HEADER, RUN_HEADER, StoreReport
+from ailora.report.pages.section import FIGURES, environments, section
+from ailora.report.store import DONE_HEADER, FAILED_HEADER, RUN_HEADER, Part, StoreReport
 from ailora.report.tables import markdown
 
 REPEAT = "ailora sweep again.toml --out again"
@@ -26,7 +30,7 @@ _OF_WEIGHTS = ("figure1ab", "figure1cd", "figure4a", "figure7", "figure4b", "fig
 def write_page(
     report: StoreReport, out: Path, *, figures: Path, refresh: int | None = None
 ) -> None:
-    """Write one self-contained page; what it draws is also left below ``figures``.
+    """Write one self-contained page.
 
     Args:
         report: What it holds.
@@ -38,19 +42,11 @@ def write_page(
     Raises:
         UserError: Something cannot be written, or a CSV file is no table.
     """
-    drawn = figures / "report"
     content = {
         "report": report,
-        "parts": [
-            (
-                part,
-                section(part.comparison, drawn, f"{part.name}-"),
-                _panels(figures / part.name, drawn, f"{part.name}-"),
-            )
-            for part in report.parts
-        ],
-        "sweep": _rank_sweeps(report, drawn),
-        "panels": _panels(figures, drawn, ""),
+        "parts": [(part, _section(part), _panels(figures / part.name)) for part in report.parts],
+        "sweep": _rank_sweeps(report),
+        "panels": _panels(figures),
         "headers": {"done": DONE_HEADER, "failed": FAILED_HEADER, "runs": RUN_HEADER},
         "command": REPEAT,
         "environments": environments(report.results),
@@ -85,7 +81,15 @@ def as_latex(report: StoreReport) -> str:
     return "\n".join(tables)
 
 
-def _rank_sweeps(report: StoreReport, folder: Path) -> list[Any]:
+def _section(part: Part) -> dict[str, Any]:
+    return section(part.comparison, {make.__name__: _of_part(make, part) for make in FIGURES})
+
+
+def _of_part(make: Callable[[Comparison], tuple[Figure, Rows]], part: Part) -> str:
+    return svg_of(lambda: make(part.comparison)[0], f"{part.name}-{make.__name__}")
+
+
+def _rank_sweeps(report: StoreReport) -> list[tuple[str, Markup]]:
     """Test score by rank, of every model that has runs of one method at several ranks."""
     reported = [run for part in report.parts for run in part.comparison.runs]
     models = list(dict.fromkeys(run["config"]["model"] for run in reported))
@@ -95,16 +99,16 @@ def _rank_sweeps(report: StoreReport, folder: Path) -> list[Any]:
         table = ranks([seen for seen in runs if not seen.result["config"]["ranks"]])["figure5b"]
         several = table.groupby(["task", "method"])["rank"].nunique() if len(table) else ()
         if len(several) and max(several) > 1:
-            found.append((model, _drawn("figure5b", table, folder, f"ranks{place}")))
+            found.append((model, _drawn("figure5b", table, f"ranks{place}")))
     return found
 
 
-def _panels(folder: Path, drawn: Path, name: str) -> list[Any]:
+def _panels(folder: Path) -> list[tuple[str, Markup]]:
     """What was measured in the weights and lies in a folder as tables, with its titles."""
     tables = read_tables(folder)
     wanted = [panel for panel in _OF_WEIGHTS if panel in tables and len(tables[panel])]
     try:
-        return [(TITLES[one], _drawn(one, tables[one], drawn, f"{name}{one}")) for one in wanted]
+        return [(TITLES[one], _drawn(one, tables[one], f"{folder.name}-{one}")) for one in wanted]
     except (LookupError, TypeError, ValueError) as error:
         raise UserError(
             f"{folder}: a figure's table is not of this version ({type(error).__name__}: {error}); "
@@ -112,8 +116,8 @@ def _panels(folder: Path, drawn: Path, name: str) -> list[Any]:
         ) from error
 
 
-def _drawn(panel: str, table: pd.DataFrame, folder: Path, name: str) -> Any:
-    return inline(draw(lambda: (PANELS[panel](table), []), folder / name))
+def _drawn(panel: str, table: pd.DataFrame, name: str) -> Markup:
+    return inline(svg_of(lambda: PANELS[panel](table), name))
 
 
 def _data(report: StoreReport) -> list[tuple[str, str, list[str]]]:
