@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 DEMO_OUT ?= demo
 
-.PHONY: demo test test-slow test-deepspeed lint format docs bench architectures lock clean help
+.PHONY: demo test test-slow test-deepspeed lint format docs bench architectures gallery lock clean help
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,9 @@ bench: $(VENV)/.installed ## time the decompositions against torch's own
 
 architectures: $(VENV)/.installed-dev ## make docs/architectures.md again
 	@$(BIN)/python -m tools.architectures
+
+gallery: $(VENV)/.installed-dev ## draw the documentation's gallery from its tables again
+	@$(BIN)/python -m tools.gallery
 
 lock: ## make constraints.txt again (needs uv)
 	@uv pip compile pyproject.toml --extra dev --extra quantized --universal --python-version 3.10 \

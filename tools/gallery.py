@@ -1,0 +1,21 @@
+"""Draws the gallery from its tables: ``python -m tools.gallery``, from the project's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ailora.report.figures.paper import draw_panels, draw_schematic, read_tables
+
+FOLDER = Path(__file__).parent.parent / "docs" / "images" / "figures"
+
+
+def main() -> None:
+    """Redraw every panel that has a table, and figure 2."""
+    draw_schematic(FOLDER)
+    draw_panels(read_tables(FOLDER), FOLDER)
+    for picture in FOLDER.glob("*.png"):  # the pages show the SVG files
+        picture.unlink()
+
+
+if __name__ == "__main__":
+    main()
