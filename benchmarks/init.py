@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +41,20 @@ def rounds_for(shape: tuple[int, int], asked: int | None) -> int:
     return asked or (9 if min(shape) <= 512 else 5 if min(shape) <= 1024 else 3)
 
 
-def decompositions(shapes: Sequence[str], ranks: Sequence[int], rounds: int | None) -> list[Row]:
+def decompositions(
+    shapes: Sequence[str], ranks: Sequence[int], rounds: int | None
+) -> Iterator[list[Row]]:
     """Synthetic spectra of every shape, then the embedded encoder's weights."""
-    rows: list[Row] = []
     for text in shapes:
         m, n = map(int, text.split("x"))
         for kind in SPECTRA:
-            rows += measure.measure(weight(kind, (m, n)), kind, ranks, rounds_for((m, n), rounds))
+            yield measure.measure(weight(kind, (m, n)), kind, ranks, rounds_for((m, n), rounds))
             Console(stderr=True).print(f"{text} {kind}: done")
     for number, (role, W) in enumerate(encoder_weights()):
         part = "principal" if role == "query" else "minor"
         name = f"MiniLM {role[0]}{number // 2}"
         found = measure.measure(W, name, ranks, rounds_for((384, 384), rounds), alone=True)
-        rows += [row for row in found if row["part"] == part]
-    return rows
+        yield [row for row in found if row["part"] == part]
 
 
 def table_of_decompositions(rows: Sequence[Row]) -> Table:
@@ -178,17 +178,26 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 110)  # the tables need that much
     console.print(", ".join(f"{k} {v}" for k, v in about.items()))
     results: dict[str, Any] = {"machine": about}
-    if given.shapes:
-        rows = results["decompositions"] = decompositions(given.shapes, given.ranks, given.rounds)
-        console.print(table_of_decompositions([r for r in rows if "left_out" not in r]))
-        console.print(table_of_others(rows))
     if given.layers:
         results["models"] = models.measure(given.ranks if given.full else [8], given.layers)
         console.print(table_of_models(results["models"]))
+        keep(given.out, results)
     results["memory"] = memory_use(given.shapes)
     console.print(table_of_memory(results["memory"]))
-    if given.out:
-        write_json(given.out, results)
+    keep(given.out, results)
+    if given.shapes:
+        rows: list[Row] = results.setdefault("decompositions", [])
+        for found in decompositions(given.shapes, given.ranks, given.rounds):
+            rows += found
+            keep(given.out, results)
+        console.print(table_of_decompositions([r for r in rows if "left_out" not in r]))
+        console.print(table_of_others(rows))
+
+
+def keep(out: Path | None, results: dict[str, Any]) -> None:
+    """What is measured so far: the rest may take half an hour."""
+    if out:
+        write_json(out, results)
 
 
 if __name__ == "__main__":
