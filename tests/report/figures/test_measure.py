@@ -46,13 +46,15 @@ def test_norms_are_those_of_the_saved_weights(
             assert list(own) == pytest.approx([float(moved.norm())], rel=1e-6)
 
 
-def test_points_are_of_full_fine_tuning_before_and_after_by_pca_and_two_starts(
+def test_points_are_of_full_fine_tuning_and_lora_before_and_after_by_pca_and_two_starts(
     seen: dict[str, Seen],
 ) -> None:
-    table = MEASURES["weights"]([seen["lora"], seen["full"]], iter)["figure1ab"]
-    assert set(table["method"]) == {"full"}
-    pictures = table.groupby(["role", "embedding", "start", "group"], dropna=False).size()
-    assert len(pictures) == 12 and set(pictures.to_numpy()) == {2}  # the layers
+    runs = [seen["lora"], seen["ailora"], seen["full"]]
+    table = MEASURES["weights"](runs, iter)["figure1ab"]
+    assert set(table["method"]) == {"full", "lora"}
+    names = ["method", "role", "embedding", "start", "group"]
+    pictures = table.groupby(names, dropna=False).size()
+    assert len(pictures) == 24 and set(pictures.to_numpy()) == {2}  # the layers
     assert set(zip(table["embedding"], table["start"].fillna(-1), strict=True)) == {
         ("pca", -1),
         ("tsne", 0),

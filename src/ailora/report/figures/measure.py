@@ -47,7 +47,10 @@ Along = Callable[[Sequence[Seen]], Iterable[Seen]]  # may show how far one is
 
 
 def weights(runs: Sequence[Seen], along: Along = iter) -> Tables:
-    """Figure 1: W^Q and W^V before and after training as points, and ||dW||_F by role."""
+    """Figure 1: W^Q and W^V before and after training as points, and ||dW||_F by role.
+
+    Points are of full fine-tuning, as in the paper, and of LoRA, where both were done.
+    """
     points, norms = [], []
     for seen in along(runs):
         changes = read_run(seen.folder).changes
@@ -56,7 +59,7 @@ def weights(runs: Sequence[Seen], along: Along = iter) -> Tables:
             for row in weight_norms(changes)
             if row.role in ("q", "v")
         ]
-        if method_of(seen.result) == "full" and _is_first(seen, runs):
+        if method_of(seen.result) in ("full", "lora") and _is_first(seen, runs):
             points += _weight_points(seen, changes)
     return {"figure1ab": pd.DataFrame(points), "figure1cd": pd.DataFrame(norms)}
 

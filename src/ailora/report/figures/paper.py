@@ -29,7 +29,7 @@ PANELS: dict[str, Callable[[pd.DataFrame], Figure]] = {
 }
 
 TITLES: dict[str, str] = {
-    "figure1ab": "W^Q and W^V of each layer before and after full fine-tuning, as points",
+    "figure1ab": "W^Q and W^V of each layer before and after training, as points",
     "figure1cd": "How far W^Q and W^V moved, by layer",
     "figure3a": "Training loss by epoch",
     "figure3b": "Selection score by epoch",

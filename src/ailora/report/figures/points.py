@@ -17,17 +17,21 @@ _BEFORE = {
 
 
 def weight_points(table: pd.DataFrame) -> Figure:
-    """W of every layer before and after training: a row a role, PCA and t-SNE beside each other."""
-    figure, grid = _grid([f"$W^{role.upper()}$" for role in ("q", "v")], table)
-    for role, row in zip(("q", "v"), grid, strict=True):
-        for axes, (_, points) in zip(row, _pictures(table[table["role"] == role]), strict=True):
+    """W of every layer before and after: a row a method and role, PCA and t-SNE side by side."""
+    methods = sorted(table["method"].unique(), key=order_of)
+    rows = [(method, role) for method in methods for role in ("q", "v")]
+    names = [f"$W^{role.upper()}$, {name_of(method)}" for method, role in rows]
+    figure, grid = _grid(names, table)
+    for (method, role), row in zip(rows, grid, strict=True):
+        own = table[(table["method"] == method) & (table["role"] == role)]
+        for axes, (_, points) in zip(row, _pictures(own), strict=True):
             _moves(axes, points)
             for group, look in _BEFORE.items():
-                own = points[points["group"] == group]
-                axes.plot(own["x"], own["y"], linestyle="none", label=group, **look)  # type: ignore[arg-type]
+                placed = points[points["group"] == group]
+                axes.plot(placed["x"], placed["y"], linestyle="none", label=group, **look)  # type: ignore[arg-type]
     count = table["layer"].nunique()
     task, seed = table["task"].iloc[0], table["seed"].iloc[0]
-    _legend(figure, f"full fine-tuning on {task}, seed {seed}; a point a layer (n = {count})")
+    _legend(figure, f"training on {task}, seed {seed}; a point a layer (n = {count})")
     return figure
 
 
@@ -55,7 +59,7 @@ def _grid(rows: list[str], table: pd.DataFrame) -> tuple[Figure, list[list[Axes]
     figure = Figure(figsize=(2.3 * len(names), 2.0 * len(rows) + 0.7), layout="constrained")
     grid = figure.subplots(len(rows), len(names), squeeze=False)
     for row, what in zip(grid, rows, strict=True):
-        row[0].set_ylabel(what, fontsize=11)
+        row[0].set_ylabel(what, fontsize=9)
         for axes, name in zip(row, names, strict=True):
             axes.set_title(name, fontsize=8.5, fontweight="normal")
             axes.tick_params(labelbottom=False, labelleft=False, length=0)
