@@ -33,7 +33,7 @@ from ailora.files import write_json
 Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results" / "init.json"
 QUICK = ["384x384", "768x768", "1024x1024", "2048x2048"]
-FULL = [*QUICK, "4096x4096", "1024x4096", "512x3584", "11008x4096"]
+FULL = [*QUICK, "512x3584", "1024x4096", "4096x4096", "11008x4096"]
 
 
 def rounds_for(shape: tuple[int, int], asked: int | None) -> int:

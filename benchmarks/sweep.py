@@ -22,6 +22,7 @@ from machine import machine
 from rich.console import Console
 from rich.table import Table
 
+from ailora.cli.console import quiet_libraries
 from ailora.experiments import Grid, Store, sweep
 from ailora.experiments.engines.here import Here
 from ailora.experiments.engines.local import Local
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=320, help="rows a run learns from")
     parser.add_argument("--out", type=Path, default=RESULTS)
     chosen = parser.parse_args()
+    quiet_libraries()
     common = RunConfig(limit=chosen.limit, eval_limit=200, epochs=1)
     axes = {"seed": range(chosen.seeds), "lr": (1e-3, 2e-3), "method": ("lora", "ailora")}
     runs, tasks = list(Grid(common=common, axes=axes).runs()), Tasks()

@@ -22,7 +22,7 @@ STAND_INS = {  # the published settings are found by the folder's name
     "facebook/bart-base": "bart",
     "facebook/opt-125m": "decoder",
 }
-WRITES_TEXT = ("codes.jsonl", "arithmetic")
+WRITES_TEXT = ("codes.jsonl", "arithmetic", "scitldr")
 TRAINS = ("train", "compare", "score")
 
 
@@ -50,7 +50,7 @@ def shrunk(line: str, models: dict[str, Path]) -> str:
         line += " --max-length 48"
     if "squad" in line or "opening_hours" in line:
         line += " --doc-stride 16"
-    return line + " --eval-limit 4" + (" --max-new-tokens 4" if "arithmetic" in line else "")
+    return line + " --eval-limit 4" + " --max-new-tokens 4" * any(n in line for n in WRITES_TEXT[1:])
 
 
 def of_many_runs(line: str, models: dict[str, Path]) -> str:
