@@ -6,7 +6,7 @@ import functools
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,10 +19,11 @@ logger = logging.getLogger(__name__)
 # Bisection for the wanted end against all eigenvectors at once, one thread: n = 768, 8 wanted,
 # 34 against 117 ms; 128 wanted, 76; n = 384, 128 wanted, 26 against 20.
 _SUBSET_SHARE = 4
-# SciPy's BLAS has threads of its own, which spin beside torch's when both were just busy: on two
-# cores, interleaved with torch's SVD, n = 384 took 12 to 104 ms, with one thread 12 to 16 ms. From
-# n = 1024 (58 against 78 ms alone) the second thread is worth more than it can cost.
-_ONE_THREAD_BELOW = 1024
+# SciPy's BLAS has threads of its own, which spin beside torch's when both were just busy, and
+# beside those of other programs: on two cores, interleaved with torch's SVD, n = 384 took 12 to
+# 104 ms, with one thread 12 to 16; beside a busy program n = 1024 took 6.3 s, where alone the
+# second thread saves a quarter of 78 ms.
+_ONE_THREAD_BELOW = 2048
 _PANEL = 512  # columns; one triangle of the product, some 45 % saved at n = 4096
 
 
@@ -58,9 +59,9 @@ def _subset(G: Tensor, first: int, count: int) -> tuple[Tensor | None, Tensor | 
     """`count` eigenpairs from the `first`, ascending; None where LAPACK finds fewer."""
     import scipy.linalg  # noqa: PLC0415 - not for `import ailora` to pay for
 
-    few = G.shape[0] < _ONE_THREAD_BELOW
+    threads = 1 if G.shape[0] < _ONE_THREAD_BELOW else torch.get_num_threads()
     try:
-        with _one_blas_thread() if few else nullcontext():
+        with _blas_limited_to(threads):
             values, vectors = scipy.linalg.eigh(
                 G.numpy(),
                 subset_by_index=(first, first + count - 1),
@@ -79,8 +80,8 @@ _limit_lock = threading.Lock()  # else two threads could restore each other's li
 
 
 @contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    with _limit_lock, _blas_threads().limit(limits=1):
+def _blas_limited_to(threads: int) -> Iterator[None]:
+    with _limit_lock, _blas_threads().limit(limits=threads):
         yield
 
 
