@@ -95,7 +95,7 @@ def _task_folders(data: Path) -> None:
         _lines(data / "cola" / f"{split}.jsonl", judged)
         asked = _questions([f"{seed} {text}" for text, _ in rows], unanswered=True)
         _lines(data / "squad_v2" / f"{split}.jsonl", asked)
-        papers = [{"document": text, "summary": [text.split()[0]]} for text, _ in rows]
+        papers = [{"document": text, "summary": text.split()[0]} for text, _ in rows]
         _lines(data / "scitldr" / f"{split}.jsonl", papers)
     for place, name in enumerate(ARITHMETIC):
         for split in ("train", "dev") if name == "mawps" else ("train", "dev", "test"):

@@ -106,7 +106,9 @@ def test_refining_mends_a_start_that_is_only_roughly_right(kind: str, part: Part
         operator(W), start, RANK, part, tol=1e-9, sigma_1=1.0, inverse=_inverse_of(W, part)
     )
     assert found.steps > 0
-    judge(W, found.U.T, found.S, found.V, part, values=1e-9, vectors=1e-8)
+    # Of a dead triplet u is told by the guarded inverse alone: 0.2 to 2e-9, by the processor.
+    values = 1e-8 if kind == "rank-deficient" else 1e-9
+    judge(W, found.U.T, found.S, found.V, part, values=values, vectors=1e-8)
 
 
 def _inverse_of(W: Tensor, part: Part) -> Callable[[], krylov.Operator] | None:
