@@ -50,7 +50,8 @@ def shrunk(line: str, models: dict[str, Path]) -> str:
         line += " --max-length 48"
     if "squad" in line or "opening_hours" in line:
         line += " --doc-stride 16"
-    return line + " --eval-limit 4" + " --max-new-tokens 4" * any(n in line for n in WRITES_TEXT[1:])
+    writes = any(name in line for name in WRITES_TEXT[1:])
+    return line + " --eval-limit 4" + " --max-new-tokens 4" * writes
 
 
 def of_many_runs(line: str, models: dict[str, Path]) -> str:
