@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tools.gallery import FOLDER
+from tools.gallery import DECODER, FOLDER
 
 from ailora.report.figures.paper import PANELS, draw_panels, draw_schematic, read_tables
 from tests.documents.pages import ROOT
@@ -26,6 +26,12 @@ def test_every_panel_is_drawn_from_its_committed_table(tmp_path: Path) -> None:
     assert tables.keys() == PANELS.keys()
     for path in (*draw_panels(tables, tmp_path), draw_schematic(tmp_path)):
         check_alike(path.read_text("utf-8"), (FOLDER / path.name).read_text("utf-8"))
+
+
+def test_forgetting_of_the_decoder_is_drawn_from_its_table(tmp_path: Path) -> None:
+    (path,) = draw_panels(read_tables(DECODER), tmp_path)
+    assert path.name == "figure4b.svg"
+    check_alike(path.read_text("utf-8"), (DECODER / path.name).read_text("utf-8"))
 
 
 def test_another_table_is_another_picture(tmp_path: Path) -> None:
