@@ -269,7 +269,8 @@ def test_every_method_learns_questions_and_scores_the_same_when_loaded(
     if method == "corda":
         pytest.importorskip("attr")  # which PEFT imports for it
     rate = 5e-3 if method == "full" else 3e-2
-    tried = replace(settings, method=method, rank=4, lr=rate, epochs=2)
+    # In bf16 two answers may tie, which are then told apart by how the rows were batched.
+    tried = replace(settings, method=method, rank=4, lr=rate, epochs=2, precision="fp32")
     result, folder = run(tried, task, tmp_path)
     losses = [entry["loss"] for entry in result["history"][1:]]
     assert losses[-1] < losses[0]
