@@ -24,7 +24,7 @@ def test_a_page_lies_in_the_folder_of_runs(call: Call) -> None:
     ended = call("report sweep")
     assert ended.code == 0, ended.err
     assert "2 finished" in ended.out
-    assert "AILoRA" in Path("sweep/report.html").read_text(encoding="utf-8")
+    assert "AILoRA" in Path("sweep/runs.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("filled")
@@ -32,13 +32,15 @@ def test_the_kind_of_file_is_told_by_its_name_or_by_format(call: Call) -> None:
     assert call("report sweep --out scores.md").code == 0
     assert "| AILoRA |" in Path("scores.md").read_text(encoding="utf-8").replace("accuracy", "")
     assert call("report sweep --format tex").code == 0
-    assert r"\begin{tabular}" in Path("sweep/report.tex").read_text(encoding="utf-8")
+    assert r"\begin{tabular}" in Path("sweep/runs.tex").read_text(encoding="utf-8")
 
 
 def test_a_folder_of_paper_or_compare_is_read_by_its_runs(call: Call) -> None:
     store_of(Path("paper/runs"), [full_run("ailora", 0, 0.7)])
+    Path("paper/report.html").write_text("compare's own")
     assert call("report paper").code == 0
-    assert Path("paper/report.html").exists()
+    assert Path("paper/runs.html").exists()
+    assert Path("paper/report.html").read_text() == "compare's own"
 
 
 @pytest.mark.usefixtures("filled")
@@ -48,7 +50,7 @@ def test_a_watched_page_takes_in_new_runs_until_it_is_stopped(
     pages: list[str] = []
 
     def wait(seconds: float) -> None:
-        pages.append(Path("sweep/report.html").read_text(encoding="utf-8"))
+        pages.append(Path("sweep/runs.html").read_text(encoding="utf-8"))
         if len(pages) == 2:
             raise KeyboardInterrupt
         assert seconds == 3
@@ -60,7 +62,7 @@ def test_a_watched_page_takes_in_new_runs_until_it_is_stopped(
     assert "3 finished" in ended.out
     assert ["PiSSA" in page for page in pages] == [False, True]
     assert all('http-equiv="refresh" content="3"' in page for page in pages)
-    last = Path("sweep/report.html").read_text(encoding="utf-8")
+    last = Path("sweep/runs.html").read_text(encoding="utf-8")
     assert "PiSSA" in last
     assert "http-equiv" not in last
 
@@ -75,7 +77,7 @@ def test_a_page_can_be_watched_before_there_is_a_run(
     Path("sweep").mkdir()
     ended = call("report sweep --watch")
     assert ended.code == 0, ended.err
-    assert "No run is finished yet" in Path("sweep/report.html").read_text(encoding="utf-8")
+    assert "No run is finished yet" in Path("sweep/runs.html").read_text(encoding="utf-8")
 
 
 def test_what_the_weights_did_is_measured_in_the_runs_themselves(
@@ -85,7 +87,7 @@ def test_what_the_weights_did_is_measured_in_the_runs_themselves(
         shutil.copytree(runs[method], Path("sweep") / runs[method].name)
     ended = call("report sweep --measure")
     assert ended.code == 0, ended.err
-    page = Path("sweep/report.html").read_text(encoding="utf-8")
+    page = Path("sweep/runs.html").read_text(encoding="utf-8")
     for words in ("W^Q: how much", "W^V: how much", "The trained A and B of W^Q", "How far W^Q"):
         assert words in page
     assert "What the tuned models say otherwise" in page

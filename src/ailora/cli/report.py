@@ -27,7 +27,7 @@ def report(
         typer.Argument(metavar="STORE", help="Folder of runs: --out of train, sweep or paper."),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="File to write. Default: STORE/report.FORMAT.")
+        Path | None, typer.Option(help="File to write. Default: STORE/runs.FORMAT.")
     ] = None,
     style: Annotated[
         str | None, typer.Option("--format", help="html, md or tex. Default: by --out, or html.")
@@ -65,7 +65,7 @@ def report(
     made = _Report(
         store=_store(store, may_be_empty=watch),
         title=store.resolve().name,
-        path=out or store / f"report.{chosen}",
+        path=out or store / f"runs.{chosen}",
         style=chosen,
         figures=store / "figures",
     )
