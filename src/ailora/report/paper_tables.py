@@ -59,20 +59,19 @@ class Beside:
         return latex(self.header, self.rows, texts=2)
 
 
-def beside(
-    title: str, table: PaperTable | None, runs: Sequence[Run], *, whole: bool = True
-) -> Beside:
+def beside(title: str, table: PaperTable | None, runs: Sequence[Run]) -> Beside:
     """Lay measured scores beside the published ones.
 
     Args:
         title: What the table is of.
         table: What the paper reports; None for what it only draws.
         runs: Contents of finished runs' result.json.
-        whole: Also the scores of which none was measured.
     """
-    lines = lines_of(table, runs)
-    measured = {line.column for line in lines if line.measured}
-    lines = [line for line in lines if whole or line.column in measured]
+    return laid_out(title, lines_of(table, runs))
+
+
+def laid_out(title: str, lines: Sequence[Line]) -> Beside:
+    """The table of lines that are worked out already."""
     baselines = baselines_of(list(dict.fromkeys(line.setting for line in lines)))
     against = next(iter(baselines.values()), None)
     papers = list(dict.fromkeys(model for line in lines for model in line.published))

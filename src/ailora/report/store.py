@@ -16,7 +16,7 @@ from ailora.experiments.store import State, Store, Stored
 from ailora.report.beside import Setting, at_best_rates, lines_of, settings_of
 from ailora.report.comparison import Comparison, Run, name_of, order_of, score_of
 from ailora.report.conclusions import conclusions
-from ailora.report.paper_tables import Beside, beside
+from ailora.report.paper_tables import Beside, beside, laid_out
 from ailora.report.published import TABLES, paper_table
 from ailora.report.tables import Rows
 
@@ -206,8 +206,11 @@ def _published(runs: Sequence[Run]) -> list[Beside]:
     for table in map(paper_table, TABLES):
         tasks = {column.task for column in table.columns}
         own = [run for run in runs if run["config"]["task"] in tasks]
-        if any(line.published and line.measured for line in lines_of(table, own)):
-            found.append(beside(f"{table.source}: {table.title}", table, own, whole=False))
+        lines = lines_of(table, own)
+        if any(line.published and line.measured for line in lines):
+            measured = {line.column for line in lines if line.measured}
+            shown = [line for line in lines if line.column in measured]
+            found.append(laid_out(f"{table.source}: {table.title}", shown))
     return found
 
 
