@@ -3,85 +3,36 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from ailora.errors import UserError
 from ailora.tasks import load_task
 from ailora.training import RunConfig, processes, train
 from ailora.training.order import LengthGroupedOrder, SharedBatches
-from tests.conftest import one_thread, sentences, write_csv
+from tests.conftest import one_thread, sentences
+from tests.training.launching import AILORA, farthest, result_of, trained
 from tests.writers import save_llama
 
-LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-AILORA = str(Path(sys.executable).with_name("ailora"))
-
-
-def trained(out: Path, options: str, *launcher: str) -> Path:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [
-        *launcher,
-        AILORA,
-        "train",
-        *options.split(),
-        "--precision",
-        "fp32",
-        "--out",
-        str(out),
-    ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    (folder,) = out.iterdir()
-    return folder
-
-
-def result_of(folder: Path) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    return result
-
-
-def farthest(one: Path, other: Path) -> float:
-    first, second = (load_file(x / "adapter/adapter_model.safetensors") for x in (one, other))
-    assert first.keys() == second.keys()
-    return max(float((first[name] - second[name]).abs().max()) for name in first)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """29 training rows: the last batch of 4 holds one, so a process alone has none of its own."""
-    folder = tmp_path_factory.mktemp("data") / "feelings"
-    for seed, (part, count) in enumerate((("train", 29), ("dev", 11), ("test", 13))):
-        rows = [(text, "pos" if n > 0 else "neg") for text, n in sentences(count, seed=seed)]
-        write_csv(folder / f"{part}.csv", ("text", "label"), rows)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def plain_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model without dropout, which each process would draw for itself."""
-    folder = shutil.copytree(tiny_model, tmp_path_factory.mktemp("models") / "plain")
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+TORCHRUN = (
+    *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+    *("--no-python", AILORA),
+)
 
 
 @pytest.mark.slow
 def test_two_processes_end_at_the_weights_of_one(
-    data: Path, plain_model: Path, tmp_path: Path
+    feelings: Path, plain_model: Path, tmp_path: Path
 ) -> None:
-    options = f"--model {plain_model} --task {data} --rank 2 --epochs 3 --batch-size 4 --lr 1e-2"
+    options = (
+        f"--model {plain_model} --task {feelings} --rank 2 --epochs 3 --batch-size 4 --lr 1e-2"
+    )
     alone = trained(tmp_path / "alone", options)
-    shared = trained(tmp_path / "shared", options, *LAUNCH, "--no-python")
+    shared = trained(tmp_path / "shared", options, *TORCHRUN)
     assert alone.name == shared.name
     assert farthest(alone, shared) < 1e-5
     one, two = result_of(alone), result_of(shared)
@@ -105,7 +56,7 @@ def test_two_processes_learn_to_write_as_one_does(tmp_path: Path) -> None:
     options = f"--model {model} --task {task} --metrics exact --rank 2 --epochs 2 --batch-size 4"
     options += " --max-new-tokens 3 --max-length 120"
     alone = trained(tmp_path / "alone", options)
-    shared = trained(tmp_path / "shared", options, *LAUNCH, "--no-python")
+    shared = trained(tmp_path / "shared", options, *TORCHRUN)
     assert farthest(alone, shared) < 1e-5
     assert result_of(shared)["metrics"] == result_of(alone)["metrics"]
 
@@ -137,13 +88,13 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(monkeypatch: pytest.Monkey
 
 
 def test_micro_batches_learn_what_the_whole_batch_does(
-    data: Path, plain_model: Path, tmp_path: Path
+    feelings: Path, plain_model: Path, tmp_path: Path
 ) -> None:
     """Trainer would add their gradients up, which clipping and the loss on record then show."""
-    task = load_task(data, limit=24)
+    task = load_task(feelings, limit=24)
     common = RunConfig(
-        model=str(plain_model), task=str(data), limit=24, rank=2, epochs=2, batch_size=8, lr=1e-2,
-        precision="fp32",
+        model=str(plain_model), task=str(feelings), limit=24, rank=2, epochs=2, batch_size=8,
+        lr=1e-2, precision="fp32",
     )  # fmt: skip
     with one_thread():
         whole, parts = (

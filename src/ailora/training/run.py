@@ -29,7 +29,7 @@ from ailora.training.kinds.base import Scored
 from ailora.training.measure import outputs_on
 from ailora.training.methods import adapt, check_method
 from ailora.training.model import check_length
-from ailora.training.processes import alone_in, state
+from ailora.training.processes import alone_in, gather, settle_fsdp, state
 from ailora.training.trainer import build_trainer, run_to_end, some
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ def train(
         DivergedError: The loss or the outputs are no longer numbers.
     """
     check_method(config.method)
+    settle_fsdp()
     folder = RunFolder(out.absolute() / config.run_id(task.name, task.fingerprint))
     finished = folder.result()
     if finished is not None:
@@ -173,13 +174,12 @@ def _finish(
         for name, rows in (("selection", task.selection), ("test", task.test))
     }
     evaluating += time.perf_counter() - began
+    gather(trainer.model)
     if state().is_main_process:
         baselines.save(trainer.model, folder.adapter)
         for name, split in scored.items():
             folder.keep_outputs(name, split.outputs)
-        folder.finish(
-            _result(kind, folder, trainer.model, scored, measured | {"score": evaluating})
-        )
+        folder.finish(_result(kind, folder, trainer, scored, measured | {"score": evaluating}))
     state().wait_for_everyone()
     return folder.result() or {}
 
@@ -187,7 +187,7 @@ def _finish(
 def _result(
     kind: Kind[Any],
     folder: RunFolder,
-    model: nn.Module,
+    trainer: Trainer,
     scored: dict[str, Scored],
     measured: dict[str, Any],
 ) -> dict[str, Any]:
@@ -199,15 +199,23 @@ def _result(
         "by_group": {name: split.by_group for name, split in scored.items() if split.by_group},
         "majority": kind.majority(),
         "history": history,
-        "parameters": asdict(baselines.count(model)),
+        "parameters": asdict(baselines.count(trainer.model)),
         "seconds": {
             "init": measured["init_seconds"],
             "train": history[-1]["seconds"],
             "evaluate": measured["score"],
         },
         "step0_deviation": measured["step0_deviation"],
-        "updates": _updates(model),
-        "environment": environment() | {"processes": state().num_processes},
+        "updates": _updates(trainer.model),
+        "environment": environment() | _launched(trainer),
+    }
+
+
+def _launched(trainer: Trainer) -> dict[str, Any]:
+    """Accelerate's word for how the processes share the work: NO, MULTI_GPU, FSDP, ..."""
+    return {
+        "processes": state().num_processes,
+        "distributed": trainer.accelerator.distributed_type.value,
     }
 
 

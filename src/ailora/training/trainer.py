@@ -55,9 +55,7 @@ def build_trainer(
     callbacks = [Recorder(folder, kind.monitored), Progress(on_progress)]
     if config.early_stopping:
         callbacks.append(EarlyStoppingCallback(config.early_stopping))
-    # Fused as Trainer's own is: a plain loop over the parameters takes three times as long.
-    optimizer = create_optimizer(model, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    trainer = OrderedTrainer(
+    trainer = RunTrainer(
         model=model,
         args=_arguments(kind, folder, rows, fresh),
         train_dataset=rows,
@@ -65,11 +63,24 @@ def build_trainer(
         data_collator=kind.collator(tokenizer, model),
         processing_class=tokenizer,
         compute_metrics=kind.scorer(watched, encoded),
-        optimizers=(optimizer, None),
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+class RunTrainer(OrderedTrainer):
+    """With each role's learning rate."""
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW, made here and not before: FSDP has to exchange the parameters in it."""
+        if self.optimizer is None:
+            # Fused as Trainer's own is: a plain loop over the parameters takes three times as long.
+            self.optimizer = create_optimizer(
+                self.model, lr=self.args.learning_rate, weight_decay=self.args.weight_decay,
+                fused=True,
+            )  # fmt: skip
+        return self.optimizer
 
 
 def run_to_end(trainer: Trainer, checkpoint: Path | None) -> None:
@@ -86,6 +97,15 @@ def run_to_end(trainer: Trainer, checkpoint: Path | None) -> None:
     keeps_best = trainer.args.load_best_model_at_end
     best = checkpoint.with_name(f"checkpoint-{state.best_global_step}")
     baselines.restore(trainer.model, best if keeps_best else checkpoint)
+    if trainer.is_fsdp_enabled:
+        _shard(trainer)
+
+
+def _shard(trainer: Trainer) -> None:
+    """As training would; evaluating alone tries it without an optimiser, which FSDP2 refuses."""
+    optimizer = trainer.create_optimizer()
+    trainer.model, trainer.optimizer = trainer.accelerator.prepare(trainer.model, optimizer)
+    trainer.model_wrapped = trainer.model
 
 
 def some(rows: Dataset, count: int | None) -> Dataset:

@@ -25,13 +25,20 @@ def check_surroundings(config: AILoRAConfig) -> None:
     """
     if not any(config.is_anchored(role) for role in config.roles):
         return
-    if _is_on("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") == "1":
+    if fsdp_version() == 1:
         raise UserError(FSDP1)
     stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
     if is_deepspeed_zero3_enabled() or (_is_on("ACCELERATE_USE_DEEPSPEED") and stage == "3"):
         raise UserError(ZERO3)
     if "unsloth" in sys.modules:
         raise UserError(UNSLOTH)
+
+
+def fsdp_version() -> int | None:
+    """Of the FSDP that ``accelerate launch`` set up for this process; None where it did not."""
+    if not _is_on("ACCELERATE_USE_FSDP"):
+        return None
+    return int(os.environ.get("FSDP_VERSION", "1"))
 
 
 def _is_on(name: str) -> bool:
