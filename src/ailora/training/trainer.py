@@ -72,6 +72,8 @@ def build_trainer(
 class RunTrainer(OrderedTrainer):
     """With each role's learning rate."""
 
+    optimizer: torch.optim.Optimizer | None
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW, made here and not before: FSDP has to exchange the parameters in it."""
         if self.optimizer is None:
