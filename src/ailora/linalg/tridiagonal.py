@@ -1,0 +1,124 @@
+"""Some eigenpairs of a symmetric matrix on the CPU: LAPACK's routines, put together anew.
+
+LAPACK's own drivers find some eigenvalues by bisection, which takes more than half of the time for
+128 of 768, and many eigenvectors in stages of which we need one. Here few eigenvalues are found by
+bisection and many by the root-free QR of all of them; eigenvectors by inverse iteration.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+_Array = npt.NDArray[Any]
+
+# Milliseconds, one thread, 129 eigenvalues: n = 384 bisection 19.0, all by QR 1.5; n = 768: 41, 10;
+# n = 1024: 50, 17. Bisection takes time by the eigenvalue.
+_FEW_SHARE = 24
+# SciPy's BLAS has threads of its own, which spin beside torch's when both were just busy, and
+# beside those of other programs: on two cores, interleaved with torch's SVD, n = 384 took 12 to
+# 104 ms, with one thread 12 to 16; beside a busy program n = 1024 took 6.3 s, where alone the
+# second thread saves a quarter of 78 ms.
+_ONE_THREAD_BELOW = 2048
+_PANEL = 64  # columns that the Householder vectors are applied to at once
+
+
+class FewerFoundError(Exception):
+    """LAPACK gave up on an eigenvalue or an eigenvector."""
+
+
+class _Reduced(NamedTuple):
+    """G = Q T Q^T: T by its diagonal and the one below, Q by its Householder vectors."""
+
+    diagonal: _Array
+    below: _Array
+    reflectors: _Array
+    tau: _Array
+
+
+def eigh_range(G: Tensor, first: int, count: int) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (k,) and eigenvectors (n, k) of a symmetric G, ascending, from number `first`.
+
+    Args:
+        G: (n, n), float64, on the CPU, finite, symmetric.
+        first: number of the smallest wanted eigenvalue, from 0.
+        count: k.
+
+    Raises:
+        FewerFoundError: LAPACK did not find them all.
+    """
+    threads = 1 if G.shape[0] < _ONE_THREAD_BELOW else torch.get_num_threads()
+    with _blas_limited_to(threads):
+        T = _reduce(G.numpy().T)  # G itself, in the order of columns that LAPACK wants
+        values, blocks = _values(T, first, count)
+        return torch.from_numpy(values), torch.from_numpy(_vectors(T, values, blocks))
+
+
+def _reduce(G: _Array) -> _Reduced:
+    from scipy.linalg import lapack  # noqa: PLC0415 - not for `import ailora` to pay for
+
+    size, _ = lapack.dsytrd_lwork(G.shape[0], lower=1)
+    reflectors, diagonal, below, tau, _ = lapack.dsytrd(G, lower=1, lwork=int(size))
+    return _Reduced(diagonal, below, reflectors, tau)
+
+
+def _values(T: _Reduced, first: int, count: int) -> tuple[_Array, tuple[_Array, _Array]]:
+    """Eigenvalues of T, ascending within a block, and the blocks, as dstein wants them.
+
+    QR does not tell where T falls apart; as one block it serves as well.
+    """
+    from scipy.linalg import lapack  # noqa: PLC0415
+
+    n = len(T.diagonal)
+    if count * _FEW_SHARE > n:
+        values, info = lapack.dsterf(T.diagonal, T.below)
+        if info == 0:
+            return values[first : first + count], (np.ones(n, np.int32), np.full(n, n, np.int32))
+    by_number, by_block = 2, "B"
+    found, values, block, end, info = lapack.dstebz(
+        T.diagonal, T.below, by_number, 0.0, 0.0, first + 1, first + count, 0.0, by_block
+    )
+    if info != 0 or found != count:
+        raise FewerFoundError(f"{found} of {count} eigenvalues by bisection")
+    return values[:found], (block, end)
+
+
+def _vectors(T: _Reduced, values: _Array, blocks: tuple[_Array, _Array]) -> _Array:
+    """Q times the eigenvectors of T; puts `values` into ascending order, in place."""
+    from scipy.linalg import lapack  # noqa: PLC0415
+
+    X, info = lapack.dstein(T.diagonal, T.below, values, *blocks)
+    if info != 0:
+        raise FewerFoundError(f"{info} of {len(values)} eigenvectors did not converge")
+    order = np.argsort(values, kind="stable")
+    values[:], X = values[order], np.asfortranarray(X[:, order])
+    # The first row and column of Q are the identity's: dormtr's rule for the lower triangle.
+    X[1:], _, _ = lapack.dormqr(
+        "L", "N", T.reflectors[1:, :-1], T.tau, X[1:], lwork=_PANEL * X.shape[1]
+    )
+    return X
+
+
+_limit_lock = threading.Lock()  # else two threads could restore each other's limit
+
+
+@contextmanager
+def _blas_limited_to(threads: int) -> Iterator[None]:
+    with _limit_lock, _blas_threads().limit(limits=threads):
+        yield
+
+
+@functools.cache
+def _blas_threads() -> Any:
+    """The BLAS libraries loaded by now; looking for them takes milliseconds."""
+    from threadpoolctl import ThreadpoolController  # noqa: PLC0415 - as SciPy above
+
+    return ThreadpoolController().select(user_api="blas")
