@@ -96,8 +96,8 @@ def _vectors(T: _Reduced, values: _Array, blocks: tuple[_Array, _Array]) -> _Arr
     from scipy.linalg import lapack  # noqa: PLC0415
 
     X, info = lapack.dstein(T.diagonal, T.below, values, *blocks)
-    if info != 0:
-        raise FewerFoundError(f"{info} of {len(values)} eigenvectors did not converge")
+    if info != 0 or not np.isfinite(X).all():  # not finite: of zero, say
+        raise FewerFoundError(f"not all of {len(values)} eigenvectors by inverse iteration")
     order = np.argsort(values, kind="stable")
     values[:], X = values[order], np.asfortranarray(X[:, order])
     # The first row and column of Q are the identity's: dormtr's rule for the lower triangle.
