@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
-import pytest
 from rich.console import Console
 from scipy import stats
 
-from ailora.report.beside import at_best_rates, lines_of
+from ailora.report.beside import lines_of
 from ailora.report.conclusions import conclusions
 from ailora.report.paper_tables import Beside, beside
 from ailora.report.published import paper_table
@@ -90,44 +89,18 @@ def test_seeds_without_a_partner_are_told() -> None:
     assert found["measured, demo: minus LoRA [95 % CI]"].endswith("(n = 4)")
 
 
-@pytest.mark.parametrize("case", range(5))
-def test_the_rate_is_chosen_by_the_selection_split_alone(case: int) -> None:
-    draw = random.Random(case)  # noqa: S311
-    runs = [
-        glue_run(method, seed, draw.random(), lr=lr)
-        for method in SCORES
-        for lr in (1e-3, 2e-3)
-        for seed in range(3)
-    ]
-    for one in runs:
-        one["metrics"]["test"] = {"mcc": draw.random()}
-    chosen = [(r["config"]["method"], r["config"]["lr"]) for r in at_best_rates(runs)]
-    assert len(set(chosen)) == 2
-    for one in runs:
-        one["metrics"]["test"] = {"mcc": draw.random()}
-    assert [(r["config"]["method"], r["config"]["lr"]) for r in at_best_rates(runs)] == chosen
-    for one in runs:
-        one["metrics"]["selection"]["mcc"] *= -1
-    assert [(r["config"]["method"], r["config"]["lr"]) for r in at_best_rates(runs)] != chosen
-
-
-def test_a_rate_that_lacks_seeds_is_not_chosen() -> None:
-    runs = [glue_run("lora", 0, 0.99, lr=9e-3), *(glue_run("lora", s, 0.5) for s in (0, 1))]
-    assert {r["config"]["lr"] for r in at_best_rates(runs)} == {1e-3}
-
-
-def test_each_task_has_its_own_best_rate() -> None:
-    runs = [
-        glue_run("lora", 0, score, task, lr=lr)
-        for task, lr, score in (
-            ("cola", 1e-3, 0.7),
-            ("cola", 2e-3, 0.6),
-            ("rte", 1e-3, 0.5),
-            ("rte", 2e-3, 0.6),
-        )
-    ]
-    chosen = {(r["config"]["task"], r["config"]["lr"]) for r in at_best_rates(runs)}
-    assert chosen == {("cola", 1e-3), ("rte", 2e-3)}
+def test_runs_of_another_setting_are_a_line_of_their_own_whatever_their_rates_and_seeds() -> None:
+    runs = [glue_run("lora", seed, 0.5, lr=1e-3) for seed in (0, 1)]
+    longer = [glue_run("lora", seed, 0.6, lr=2e-3) for seed in (1, 2)]
+    for one in longer:
+        one["config"]["epochs"] = 9
+    lines = lines_of(None, [*runs, *longer])
+    found = {line.setting.label: line.measured["demo"] for line in lines}
+    assert {label.split("epochs ")[1]: one.rate for label, one in found.items()} == {
+        f"{runs[0]['config']['epochs']}": 1e-3,
+        "9": 2e-3,
+    }
+    assert [one.spread.n for one in found.values()] == [2, 2]
 
 
 def test_differences_are_to_lora_of_the_same_rank() -> None:

@@ -40,6 +40,8 @@ def best_rates(runs: Sequence[Run]) -> dict[str, float]:
     }
 
 
-def at_best_rates(runs: Sequence[Run], rates: Mapping[str, float]) -> tuple[Run, ...]:
-    """The runs at their setting's own rate."""
+def at_best_rates(runs: Sequence[Run], rates: Mapping[str, float] | None = None) -> tuple[Run, ...]:
+    """The runs at their setting's own rate; without rates, at `best_rates` of these runs."""
+    if rates is None:
+        rates = best_rates(runs)
     return tuple(run for run in runs if run["config"]["lr"] == rates[setting_of(run)])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from ailora.experiments.choice import at_best_rates, best_rates, setting_of
+from ailora.experiments.choice import at_best_rates, setting_of
 from ailora.experiments.store import Run
 
 
@@ -37,7 +37,7 @@ class Standing:
 def standings(runs: Sequence[Run]) -> list[Standing]:
     """Each setting of finished runs, in their order."""
     by_setting: dict[str, list[Run]] = {}
-    for run in at_best_rates(runs, best_rates(runs)):
+    for run in at_best_rates(runs):
         by_setting.setdefault(setting_of(run), []).append(run)
     return [_standing(own) for own in by_setting.values()]
 

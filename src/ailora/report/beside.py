@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any, NamedTuple
 
-from ailora.report.comparison import Run, name_of, order_of, score_of
+from ailora.experiments.choice import at_best_rates
+from ailora.report.comparison import Run, name_of, order_of
 from ailora.report.published import Column, PaperTable, Row
 from ailora.statistics import Paired, Spread, paired, spread
 
@@ -110,14 +110,18 @@ def lines_of(table: PaperTable | None, runs: Sequence[Run]) -> list[Line]:
 
 
 def settings_of(runs: Sequence[Run]) -> list[Setting]:
-    """What each run is of, with its rank, and what else tells it from runs of one rate and seed."""
+    """What each run is of, with its rank, and what else tells runs of a method and rank apart."""
     alike: dict[Any, list[Mapping[str, Any]]] = {}
     for config in (run["config"] for run in runs):
-        key = (*_where(config), _plain_setting(config), config["lr"], config["seed"])
-        alike.setdefault(key, []).append(config)
+        alike.setdefault((*_where(config), _plain_setting(config)), []).append(config)
     extra: dict[tuple[str, str], dict[str, None]] = {}
     for configs in alike.values():
-        names = [n for n in configs[0] if any(one.get(n) != configs[0][n] for one in configs)]
+        names = [
+            name
+            for name in configs[0]
+            if name not in ("lr", "seed")
+            and any(one.get(name) != configs[0][name] for one in configs)
+        ]
         extra.setdefault(_where(configs[0]), {}).update(dict.fromkeys(names))
     return [
         _plain_setting(run["config"])._replace(others=_others(run["config"], extra)) for run in runs
@@ -138,22 +142,6 @@ def baselines_of(settings: Sequence[Setting]) -> dict[Setting, Setting]:
     if paired_with or not ours:
         return paired_with
     return {setting: ours[0] for setting in settings if setting != ours[0]}
-
-
-def at_best_rates(runs: Sequence[Run]) -> list[Run]:
-    """The runs of each model, task and setting at its best rate, by the selection split.
-
-    A rate that lacks seeds is not chosen over one that has them; the test split decides nothing.
-    """
-    groups: dict[Any, dict[float, list[Run]]] = {}
-    for run, setting in zip(runs, settings_of(runs), strict=True):
-        by_rate = groups.setdefault((*_where(run["config"]), setting), {})
-        by_rate.setdefault(run["config"]["lr"], []).append(run)
-    return [run for by_rate in groups.values() for run in max(by_rate.values(), key=_goodness)]
-
-
-def _goodness(runs: Sequence[Run]) -> tuple[int, float]:
-    return len(runs), fmean(score_of(run, "selection") for run in runs)
 
 
 def _where(config: Mapping[str, Any]) -> tuple[str, str]:

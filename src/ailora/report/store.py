@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from ailora.experiments.agenda import Agenda
+from ailora.experiments.choice import at_best_rates
 from ailora.experiments.duration import duration
 from ailora.experiments.repeat import repeat_plan
 from ailora.experiments.store import State, Store, Stored
-from ailora.report.beside import Setting, at_best_rates, lines_of, settings_of
+from ailora.report.beside import Setting, lines_of, settings_of
 from ailora.report.comparison import Comparison, Run, name_of, order_of, score_of
 from ailora.report.conclusions import conclusions
 from ailora.report.paper_tables import Beside, beside, laid_out
