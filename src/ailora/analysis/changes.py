@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -111,6 +111,7 @@ class DenseChange(Change):
 
     before: Callable[[], Tensor]
     after: Callable[[], Tensor]
+    _led: dict[int, Subspaces | None] = field(default_factory=dict, init=False)
 
     def weight(self) -> Tensor:
         """The pre-trained W, (m, n) float64."""
@@ -130,12 +131,10 @@ class DenseChange(Change):
         return values
 
     def leading(self, rank: int) -> Subspaces | None:
-        """Its first singular vectors; None where dW has a lower rank than that."""
-        change = self.matrix()
-        if rank > min(change.shape):
-            return None
-        found = decompose(change, rank, "principal")
-        return None if found.dead else Subspaces(U=found.U, V=found.Vt.T)
+        """Its first singular vectors, found once; None where dW has a lower rank than that."""
+        if rank not in self._led:
+            self._led[rank] = _leading(self.matrix(), rank)
+        return self._led[rank]
 
 
 @torch.no_grad()
@@ -218,6 +217,13 @@ def body_name(model: nn.Module, name: str) -> str:
     """A dotted name without the prefix that the body has in a model with a head."""
     prefix = getattr(unwrapped(model), "base_model_prefix", "")
     return name.removeprefix(f"{prefix}.") if prefix else name
+
+
+def _leading(change: Tensor, rank: int) -> Subspaces | None:
+    if rank > min(change.shape):
+        return None
+    found = decompose(change, rank, "principal")
+    return None if found.dead else Subspaces(U=found.U, V=found.Vt.T)
 
 
 def product_subspaces(B: Tensor, A: Tensor, rank: int) -> Subspaces | None:

@@ -93,15 +93,9 @@ def _settings(run: Path | None, settings: dict[str, Any], given: frozenset[str])
 
 
 def _table(found: Scored, what: Path | str, task: str) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
+    from ailora.cli.scores import score_table
 
-    table = Table(title=escape(f"{what} on {task}"), caption=f"{len(found.outputs)} test rows")
-    table.add_column("group" if found.by_group else "")
-    for metric in found.metrics:
-        table.add_column(metric, justify="right")
-    for group, scores in found.by_group.items():
-        table.add_row(escape(group), *(f"{scores[metric]:.4f}" for metric in scores))
-    name = "mean" if found.by_group else "test"
-    table.add_row(name, *(f"{value:.4f}" for value in found.metrics.values()))
+    whole = "mean" if found.by_group else "test"
+    table = score_table(f"{what} on {task}", {**found.by_group, whole: found.metrics})
+    table.caption = f"{len(found.outputs)} test rows"
     return table

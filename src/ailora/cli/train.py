@@ -127,16 +127,13 @@ def _say_sources(published: Published | None) -> None:
 
 
 def _table(result: dict[str, Any]) -> Table:
-    from rich.table import Table
+    from ailora.cli.scores import score_table
 
-    data = result["data"]
-    table = Table(title=f"{result['config']['method']} on {result['config']['task']}")
-    table.add_column("split")
-    table.add_column("rows", justify="right")
-    for metric in result["metrics"]["test"]:
-        table.add_column(metric, justify="right")
-    for split, scores in result["metrics"].items():
-        table.add_row(split, str(data[split]), *(f"{score:.4f}" for score in scores.values()))
+    data, scores = result["data"], dict(result["metrics"])
+    if result["majority"] is not None:
+        scores["majority"] = {data["metric"]: result["majority"]}
+    title = f"{result['config']['method']} on {result['config']['task']}"
+    table = score_table(title, scores, rows={**data, "majority": data["test"]})
     seconds, parameters = result["seconds"], result["parameters"]
     table.caption = (
         f"start {seconds['init']:.1f} s, training {seconds['train']:.0f} s; "
