@@ -119,6 +119,7 @@ def _blas_limited_to(threads: int) -> Iterator[None]:
 @functools.cache
 def _blas_threads() -> Any:
     """The BLAS libraries loaded by now; looking for them takes milliseconds."""
-    from threadpoolctl import ThreadpoolController  # noqa: PLC0415 - as SciPy above
+    import scipy.linalg  # noqa: F401, PLC0415 - brings its own, which must be among them
+    from threadpoolctl import ThreadpoolController  # noqa: PLC0415 - as SciPy
 
     return ThreadpoolController().select(user_api="blas")
