@@ -93,8 +93,9 @@ def _task_folders(data: Path) -> None:
         rows = sentences(40, seed=seed)
         judged = [{"sentence": text, "label": int(n > 0)} for text, n in rows]
         _lines(data / "cola" / f"{split}.jsonl", judged)
-        asked = _questions([f"{seed} {text}" for text, _ in rows], unanswered=True)
-        _lines(data / "squad_v2" / f"{split}.jsonl", asked)
+        for task, unanswered in (("squad_v1", False), ("squad_v2", True)):
+            asked = _questions([f"{seed} {text}" for text, _ in rows], unanswered=unanswered)
+            _lines(data / task / f"{split}.jsonl", asked)
         papers = [{"document": text, "summary": text.split()[0]} for text, _ in rows]
         _lines(data / "scitldr" / f"{split}.jsonl", papers)
     for place, name in enumerate(ARITHMETIC):

@@ -46,7 +46,7 @@ def shrunk(line: str, models: dict[str, Path]) -> str:
         line += " --methods lora,ailora"
     if "cola" in line and "--data" not in line:
         line += " --data DIR"  # the hub is out of reach
-    if any(word in line for word in ("bart", "--preset", "opening_hours")):
+    if any(word in line for word in ("bart", "--preset", "opening_hours", "--max-length 256")):
         line += " --max-length 48"
     if "squad" in line or "opening_hours" in line:
         line += " --doc-stride 16"
