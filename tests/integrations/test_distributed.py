@@ -10,25 +10,9 @@ import transformers as hf
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from tests.integrations.launching import DDP, adapter, launch, resume, run
+from tests.integrations.launching import DDP, adapter, fsdp, launch, resume, run
 
 pytestmark = pytest.mark.slow
-
-
-def fsdp(
-    version: int,
-    efficient: bool = False,
-    kind: str = "FULL_STATE_DICT",
-    layer: str = "LlamaDecoderLayer",
-) -> list[str]:
-    return [
-        *("-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1"),
-        *("--mixed_precision", "no", "--dynamo_backend", "no", "--use_fsdp"),
-        *("--fsdp_version", str(version), "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"),
-        *("--fsdp_transformer_layer_cls_to_wrap", layer),
-        *("--fsdp_cpu_ram_efficient_loading", str(efficient).lower()),
-        *("--fsdp_state_dict_type", kind, "--main_process_port"),
-    ]
 
 
 def test_every_rank_starts_from_the_same_factors_and_resumes_exactly(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ailora.errors import UserError
 from ailora.tasks import load_task
 from ailora.training import RunConfig, train
 from ailora.training.kinds import kind_of
+from tests.integrations.launching import free_port, fsdp
 from tests.training.launching import farthest, launched, result_of, trained, weights_of
 
 SCRIPT = Path(__file__).with_name("fsdp_on_cpu.py")
@@ -22,18 +22,10 @@ METHODS = ("ailora", "full", "houlsby")  # saved by PEFT, by transformers, by ou
 UNSEEN = "key.bias"
 
 
-def fsdp() -> tuple[str, ...]:
-    """With accelerate's defaults, which a run has to settle."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
-    return (
-        *(sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"),
-        *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
-        *("--use_fsdp", "--fsdp_version", "2", "--main_process_port", port),
-        *("--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"),
-        *("--fsdp_transformer_layer_cls_to_wrap", "BertLayer", str(SCRIPT)),
-    )
+def sharded() -> tuple[str, ...]:
+    """With accelerate's defaults for loading and saving, which a run has to settle."""
+    launcher = fsdp(2, efficient=True, kind="SHARDED_STATE_DICT", layer="BertLayer")
+    return (sys.executable, *launcher, free_port(), str(SCRIPT))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +51,7 @@ def test_fsdp2_ends_at_the_weights_and_scores_of_one_process(
     options: str, tmp_path: Path, method: str
 ) -> None:
     alone = trained(tmp_path / "alone", f"{options} --method {method}")
-    shared = trained(tmp_path / "shared", f"{options} --method {method}", *fsdp())
+    shared = trained(tmp_path / "shared", f"{options} --method {method}", *sharded())
     one, two = result_of(alone), result_of(shared)
     assert (two["environment"]["processes"], two["environment"]["distributed"]) == (2, "FSDP")
     assert one["environment"]["distributed"] == "NO"
@@ -81,13 +73,13 @@ def test_fsdp2_ends_at_the_weights_and_scores_of_one_process(
 def test_a_killed_run_goes_on_under_fsdp2_to_the_same_bits(
     options: str, tmp_path: Path, cut_at: str, more: str
 ) -> None:
-    whole = trained(tmp_path / "whole", f"{options} {more}", *fsdp())
-    killed = launched(tmp_path / "cut", f"{options} {more}", *fsdp(), CUT_AT=cut_at)
+    whole = trained(tmp_path / "whole", f"{options} {more}", *sharded())
+    killed = launched(tmp_path / "cut", f"{options} {more}", *sharded(), CUT_AT=cut_at)
     assert killed.returncode != 0
     (cut,) = (tmp_path / "cut").iterdir()
     assert not (cut / "result.json").exists()
     assert list((cut / "checkpoints").glob("checkpoint-*"))
-    trained(tmp_path / "cut", f"{options} {more} --resume", *fsdp())
+    trained(tmp_path / "cut", f"{options} {more} --resume", *sharded())
     assert farthest(whole, cut) == 0
     assert result_of(cut)["metrics"] == result_of(whole)["metrics"]
     steps = [[line["step"] for line in result_of(run)["history"]] for run in (whole, cut)]

@@ -95,7 +95,13 @@ def _settings(run: Path | None, settings: dict[str, Any], given: frozenset[str])
 def _table(found: Scored, what: Path | str, task: str) -> Table:
     from ailora.cli.scores import score_table
 
-    whole = "mean" if found.by_group else "test"
-    table = score_table(f"{what} on {task}", {**found.by_group, whole: found.metrics})
+    scores = {"test": found.metrics}
+    if found.by_group:  # of groups there may be many, so they are the lines
+        groups = {**found.by_group, "mean": found.metrics}
+        scores = {
+            metric: {group: own[metric] for group, own in groups.items()}
+            for metric in found.metrics
+        }
+    table = score_table(f"{what} on {task}", scores)
     table.caption = f"{len(found.outputs)} test rows"
     return table

@@ -32,14 +32,13 @@ def eigh_end(G: Tensor, count: int, part: Part) -> tuple[Tensor, Tensor]:
     On the CPU only the wanted ones are computed, elsewhere, and where most are wanted, all.
     """
     n = G.shape[0]
-    values, vectors = None, None
+    found = None
     if G.device.type == "cpu" and 2 * count <= n:
         try:
-            values, vectors = eigh_range(G, n - count if part == "principal" else 0, count)
+            found = eigh_range(G, n - count if part == "principal" else 0, count)
         except FewerFoundError as failure:
             logger.debug("eigenpairs of a %d x %d matrix: %s", n, n, failure)
-    if values is None or vectors is None:
-        values, vectors = torch.linalg.eigh(G)
+    values, vectors = torch.linalg.eigh(G) if found is None else found
     if part == "principal":
         values, vectors = values.flip(0), vectors.flip(1)
     return values[:count], vectors[:, :count]
