@@ -165,19 +165,22 @@ def _finds_fewer(*_: object) -> None:
     raise FewerFoundError("2 of 3")
 
 
+@pytest.mark.parametrize("n", [40, 600])  # all are found, or only those wanted
 @pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("part", ["principal", "minor"])
 def test_eigenpairs_come_from_the_wanted_end_outermost_first(
-    part: Part, missing: bool, monkeypatch: pytest.MonkeyPatch
+    part: Part, missing: bool, n: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if missing:
         monkeypatch.setattr(eigen, "eigh_range", _finds_fewer)
-    values = torch.linspace(-1, 2, 40, dtype=torch.float64)
-    Q = orthonormal(40, 40, seed=5)
-    found, vectors = eigh_end((Q * values) @ Q.T, 3, part)
+    values = torch.linspace(-1, 2, n, dtype=torch.float64)
+    Q = orthonormal(n, n, seed=5)
+    found, vectors, largest = eigh_end((Q * values) @ Q.T, 3, part)
     expected = values.flip(0)[:3] if part == "principal" else values[:3]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
     torch.testing.assert_close((Q * values) @ Q.T @ vectors, vectors * expected, rtol=0, atol=1e-13)
+    known = n == 40 or missing or part == "principal"
+    assert largest == (pytest.approx(2, abs=1e-12) if known else None)
 
 
 def test_dependent_rows_become_new_orthonormal_directions() -> None:

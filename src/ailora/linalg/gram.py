@@ -37,9 +37,9 @@ def gram(W: Tensor, rank: int, part: Part, *, tol: float) -> Solution:
     wide = W.shape[0] < W.shape[1]
     tall = W.T if wide else W
     G = gram_matrix(tall)
-    values, X = eigh_end(G, min(rank + 1, G.shape[0]), part)
+    values, X, largest = eigh_end(G, min(rank + 1, G.shape[0]), part)
     values = values.clamp(min=0)
-    largest = float(values[0]) if part == "principal" else estimate_norm(G, seed=0)
+    largest = estimate_norm(G, seed=0) if largest is None else largest
     sigma_1 = math.sqrt(largest)
     if _clean(values[:rank], part) * tol > _ROUNDING * largest:
         P, S, V = _projected(tall, X[:, :rank])

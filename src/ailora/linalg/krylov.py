@@ -162,7 +162,7 @@ class _Space:
         is the residual.
         """
         T = self._T[: self.size, : self.size].double()
-        values, X = eigh_end(T @ T.T, min(keep, self.size), "principal")
+        values, X, _ = eigh_end(T @ T.T, min(keep, self.size), "principal")
         S = values.clamp(min=0).sqrt()
         newest = X[self.size - self._coupling.shape[1] :, :rank]
         outside = torch.linalg.vector_norm(self._coupling.double() @ newest, dim=0)
