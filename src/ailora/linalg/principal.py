@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ailora.linalg.krylov import block_krylov, block_width, operator, start_block
+from ailora.linalg.krylov import block_krylov, block_width, normal_map, operator, start_block
 from ailora.linalg.refine import refine
 from ailora.linalg.triplets import Solution, StalledError
 
@@ -38,7 +38,7 @@ def principal(W: Tensor, rank: int, *, seed: int, tol: float) -> Solution:
     width = block_width(rank, n)
     low = tall.float()
     ritz = block_krylov(
-        operator(low),
+        normal_map(low),
         start_block(width, low, seed=seed),
         rank,
         keep=_KEPT_BLOCKS * width,
