@@ -73,26 +73,27 @@ def refine(
     limit = V.shape[0] + max(_BASIS_BLOCKS * rank, _BASIS_COLUMNS)
     progress, C = _Progress(), None
     while True:
-        found = basis.ritz(part)
-        R = op.adjoint(found.U[:rank]) - found.S[:rank, None] * found.V[:rank]
+        turn = basis.turn(part)
+        found = basis.triplets(turn, rank)
+        R = op.adjoint(found.U) - found.S[:, None] * found.V
         size = torch.linalg.vector_norm(R, dim=1)
-        target = max(tol * _scale(found.S[:rank], sigma_1), _FLOOR * sigma_1)
+        target = max(tol * _scale(found.S, sigma_1), _FLOOR * sigma_1)
         room = op.shape[1] - basis.size
         if progress.over(found, float(size.max()), target) or not room:
             break
         if inverse and C is None:
             C = inverse()
-            if float(found.S[:rank].min()) <= _DEAD * sigma_1:
-                basis = _Basis(op, found.V, C, _DEAD * sigma_1)
+            if float(found.S.min()) <= _DEAD * sigma_1:
+                basis = _Basis(op, basis.triplets(turn, V.shape[0]).V, C, _DEAD * sigma_1)
                 continue
         wanted = size > target
         R = R[wanted] / size[wanted, None]
         if basis.size + R.shape[0] > limit:
-            basis.keep(found, V.shape[0])
+            basis.keep(turn, V.shape[0])
         basis.extend((C.adjoint(C.forward(R)) if C else R)[:room], C, _DEAD * sigma_1)
-    best = progress.best
-    following = float(best.S[rank]) if best.S.shape[0] > rank else None
-    U, S, V = (X[:rank] if part == "principal" else X[:rank].flip(0) for X in best)
+    U, S, V, following = progress.best
+    if part == "minor":
+        U, S, V = U.flip(0), S.flip(0), V.flip(0)
     return Refined(U, S, V, following, progress.steps, progress.error <= target)
 
 
@@ -103,9 +104,18 @@ def _scale(S: Tensor, sigma_1: float) -> float:
 
 
 class _Triplets(NamedTuple):
-    U: Tensor  # (k, m)
+    U: Tensor  # (r, m)
+    S: Tensor  # (r,)
+    V: Tensor  # (r, n)
+    following: float | None
+
+
+class _Turn(NamedTuple):
+    """The SVD of a basis's T (k, k), all of them with the wanted end first."""
+
+    X: Tensor  # (k, k), columns
     S: Tensor  # (k,)
-    V: Tensor  # (k, n)
+    Yt: Tensor  # (k, k), rows
 
 
 class _Progress:
@@ -163,13 +173,18 @@ class _Basis:
         T = torch.nn.functional.pad(self._T, (0, 0, 0, new.shape[0]))
         self._T = torch.cat([T, self._P @ image.T], dim=1)
 
-    def ritz(self, part: Part) -> _Triplets:
-        """All triplets of W restricted to Q, the wanted end first."""
+    def turn(self, part: Part) -> _Turn:
+        """The SVD of W restricted to Q, in the basis."""
         X, S, Yt = torch.linalg.svd(self._T)
-        if part == "minor":
-            X, S, Yt = X.flip(1), S.flip(0), Yt.flip(0)
-        return _Triplets(X.T @ self._P, S, Yt @ self._Q)
+        return _Turn(X, S, Yt) if part == "principal" else _Turn(X.flip(1), S.flip(0), Yt.flip(0))
 
-    def keep(self, found: _Triplets, count: int) -> None:
+    def triplets(self, turn: _Turn, count: int) -> _Triplets:
+        """The first `count` triplets of W restricted to Q."""
+        following = float(turn.S[count]) if turn.S.shape[0] > count else None
+        U, V = turn.X[:, :count].T @ self._P, turn.Yt[:count] @ self._Q
+        return _Triplets(U, turn.S[:count], V, following)
+
+    def keep(self, turn: _Turn, count: int) -> None:
         """Shrink to the first `count` of the triplets."""
-        self._P, self._Q, self._T = found.U[:count], found.V[:count], torch.diag(found.S[:count])
+        self._P, S, self._Q, _ = self.triplets(turn, count)
+        self._T = torch.diag(S)
