@@ -29,8 +29,8 @@ SOLVERS: dict[str, tuple[Part, Solver]] = {
     "dense minor": ("minor", lambda W, r: dense(W, r, "minor")),
     "gram principal": ("principal", lambda W, r: gram(W, r, "principal", tol=1e-10)),
     "gram minor": ("minor", lambda W, r: gram(W, r, "minor", tol=1e-10)),
-    "krylov": ("principal", lambda W, r: principal(W, r, seed=0, tol=1e-10)),
-    "inverse": ("minor", lambda W, r: inverse(W, r, seed=0, tol=1e-10)),
+    "krylov": ("principal", lambda W, r: principal(W, r, low=W.float(), seed=0, tol=1e-10)),
+    "inverse": ("minor", lambda W, r: inverse(W, r, low=W.float(), seed=0, tol=1e-10)),
 }
 
 
@@ -56,7 +56,7 @@ def test_either_precision_of_the_inverse_leads_to_the_same_triplets(
     W = with_spectrum(spectra(200)[kind], 200, 200)
     for knows in (0.1, 0.0):
         monkeypatch.setattr(minor, "_FLOAT32_KNOWS", knows)
-        found = inverse(W, RANK, seed=0, tol=1e-9)
+        found = inverse(W, RANK, low=W.float(), seed=0, tol=1e-9)
         judge(W, found.U, found.S, found.Vt, "minor", values=1e-9, vectors=1e-8)
 
 
@@ -82,7 +82,7 @@ def test_a_clustered_lower_end_is_left_to_the_gram_matrix() -> None:
 def test_a_flat_upper_end_is_left_to_the_gram_matrix() -> None:
     W = torch.randn(1000, 1000, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     with pytest.raises(StalledError, match="blocks of 44"):
-        principal(W, 40, seed=0, tol=1e-8)
+        principal(W, 40, low=W.float(), seed=0, tol=1e-8)
 
 
 @pytest.mark.parametrize("columns", [0, 3])
@@ -126,7 +126,7 @@ def test_refining_gives_up_where_nothing_is_gained() -> None:
 
 def test_a_small_tolerance_costs_more_blocks() -> None:
     W = with_spectrum(spectra(400)["slow decay"], 400, 400)
-    loose, tight = (principal(W, RANK, seed=0, tol=tol) for tol in (1e-2, 1e-12))
+    loose, tight = (principal(W, RANK, low=W.float(), seed=0, tol=tol) for tol in (1e-2, 1e-12))
     assert loose.iterations < tight.iterations
 
 
@@ -141,7 +141,7 @@ def test_the_basis_is_kept_within_its_limit() -> None:
 @pytest.mark.parametrize("rank", [1, 2, 3, 5])
 def test_krylov_fills_a_space_smaller_than_its_block(rank: int) -> None:
     W = with_spectrum(1.0 / torch.arange(1, 6, dtype=torch.float64), 9, 5)
-    found = principal(W, rank, seed=0, tol=1e-12)
+    found = principal(W, rank, low=W.float(), seed=0, tol=1e-12)
     judge(W, found.U, found.S, found.Vt, "principal", values=1e-13, vectors=1e-12)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import NamedTuple
 
@@ -76,11 +77,14 @@ def decompose(
         UserError: naming the argument and its value: weight not a 2-D floating tensor, empty, on
             the meta device, or with NaN/Inf (their count); rank, part, seed or tol out of range.
     """
-    validate(weight, rank, part, seed, tol)
     began = time.perf_counter()
+    largest = validate(weight, rank, part, seed, tol)
     exact = weight.detach().to("cpu") if weight.device.type == "mps" else weight.detach()
-    W, exponent = _scaled(exact)
-    outcome = _solve(W, rank, part, seed, tol)
+    W, exponent = _scaled(exact, largest)
+    if largest == 0:
+        outcome = _Outcome(_zero(W, rank), "dense", 0.0)
+    else:
+        outcome = _solve(W, None if exponent else exact, rank, part, seed, tol)
     U, Vt = fix_signs(outcome.solution.U, outcome.solution.Vt)
     scale = 2.0**exponent
     return Triplets(
@@ -111,13 +115,12 @@ def choose(shape: tuple[int, int], rank: int, part: Part) -> tuple[Method, ...]:
     return ("krylov" if part == "principal" else "inverse", "gram", "dense")
 
 
-def _scaled(weight: Tensor) -> tuple[Tensor, int]:
+def _scaled(weight: Tensor, largest: float) -> tuple[Tensor, int]:
     """The weight in float64, squares neither overflowing nor vanishing; the exponent taken out.
 
     A power of two, so that nothing is rounded; weights of usual size stay as they are.
     """
-    low, high = torch.aminmax(weight)
-    exponent = int(torch.frexp(torch.maximum(-low, high).double()).exponent)
+    _, exponent = math.frexp(largest)
     W = weight.to(torch.float64)
     if abs(exponent) <= _USUAL_EXPONENT:
         return W, 0
@@ -125,15 +128,18 @@ def _scaled(weight: Tensor) -> tuple[Tensor, int]:
     return W * 2.0**-exponent, exponent
 
 
-def _solve(W: Tensor, rank: int, part: Part, seed: int, tol: float) -> _Outcome:
-    """The first method that meets `tol`; the last one, the full SVD, in any case."""
-    if torch.linalg.matrix_norm(W) == 0:  # a fifth of W.any()'s time
-        return _Outcome(_zero(W, rank), "dense", 0.0)
+def _solve(
+    W: Tensor, stored: Tensor | None, rank: int, part: Part, seed: int, tol: float
+) -> _Outcome:
+    """The first method that meets `tol`; the last one, the full SVD, in any case.
+
+    `stored` is W in the dtype it came in, which is narrower.
+    """
     reason = None
     *quick, last = choose((W.shape[0], W.shape[1]), rank, part)
     for method in quick:
         try:
-            solution = _run(method, W, rank, part, seed, tol)
+            solution = _run(method, W, stored, rank, part, seed, tol)
         except (StalledError, LinAlgError) as failure:
             reason = f"{method}: {failure}"
         else:
@@ -155,12 +161,20 @@ def _solve(W: Tensor, rank: int, part: Part, seed: int, tol: float) -> _Outcome:
     return _Outcome(solution, last, error, reason)
 
 
-def _run(method: Method, W: Tensor, rank: int, part: Part, seed: int, tol: float) -> Solution:
-    if method == "krylov":
-        return principal(W, rank, seed=seed, tol=tol)
-    if method == "inverse":
-        return inverse(W, rank, seed=seed, tol=tol)
-    return gram(W, rank, part, tol=tol)
+def _run(
+    method: Method,
+    W: Tensor,
+    stored: Tensor | None,
+    rank: int,
+    part: Part,
+    seed: int,
+    tol: float,
+) -> Solution:
+    if method == "gram":
+        return gram(W, rank, part, tol=tol)
+    low = (W if stored is None else stored).float()
+    solve = principal if method == "krylov" else inverse
+    return solve(W, rank, low=low, seed=seed, tol=tol)
 
 
 def _gap(solution: Solution, part: Part) -> float | None:

@@ -123,11 +123,12 @@ def block_krylov(
         space.extend()
         if space.blocks < due and not space.full:
             continue
-        ritz = space.ritz(rank, keep, tol)
-        late = n > basis < 2 * space.size and ritz.error > _HOPELESS
-        if ritz.converged or space.full or late:
-            return ritz
-        due = _next_check(space.blocks, ritz.error, max(tol, _FLOOR[start.dtype]))
+        found = space.restricted(rank, keep, tol)
+        late = n > basis < 2 * space.size and found.error > _HOPELESS
+        if found.converged or space.full or late:
+            V = space.lifted(found.X)
+            return Ritz(found.S, V, found.error, found.converged, space.blocks)
+        due = _next_check(space.blocks, found.error, max(tol, _FLOOR[start.dtype]))
 
 
 def estimate_norm(W: Tensor, *, seed: int) -> float:
@@ -143,6 +144,15 @@ def _next_check(blocks: int, error: float, tol: float) -> int:
     rate = math.log(1 / error) / blocks if error < 1 else 0.0
     remaining = math.log(error / tol) / rate if rate > 0 else blocks
     return blocks + max(1, min(int(remaining * 2 / 3), blocks // 2))
+
+
+class _Found(NamedTuple):
+    """Triplets of C restricted to a basis, in that basis: S (k,), X (size, k)."""
+
+    S: Tensor
+    X: Tensor
+    error: float
+    converged: bool
 
 
 class _Space:
@@ -175,7 +185,7 @@ class _Space:
         self._coupling = self._new @ outside.T
         self.size, self.blocks = size, self.blocks + 1
 
-    def ritz(self, rank: int, keep: int, tol: float) -> Ritz:
+    def restricted(self, rank: int, keep: int, tol: float) -> _Found:
         """The `keep` largest triplets of C restricted to Q, from T = X S^2 X^T.
 
         C^T C maps Q into itself but for the newest block, whose image leaves by the coupling: this
@@ -188,10 +198,13 @@ class _Space:
         outside = torch.linalg.vector_norm(self._coupling.double() @ newest, dim=0)
         first, kept = float(S[0]), S[:rank]
         target = (tol * kept[-1] * kept).clamp(min=_FLOOR[self._T.dtype] * first**2)
-        V = X.T @ self._Q[: self.size].double()
         error = float((outside / kept.clamp(min=torch.finfo(S.dtype).tiny)).max())
         converged = bool((outside <= target).all())
-        return Ritz(S, V, error / (first or 1.0), converged, self.blocks)
+        return _Found(S, X, error / (first or 1.0), converged)
+
+    def lifted(self, X: Tensor) -> Tensor:
+        """Rows (k, n) from columns X (size, k) in the basis."""
+        return X.T @ self._Q[: self.size].double()
 
 
 def orthonormalise(block: Tensor, basis: Tensor, *, projected: bool = False) -> Tensor:

@@ -33,12 +33,13 @@ _BASIS_BLOCKS = 10  # a lower end so clustered that it takes more is for the Gra
 _SINGULAR, _PIVOT = 1e-14, 1e-10
 
 
-def inverse(W: Tensor, rank: int, *, seed: int, tol: float) -> Solution:
+def inverse(W: Tensor, rank: int, *, low: Tensor, seed: int, tol: float) -> Solution:
     """The `rank` smallest singular triplets of W.
 
     Args:
         W: (n, n) float64, entries of order 1.
         rank: 1 <= rank <= n.
+        low: W in float32.
         seed: of the start block.
         tol: see `refine`.
 
@@ -48,7 +49,6 @@ def inverse(W: Tensor, rank: int, *, seed: int, tol: float) -> Solution:
     Raises:
         StalledError: the lower end is so clustered that the Gram matrix is quicker.
     """
-    low = W.float()
     sigma_1 = estimate_norm(low, seed=seed)
     C = inverse_map(low)
     ritz = _largest(C, low, rank, seed)

@@ -13,8 +13,12 @@ from ailora.linalg.triplets import Part
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def validate(weight: Tensor, rank: int, part: Part, seed: int, tol: float) -> None:
-    """Raise `UserError`, naming the argument and its value, for what cannot be decomposed."""
+def validate(weight: Tensor, rank: int, part: Part, seed: int, tol: float) -> float:
+    """Raise `UserError`, naming the argument and its value, for what cannot be decomposed.
+
+    Returns:
+        The largest magnitude of an entry, found on the way.
+    """
     _validate_form(weight)
     if part not in get_args(Part):
         raise UserError(f"decompose: part={part!r} is unknown; use 'principal' or 'minor'")
@@ -30,7 +34,7 @@ def validate(weight: Tensor, rank: int, part: Part, seed: int, tol: float) -> No
         raise UserError(f"decompose: seed={seed!r} is not an integer; pass an int such as 0")
     if not 0 < tol < 1:
         raise UserError(f"decompose: tol={tol!r} is not between 0 and 1; pass a value such as 1e-8")
-    _validate_values(weight)
+    return _validated_largest(weight)
 
 
 def _validate_form(weight: Tensor) -> None:
@@ -60,7 +64,7 @@ def _validate_form(weight: Tensor) -> None:
         )
 
 
-def _validate_values(weight: Tensor) -> None:
+def _validated_largest(weight: Tensor) -> float:
     low, high = torch.aminmax(weight.detach())  # one pass, and NaN comes through
     if not (torch.isfinite(low) and torch.isfinite(high)):
         bad = weight.numel() - int(torch.isfinite(weight).sum())
@@ -68,3 +72,4 @@ def _validate_values(weight: Tensor) -> None:
             f"decompose: weight has {bad} NaN or Inf of {weight.numel()} entries; "
             "check that the checkpoint loaded as intended"
         )
+    return max(-float(low), float(high))
