@@ -2,8 +2,8 @@
 
 Musco and Musco, "Randomized block Krylov methods for stronger and faster approximate singular value
 decomposition", NeurIPS 2015; as block Lanczos (Golub and Underwood, 1977) on C^T C with full
-reorthogonalisation and the residual as the stopping rule. C^T C squares C's condition: what is found
-is a start for `refine`, so neither that nor a lack of restarts harms. Subspace iteration as in
+reorthogonalisation and the residual as the stopping rule. That squares C's condition, and there are
+no restarts, but what is found is a start for `refine` only. Subspace iteration as in
 ``torch.svd_lowrank`` keeps the last power only and is off by several per cent on flat spectra.
 
 Blocks are rows throughout, (b, n): appending to a basis is then a copy, and the products are those
@@ -69,8 +69,9 @@ def operator(W: Tensor) -> Operator:
 
 def normal_map(W: Tensor) -> Normal:
     """W^T W of W (m, n) for blocks of rows X (b, n), without forming it."""
-    height = max(1, _PANEL_BYTES // (W.shape[1] * W.element_size()))
-    panels = W.split(height) if W.device.type == "cpu" else (W,)
+    m, n = W.shape
+    height = max(1, _PANEL_BYTES // (n * W.element_size())) if W.device.type == "cpu" else m
+    panels = [W[row : row + height] for row in range(0, m, height)]
 
     def apply(X: Tensor) -> Tensor:
         image = torch.zeros_like(X)

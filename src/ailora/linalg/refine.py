@@ -23,7 +23,7 @@ _FLOOR = 5e-15  # residual relative to sigma_1, about what fp64 reaches
 _DEAD = 1e-10  # sigma relative to sigma_1 below which the image W v says little about u
 # The basis holds the start, or twice the rank after a restart, and as much again; at small ranks
 # more, as the SVD of T costs nothing there.
-_BASIS_BLOCKS, _BASIS_COLUMNS = 4, 160
+_BASIS_BLOCKS, _BASIS_COLUMNS = 2, 160
 # Powers of W^T W on residuals, in float32: one, or two for few rows, where a product takes as long
 # as reading W. 4096 x 4096, Gaussian, rank 8: none 0.57 s, one 0.56, two 0.52; 128, trained-like:
 # 1.98, 1.46, 1.66.
@@ -107,8 +107,10 @@ def _directions(R: Tensor, normal: Normal | None, C: Operator | None) -> Tensor:
     """What residuals R (b, n) say that the basis lacks."""
     if C is not None:
         return C.adjoint(C.forward(R))
+    if normal is None:
+        return R
     powers = [R]
-    for _ in range(0 if normal is None else 1 + (R.shape[0] <= _TWO_POWERS_UP_TO)):
+    for _ in range(2 if R.shape[0] <= _TWO_POWERS_UP_TO else 1):
         image = normal(powers[-1].float()).double()
         powers.append(image / torch.linalg.vector_norm(image, dim=1, keepdim=True))
     return torch.cat(powers)
