@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 _PANEL = 512  # columns; one triangle of the product, some 45 % saved at n = 4096
 # Milliseconds, two threads, torch's eigh of all beside the wanted 9, 33 or 129 of n: 384: 7.0, and
 # 4.4, 6.3, 9.3; 768: 36, and 27, 35, 42; 1024: 80, and 71, 80, 95; 2048: 700, and 380, 435, 440.
-# The small ones gain less than two libraries' threads cost them, up to 5 ms, waiting for each other.
+# The small ones gain less than two libraries' threads, waiting for each other, cost: up to 5 ms.
 _ALL_UP_TO, _ALL_OF_MANY_UP_TO = 512, 1024
 _MANY_SHARE = 24  # of n
 

@@ -8,7 +8,7 @@ from ailora.linalg.krylov import block_krylov, block_width, normal_map, operator
 from ailora.linalg.refine import refine
 from ailora.linalg.triplets import Solution, StalledError
 
-_FLOAT32_REACHES = 5e-7  # residual relative to sigma_1
+_FLOAT32_REACHES = 3e-6  # residual relative to sigma_1
 _TOO_FAR = 1e-4  # residual that `refine` would take longer to mend than the Gram matrix
 _KEPT_BLOCKS, _KEPT_COLUMNS = 2, 36  # of Ritz vectors, from one phase to the other
 _BASIS_SHARE, _BASIS_COLUMNS, _BASIS_BLOCKS = 3, 512, 8  # n / 3, but no less than the others
