@@ -163,6 +163,33 @@ def test_the_norm_is_estimated_from_below(shape: tuple[int, int]) -> None:
     )
 
 
+@pytest.mark.parametrize("shape", [(7, 3), (700, 300), (5, 700)], ids=str)
+def test_products_by_panels_are_those_with_the_gram_matrix(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(krylov, "_PANEL_BYTES", 100 * 300 * 8)  # several panels, one not full
+    generator = torch.Generator().manual_seed(8)
+    W, X = (
+        torch.randn(rows, shape[1], generator=generator, dtype=torch.float64)
+        for rows in (shape[0], 4)
+    )
+    for tall in (W, W.T.contiguous().T):
+        torch.testing.assert_close(normal_map(tall)(X), X @ (W.T @ W), rtol=1e-12, atol=1e-9)
+
+
+def test_products_in_float32_save_steps_and_cost_no_digit() -> None:
+    W = with_spectrum(spectra(600)["even"], 600, 600)
+    start = dense(W, 20, "principal").Vt + 1e-4 * start_block(20, W, seed=0)
+
+    def steps(normal: krylov.Normal | None) -> int:
+        found = refine(operator(W), start, RANK, "principal", tol=1e-8, sigma_1=1.0, normal=normal)
+        judge(W, found.U.T, found.S, found.V, "principal", values=1e-8, vectors=1e-5)
+        assert found.converged
+        return found.steps
+
+    assert steps(normal_map(W.float())) < steps(None)
+
+
 @pytest.mark.parametrize("columns", [5, 512, 700])
 def test_the_gram_matrix_is_the_product(columns: int) -> None:
     W = torch.randn(30, columns, generator=torch.Generator().manual_seed(4), dtype=torch.float64)

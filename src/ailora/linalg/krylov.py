@@ -28,9 +28,8 @@ _NORM_ROWS, _NORM_BLOCKS = 8, 3
 _ORTHOGONAL = {torch.float32: 1e-6, torch.float64: 1e-13}
 # Residual of C^T C relative to s_1^2 below which rounding decides.
 _FLOOR = {torch.float32: 3e-7, torch.float64: 1e-13}
-# Of W, for both products while it is in the processor's cache. 4096 x 4096 in fp32, blocks of 12:
-# 4.9 ms, one product after the other 9.0; blocks of 36 and more, or fp64, gain nothing and lose
-# nothing.
+# Of W: both products with it while it is in the processor's cache. 4096 x 4096 in fp32, blocks of
+# 12: 4.9 ms, one product after the other 9.0; blocks of 36 and more gain and lose nothing.
 _PANEL_BYTES = 2**19
 
 
