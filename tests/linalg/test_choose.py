@@ -313,3 +313,14 @@ def test_a_tolerance_nothing_can_meet_is_reported(caplog: pytest.LogCaptureFixtu
     found = decompose(with_spectrum(spectra(90)["even"], 90, 90), RANK, "minor", tol=1e-30)
     assert found.check.residual > 1e-30
     assert "full SVD of a 90 x 90 weight: residual" in caplog.text
+
+
+@pytest.mark.parametrize("exponent", [-60, -17, -15, 15, 17, 60])
+def test_a_nearly_singular_weight_of_any_size_needs_no_other_solver(exponent: int) -> None:
+    S = spectra(1100)["even"].clone()
+    S[-3:] *= 1e-9
+    W = (with_spectrum(S, 1100, 1100) * 2.0**exponent).float()
+    found = decompose(W, 6, "minor")
+    assert found.check.fallback is None
+    assert found.check.residual <= 1e-8
+    assert found.check.method == "inverse"

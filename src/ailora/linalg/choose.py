@@ -40,6 +40,17 @@ _GRAM_UP_TO = 1024
 _KRYLOV_SHARE = 24  # the basis, of many blocks of r vectors, must stay well below min(m, n)
 
 
+class _Problem(NamedTuple):
+    """W in float64, and `stored`: the same in the dtype it came in, None where W was scaled."""
+
+    W: Tensor
+    stored: Tensor | None
+    rank: int
+    part: Part
+    seed: int
+    tol: float
+
+
 class _Outcome(NamedTuple):
     solution: Solution
     method: Method
@@ -85,7 +96,7 @@ def decompose(
     if largest == 0:
         outcome = _Outcome(_zero(W, rank), "dense", 0.0)
     else:
-        outcome = _solve(W, None if exponent else exact, rank, part, seed, tol)
+        outcome = _solve(_Problem(W, None if exponent else exact, rank, part, seed, tol))
     U, Vt = fix_signs(outcome.solution.U, outcome.solution.Vt)
     scale = 2.0**exponent
     return Triplets(
@@ -129,18 +140,14 @@ def _scaled(weight: Tensor, largest: float) -> tuple[Tensor, int]:
     return W * 2.0**-exponent, exponent
 
 
-def _solve(
-    W: Tensor, stored: Tensor | None, rank: int, part: Part, seed: int, tol: float
-) -> _Outcome:
-    """The first method that meets `tol`; the last one, the full SVD, in any case.
-
-    `stored` is W in the dtype it came in, None where W was scaled.
-    """
+def _solve(problem: _Problem) -> _Outcome:
+    """The first method that meets `tol`; the last one, the full SVD, in any case."""
+    W, _, rank, part, _, tol = problem
     reason = None
     *quick, last = choose((W.shape[0], W.shape[1]), rank, part)
     for method in quick:
         try:
-            solution = _run(method, W, stored, rank, part, seed, tol)
+            solution = _run(method, problem)
         except (StalledError, LinAlgError) as failure:
             reason = f"{method}: {failure}"
         else:
@@ -162,15 +169,8 @@ def _solve(
     return _Outcome(solution, last, error, reason)
 
 
-def _run(
-    method: Method,
-    W: Tensor,
-    stored: Tensor | None,
-    rank: int,
-    part: Part,
-    seed: int,
-    tol: float,
-) -> Solution:
+def _run(method: Method, problem: _Problem) -> Solution:
+    W, stored, rank, part, seed, tol = problem
     if method == "gram":
         return gram(W, rank, part, tol=tol)
     low = (W if stored is None else stored).float()
