@@ -41,10 +41,10 @@ _KRYLOV_SHARE = 24  # the basis, of many blocks of r vectors, must stay well bel
 
 
 class _Problem(NamedTuple):
-    """W in float64, and `stored`: the same in the dtype it came in, None where W was scaled."""
+    """W in float64, and `stored`: the same in the dtype it came in, unless it had to be scaled."""
 
     W: Tensor
-    stored: Tensor | None
+    stored: Tensor
     rank: int
     part: Part
     seed: int
@@ -96,7 +96,7 @@ def decompose(
     if largest == 0:
         outcome = _Outcome(_zero(W, rank), "dense", 0.0)
     else:
-        outcome = _solve(_Problem(W, None if exponent else exact, rank, part, seed, tol))
+        outcome = _solve(_Problem(W, W if exponent else exact, rank, part, seed, tol))
     U, Vt = fix_signs(outcome.solution.U, outcome.solution.Vt)
     scale = 2.0**exponent
     return Triplets(
@@ -173,9 +173,8 @@ def _run(method: Method, problem: _Problem) -> Solution:
     W, stored, rank, part, seed, tol = problem
     if method == "gram":
         return gram(W, rank, part, tol=tol)
-    low = (W if stored is None else stored).float()
     solve = principal if method == "krylov" else inverse
-    return solve(W, rank, low=low, seed=seed, tol=tol)
+    return solve(W, rank, low=stored.float(), seed=seed, tol=tol)
 
 
 def _gap(solution: Solution, part: Part) -> float | None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ailora.linalg.tridiagonal import FewerFoundError, eigh_range
+from ailora.linalg.tridiagonal import FEW_SHARE, FewerFoundError, eigh_range
 from ailora.linalg.triplets import Part
 
 logger = logging.getLogger(__name__)
@@ -18,13 +18,12 @@ _PANEL = 512  # columns; one triangle of the product, some 45 % saved at n = 409
 # 4.4, 6.3, 9.3; 768: 36, and 27, 35, 42; 1024: 80, and 71, 80, 95; 2048: 700, and 380, 435, 440.
 # The small ones gain less than two libraries' threads, waiting for each other, cost: up to 5 ms.
 _ALL_UP_TO, _ALL_OF_MANY_UP_TO = 512, 1024
-_MANY_SHARE = 24  # of n
 
 
 def gram_matrix(W: Tensor) -> Tensor:
     """W^T W (n, n), at little more than half of a full product's cost."""
     n = W.shape[1]
-    if n <= _PANEL:
+    if n <= _PANEL:  # copying a triangle would take longer than computing it
         return W.T @ W
     G = W.new_empty(n, n)
     for start in range(0, n, _PANEL):
@@ -50,7 +49,7 @@ def eigh_end(G: Tensor, count: int, part: Part) -> End:
 
     On the CPU only those are computed where that is quicker, elsewhere all.
     """
-    found = _some(G, count, part) if _few(G, count) else None
+    found = _some(G, count, part) if _some_are_quicker(G, count) else None
     values, vectors = torch.linalg.eigh(G) if found is None else found
     largest = float(values[-1]) if found is None or part == "principal" else None
     if part == "principal":
@@ -58,10 +57,11 @@ def eigh_end(G: Tensor, count: int, part: Part) -> End:
     return End(values[:count], vectors[:, :count], largest)
 
 
-def _few(G: Tensor, count: int) -> bool:
+def _some_are_quicker(G: Tensor, count: int) -> bool:
     n = G.shape[0]
-    many = 2 * count > n or (n <= _ALL_OF_MANY_UP_TO and count * _MANY_SHARE > n)
-    return G.device.type == "cpu" and n > _ALL_UP_TO and not many
+    if G.device.type != "cpu" or n <= _ALL_UP_TO or 2 * count > n:
+        return False
+    return n > _ALL_OF_MANY_UP_TO or count * FEW_SHARE <= n
 
 
 def _some(G: Tensor, count: int, part: Part) -> tuple[Tensor, Tensor] | None:

@@ -66,7 +66,7 @@ def _largest(C: Operator, like: Tensor, rank: int, seed: int) -> Ritz:
     """Approximate triplets of C, by block Krylov in the arithmetic of `like`."""
     width = block_width(rank, like.shape[0])
     return block_krylov(
-        lambda X: C.adjoint(C.forward(X)),
+        C.normal,
         start_block(width, like, seed=seed),
         rank,
         keep=_KEPT_BLOCKS * width,

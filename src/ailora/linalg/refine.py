@@ -94,9 +94,10 @@ def refine(
                 continue
         wanted = size > target
         R = R[wanted] / size[wanted, None]
-        if basis.size + R.shape[0] > limit:
+        directions = _directions(R, normal, C)[:room]
+        if basis.size + directions.shape[0] > limit:
             basis.keep(turn, V.shape[0])
-        basis.extend(_directions(R, normal, C)[:room], C, _DEAD * sigma_1)
+        basis.extend(directions, C, _DEAD * sigma_1)
     U, S, V, following = progress.best
     if part == "minor":
         U, S, V = U.flip(0), S.flip(0), V.flip(0)
@@ -106,7 +107,7 @@ def refine(
 def _directions(R: Tensor, normal: Normal | None, C: Operator | None) -> Tensor:
     """What residuals R (b, n) say that the basis lacks."""
     if C is not None:
-        return C.adjoint(C.forward(R))
+        return C.normal(R)
     if normal is None:
         return R
     powers = [R]
@@ -186,7 +187,7 @@ class _Basis:
         silent = torch.linalg.vector_norm(image, dim=1) <= dead
         if C and bool(silent.any()):
             directions = image.clone()
-            directions[silent] = C.forward(C.adjoint(C.forward(new[silent])))
+            directions[silent] = C.forward(C.normal(new[silent]))
         self._P = torch.cat([self._P, orthonormalise(directions, self._P)])
         self._Q = torch.cat([self._Q, new])
         T = torch.nn.functional.pad(self._T, (0, 0, 0, new.shape[0]))
