@@ -2,7 +2,7 @@
 
 Run it:  python examples/offline_files.py
 The first and the last step on the command line:
-    ailora init MODEL --out start --lr-mode baked
+    ailora init MODEL --out start --bake-rates
     ailora export TRAINED --folded-base --out plain
 """
 
@@ -62,7 +62,7 @@ def main(model: str, out: Path) -> None:
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     batch = tokenizer(list(TEXTS), padding=True, return_tensors="pt", return_token_type_ids=False)
 
-    config = presets.ailora(r=8, base="folded", lr_mode="baked", task_type="CAUSAL_LM")
+    config = presets.ailora(r=8, anchored=False, bake_rates=True, task_type="CAUSAL_LM")
     start = init_files(model, out / "start", config)
     print(f"start: {start.model} and {start.adapter}")
     trained = train_elsewhere(start.model, start.adapter, batch, out / "trained")

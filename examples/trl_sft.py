@@ -95,9 +95,7 @@ def main(model: str, out: Path) -> None:
         train_dataset=rows(),
         processing_class=tokenizer,
         # TRL makes the optimiser, so V's rate goes into the factors.
-        peft_config=ailora.peft_config(
-            ailora.AILoRAConfig(r=8, lr_mode="baked", task_type="CAUSAL_LM")
-        ),
+        peft_config=ailora.AILoRAConfig(r=8, bake_rates=True, task_type="CAUSAL_LM"),
     )
     trainer.train()
     trainer.save_model(str(out))

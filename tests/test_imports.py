@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "cache": FOUNDATION | {"linalg"},
     "roles": {"errors", "linalg"},
     "adapters": FOUNDATION | {"linalg", "cache", "roles"},
-    "checkpoints": FOUNDATION,
+    "checkpoints": FOUNDATION | {"linalg"},
     "baselines": METHOD,
     "offline": METHOD | {"checkpoints"},
     "demo": FOUNDATION,
@@ -92,12 +92,12 @@ def violations(edges: dict[str, set[str]]) -> list[str]:
 
 def test_there_is_something_to_walk() -> None:
     assert {
-        "ailora.adapters.factors.anchored",
+        "ailora.adapters.factors",
         "ailora.linalg.choose",
         "ailora.errors",
     } <= MODULES.keys()
-    assert "ailora.roles" in EDGES["ailora.adapters.starts.make"]
-    assert "ailora.adapters.stock.peft_layers" in EDGES["ailora.adapters.load"]
+    assert "ailora.roles" in EDGES["ailora.adapters.starts"]
+    assert "ailora.adapters.peft_insides" in EDGES["ailora.adapters.load"]
 
 
 def test_every_part_of_the_package_has_its_place_in_the_order() -> None:

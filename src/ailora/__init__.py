@@ -5,7 +5,7 @@
 >>> config.roles["q"].init, config.roles["v"].init, config.roles["v"].lr_ratio
 ('principal', 'minor', 2.0)
 
-``ailora.get_peft_model(model, config)`` is then a stock ``peft.PeftModel``.
+``peft.get_peft_model(model, config)`` is then a model like any other of PEFT's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         create_optimizer,
         get_peft_model,
         load_adapter,
-        peft_config,
         presets,
     )
     from ailora.linalg import Triplets, decompose
@@ -35,7 +34,6 @@ __all__ = [
     "get_peft_model",
     "inspect",
     "load_adapter",
-    "peft_config",
     "presets",
 ]
 

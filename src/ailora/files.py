@@ -24,6 +24,7 @@ __all__ = [
     "cache_path",
     "sha256_of",
     "unwritable",
+    "usual_mode",
     "write_atomic",
     "write_json",
     "written_whole",
@@ -61,7 +62,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.chmod(_file_mode())
+        temporary.chmod(usual_mode())
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -122,6 +123,13 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def usual_mode(*, folder: bool = False) -> int:
+    """The mode that the umask gives a new file or folder; ``tempfile`` makes private ones."""
+    mask = os.umask(0)  # reading it sets it
+    os.umask(mask)
+    return (0o777 if folder else 0o666) & ~mask
+
+
 def cache_path() -> Path:
     """Return where this user's cache belongs, without making or checking it.
 
@@ -170,13 +178,6 @@ def _home() -> Path:
         raise UserError(
             "no home folder to keep the cache in; set AILORA_CACHE to a folder you can write to"
         ) from error
-
-
-def _file_mode() -> int:
-    # mkstemp makes files private; the umask decides for ordinary ones, and reading it sets it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
 
 
 def _sync_folder(folder: Path) -> None:

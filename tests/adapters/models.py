@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 import ailora
 from ailora import AILoRAConfig, Role
+from ailora.adapters.factors import cut
 from ailora.demo import encoder_dir
 from tests.families import FAMILIES, inputs_for
 
@@ -98,8 +100,44 @@ def factors(model: nn.Module, name: str, adapter: str = "default") -> tuple[Any,
 ROLES = {"q": Role(init="principal", r=3), "v": Role(init="minor", lr_ratio=2)}
 
 
-def trained(base: str = "anchored", dtype: torch.dtype = torch.float64, **fields) -> PeftModel:
-    config = AILoRAConfig(**{"r": 2, "alpha": 5, "roles": ROLES, "base": base, **fields})
+def trained(*, anchored: bool = True, dtype: torch.dtype = torch.float64, **fields) -> PeftModel:
+    config = AILoRAConfig(
+        **{"r": 2, "lora_alpha": 5, "roles": ROLES, "anchored": anchored, **fields}
+    )
     model = ailora.get_peft_model(tiny(dtype), config)
     train(model, batch(model), 3)
     return model
+
+
+@dataclass(frozen=True)
+class Found:
+    """One projection's factors as trained, its anchors (None where it is plain), and its scale."""
+
+    A: Tensor
+    B: Tensor
+    A0: Tensor | None
+    B0: Tensor | None
+    scaling: float
+    modules: tuple[Any, Any]
+
+
+def parts(model: PeftModel, adapter: str = "default") -> dict[str, Found]:
+    """By projection (in fused layers with the role), what A' and B' are made of."""
+    found = {}
+    for name, blocks in model.peft_config[adapter].record.layers.items():
+        layer = model.get_base_model().get_submodule(name)
+        A, B = layer.lora_A[adapter], layer.lora_B[adapter]
+        scaling = layer.scaling[adapter]
+        cuts = cut(A.weight.detach(), B.weight.detach(), blocks)
+        for block, part in zip(blocks, cuts, strict=True):
+            found[block.key(name)] = Found(part.A, part.B, part.A0, part.B0, scaling, (A, B))
+    return found
+
+
+@torch.no_grad()
+def move(model: PeftModel, name: str, adapter: str = "default", by: float = 0.1) -> None:
+    """Move what trains of one anchored layer at random, as steps of an optimiser would."""
+    A, B = factors(model, name, adapter)
+    r = A.weight.shape[0] // 2
+    A.weight += by * torch.randn_like(A.weight[:r]).repeat(2, 1)
+    B.weight[:, :r] += by * torch.randn_like(B.weight[:, :r])

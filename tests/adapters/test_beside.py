@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel
 import ailora
 from ailora import AILoRAConfig, Role, presets
 from ailora.errors import UserError
-from tests.adapters.models import Q0, base_weights, batch, factors, logits, same, tiny, train
+from tests.adapters.models import Q0, base_weights, batch, logits, move, same, tiny, train
 
 
 @pytest.fixture
@@ -82,8 +82,7 @@ def test_deleting_one_leaves_the_other(model: PeftModel) -> None:
 def test_each_row_of_a_batch_can_have_its_own_adapter(model: PeftModel) -> None:
     inputs = batch(model, labels=False)
     ailora.get_peft_model(model, presets.pissa(3), "second")
-    for module in factors(model, Q0, "second"):
-        module.set_delta(0.1 * torch.randn_like(module.delta))
+    move(model, Q0, "second")
     each = {}
     for name in ("default", "second"):
         model.set_adapter(name)
@@ -98,8 +97,7 @@ def test_each_row_of_a_batch_can_have_its_own_adapter(model: PeftModel) -> None:
 def test_pefts_weighted_sum_makes_a_plain_adapter_of_anchored_ones(model: PeftModel) -> None:
     inputs = batch(model)
     ailora.get_peft_model(model, AILoRAConfig(r=2), "second")
-    for module in factors(model, Q0, "second"):
-        module.set_delta(0.1 * torch.randn_like(module.delta))
+    move(model, Q0, "second")
     layer = model.get_base_model().get_submodule(Q0)
     wanted = sum(layer.get_delta_weight(name) for name in ("default", "second"))
     model.add_weighted_adapter(["default", "second"], [1.0, 1.0], "sum", combination_type="cat")
@@ -113,24 +111,25 @@ def test_pefts_weighted_sum_makes_a_plain_adapter_of_anchored_ones(model: PeftMo
 def test_a_name_that_is_taken_or_no_name_is_refused_before_anything_changes(
     model: PeftModel, name: str
 ) -> None:
-    before = [id(module) for module in model.modules()]
+    before, configs = [id(module) for module in model.modules()], dict(model.peft_config)
     with pytest.raises(UserError, match=f"^adapter_name={name!r}: "):
         ailora.get_peft_model(model, AILoRAConfig(), name)
     assert [id(module) for module in model.modules()] == before
+    assert model.peft_config == configs and model.active_adapter == "default"
 
 
 def test_folding_under_another_adapter_is_refused(model: PeftModel) -> None:
     weights = base_weights(model)
-    with pytest.raises(UserError, match="base='folded' would change the base weights"):
-        ailora.get_peft_model(model, AILoRAConfig(base="folded"), "second")
+    with pytest.raises(UserError, match="anchored=False would change the base weights"):
+        ailora.get_peft_model(model, AILoRAConfig(anchored=False), "second")
     assert same(base_weights(model), weights)
 
 
 def test_nothing_is_started_on_the_residual_weights_of_a_folded_adapter() -> None:
-    folded = ailora.get_peft_model(tiny(), AILoRAConfig(base="folded", r=2))
-    with pytest.raises(UserError, match="adapter 'default' is folded into this model's weights"):
+    folded = ailora.get_peft_model(tiny(), AILoRAConfig(anchored=False, r=2))
+    with pytest.raises(UserError, match=r"is a residual .*adapter 'default' is folded into it"):
         ailora.get_peft_model(folded, AILoRAConfig(r=2), "second")
-    plain = AILoRAConfig(base="folded", r=2, roles={"q": Role(init="gaussian")})
+    plain = AILoRAConfig(anchored=False, r=2, roles={"q": Role(init="gaussian")})
     untouched = ailora.get_peft_model(tiny(), plain)
     ailora.get_peft_model(untouched, AILoRAConfig(r=2), "second")
 

@@ -63,18 +63,20 @@ def test_what_is_pushed_says_what_it_is_and_loads_again(fake: Hub, tmp_path: Pat
     assert card.data.library_name == "peft" and card.data.base_model == "someone/base"
     assert card.text.count(HEADING) == 1
     assert "plain LoRA of the untouched base model" in card.text
+    assert "would train its frozen half as well" in card.text
     assert "keep it and load it first" in card.text
-    assert "q: principal r=3 scale=1.66667 lr x1; v: minor r=2 scale=2.5 lr x2" in card.text
+    assert "roles={'q': Role(init='principal', r=3" in card.text
+    assert "lora_alpha=5" in card.text
     ailora.load_adapter(tiny(), tmp_path, is_trainable=True)
 
 
 def test_the_card_of_a_folded_adapter_warns_of_the_original_base(fake: Hub) -> None:
-    trained("folded").push_to_hub("someone/adapter")
+    trained(anchored=False).push_to_hub("someone/adapter")
     assert "wrong on the original base model" in fake.files["README.md"].decode()
 
 
 def test_cards_of_other_adapters_are_left_alone(fake: Hub, tmp_path: Path) -> None:
-    trained()  # from then on PEFT's functions look for started adapters
+    trained()  # the negative control: this one says it
     stock = get_peft_model(tiny(), LoraConfig(target_modules=["query"]))
     stock.push_to_hub("someone/adapter")
     stock.save_pretrained(tmp_path)
@@ -96,12 +98,22 @@ def test_one_card_for_two_adapters_names_both_starts(tmp_path: Path) -> None:
     ailora.get_peft_model(model, presets.milora(3), "second")
     model.save_pretrained(tmp_path)
     text = (tmp_path / "README.md").read_text()
-    assert text.count(HEADING) == 1 and "v: principal r=2" in text and "v: minor r=3" in text
-    assert "v: minor r=3" in (tmp_path / "second" / "README.md").read_text()
+    assert text.count(HEADING) == 1
+    assert "AILoRAConfig(r=2, " in text and "AILoRAConfig(r=3, " in text
+    second = (tmp_path / "second" / "README.md").read_text()
+    assert second.count(HEADING) == 1 and "AILoRAConfig(r=3, " in second
+
+
+@pytest.mark.parametrize("baked", [False, True])
+def test_different_scales_of_modules_are_said_with_what_to_do(baked: bool, tmp_path: Path) -> None:
+    config = presets.ailora(2, bake_rates=baked)
+    ailora.get_peft_model(tiny(), config).save_pretrained(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert ("`ailora export` writes one scale" in text) is baked
 
 
 def test_target_modules_are_saved_in_one_order_and_stay_sets_in_use(tmp_path: Path) -> None:
-    model = ailora.get_peft_model(tiny(), presets.ailora(2, layers=[0, 1]))
+    model = ailora.get_peft_model(tiny(), presets.ailora(2, layers_to_transform=[0, 1]))
     names = {"value", "query", "b", "a", "c"}
     model.peft_config["default"].target_modules = set(names)
     model.save_pretrained(tmp_path)
@@ -114,7 +126,8 @@ def test_target_modules_are_saved_in_one_order_and_stay_sets_in_use(tmp_path: Pa
 def test_processes_with_other_hash_seeds_write_the_same_bytes(tmp_path: Path) -> None:
     program = (
         "import sys, ailora; from ailora import presets; from tests.adapters.models import tiny; "
-        "ailora.get_peft_model(tiny(), presets.ailora(2)).save_pretrained(sys.argv[1])"
+        "c = presets.pissa(2, target_modules=['query', 'value', 'key', 'output.dense']); "
+        "ailora.get_peft_model(tiny(), c).save_pretrained(sys.argv[1])"
     )
     for seed in ("1", "2"):
         subprocess.run(
@@ -122,5 +135,6 @@ def test_processes_with_other_hash_seeds_write_the_same_bytes(tmp_path: Path) ->
             check=True,
             env={**os.environ, "PYTHONHASHSEED": seed},
         )
-    one, two = ((tmp_path / seed / "adapter_config.json").read_bytes() for seed in ("1", "2"))
-    assert one == two
+    for name in ("adapter_config.json", "ailora.json", "README.md"):
+        one, two = ((tmp_path / seed / name).read_bytes() for seed in ("1", "2"))
+        assert one == two, name

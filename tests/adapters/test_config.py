@@ -1,43 +1,49 @@
+"""What an `AILoRAConfig` holds, what it refuses, and that it is PEFT's LoraConfig."""
+
 from __future__ import annotations
 
 import json
-from dataclasses import FrozenInstanceError, asdict
+from dataclasses import FrozenInstanceError
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from peft import TaskType
+from peft import LoraConfig, PeftConfig, TaskType
 
+import ailora
 from ailora import AILoRAConfig, Role, presets
-from ailora.adapters.files.reading import _config
+from ailora.adapters.config import as_json, from_json
 from ailora.errors import UserError
+from tests.adapters.models import tiny
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"r": 0}, "AILoRAConfig.r=0: the rank must be an integer of at least 1"),
-        ({"r": None}, "AILoRAConfig.r=None: the rank must be an integer of at least 1"),
-        ({"r": 2.5}, "AILoRAConfig.r=2.5: the rank must be an integer of at least 1"),
-        ({"r": True}, "AILoRAConfig.r=True: the rank must be an integer of at least 1"),
-        ({"alpha": -1}, "AILoRAConfig.alpha=-1: must be a positive number"),
-        ({"alpha": "8"}, "AILoRAConfig.alpha='8': must be a positive number"),
-        ({"alpha": float("nan")}, "AILoRAConfig.alpha=nan: must be a positive number"),
-        ({"dropout": 1.0}, "AILoRAConfig.dropout=1.0: must be in [0, 1)"),
-        ({"dropout": -0.1}, "AILoRAConfig.dropout=-0.1: must be in [0, 1)"),
-        ({"dropout": "0.1"}, "AILoRAConfig.dropout='0.1': must be in [0, 1)"),
-        ({"base": "frozen"}, "AILoRAConfig.base='frozen': must be one of anchored, folded"),
-        ({"lr_mode": "none"}, "AILoRAConfig.lr_mode='none': must be one of groups, baked"),
-        ({"roles": {}}, "AILoRAConfig.roles={}: name at least one of q, k, v, o"),
-        ({"roles": None}, "AILoRAConfig.roles=None: name at least one of q, k, v, o"),
-        ({"roles": {"x": Role(init="minor")}}, "AILoRAConfig.roles='x': must be one of q, k, v, o"),
-        ({"roles": {"q": "minor"}}, "AILoRAConfig.roles['q']='minor': must be an ailora.Role"),
-        ({"task_type": "SEQCLS"}, "AILoRAConfig.task_type='SEQCLS': must be one of SEQ_CLS"),
-        ({"modules_to_save": "head"}, "AILoRAConfig.modules_to_save='head': give a non-empty list"),
-        ({"modules_to_save": [1]}, "AILoRAConfig.modules_to_save=[1]: give a non-empty list"),
-        ({"layers": []}, "AILoRAConfig.layers=[]: give a non-empty list of layer indices"),
-        ({"layers": 3}, "AILoRAConfig.layers=3: give a non-empty list of layer indices"),
-        ({"layers": [True]}, "AILoRAConfig.layers=[True]: give a non-empty list"),
+        ({"r": 0}, "r=0: the rank must be an integer of at least 1"),
+        ({"r": None}, "r=None: the rank must be an integer of at least 1"),
+        ({"r": 2.5}, "r=2.5: the rank must be an integer of at least 1"),
+        ({"r": True}, "r=True: the rank must be an integer of at least 1"),
+        ({"rank_pattern": {"query": 0}}, "rank_pattern['query']=0: the rank must be an integer"),
+        ({"lora_alpha": -1}, "lora_alpha=-1: must be a positive number"),
+        ({"lora_alpha": "8"}, "lora_alpha='8': must be a positive number"),
+        ({"lora_alpha": float("nan")}, "lora_alpha=nan: must be a positive number"),
+        ({"alpha_pattern": {"query": -1}}, "alpha_pattern['query']=-1: must be a positive number"),
+        ({"lora_dropout": 1.0}, "lora_dropout=1.0: must be in [0, 1)"),
+        ({"lora_dropout": -0.1}, "lora_dropout=-0.1: must be in [0, 1)"),
+        ({"lora_dropout": "0.1"}, "lora_dropout='0.1': must be in [0, 1)"),
+        ({"anchored": "folded"}, "anchored='folded': must be True or False"),
+        ({"anchored": None}, "anchored=None: must be True or False"),
+        ({"bake_rates": "baked"}, "bake_rates='baked': must be True or False"),
+        ({"use_rslora": 1}, "use_rslora=1: must be True or False"),
+        ({"use_dora": "yes"}, "use_dora='yes': must be True or False"),
+        ({"lora_bias": None}, "lora_bias=None: must be True or False"),
+        ({"roles": {}}, "roles={}: name at least one of q, k, v, o"),
+        ({"roles": None}, "roles=None: name at least one of q, k, v, o"),
+        ({"roles": {"x": Role(init="minor")}}, "roles='x': must be one of "),
+        ({"roles": {"q": "minor"}}, "roles['q']='minor': must be an ailora.Role"),
+        ({"roles": {"*": Role(init="minor", modules=["a"])}}, 'roles["*"].modules: it is for'),
     ],
 )
 def test_a_config_out_of_range_is_refused_in_one_line(fields: dict[str, Any], message: str) -> None:
@@ -48,11 +54,31 @@ def test_a_config_out_of_range_is_refused_in_one_line(fields: dict[str, Any], me
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("r", 0, "^r=0: the rank"),
+        ("lora_alpha", -2, "^lora_alpha=-2: must be a positive number"),
+        ("anchored", "folded", "^anchored='folded'"),
+        ("roles", {}, "^roles={}: name at least one"),
+    ],
+)
+def test_a_field_that_is_written_later_is_checked_when_the_config_meets_a_model(
+    name: str, value: Any, message: str
+) -> None:
+    config, model = AILoRAConfig(r=2), tiny()
+    setattr(config, name, value)
+    modules = [id(module) for module in model.modules()]
+    with pytest.raises(UserError, match=message):
+        ailora.get_peft_model(model, config)
+    assert [id(module) for module in model.modules()] == modules
+
+
+@pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"init": "svd"}, "Role.init='svd': must be one of principal, minor, gaussian"),
         ({"r": 0}, "Role.r=0: the rank must be an integer of at least 1"),
-        ({"alpha": 0}, "Role.alpha=0: must be a positive number"),
+        ({"lora_alpha": 0}, "Role.lora_alpha=0: must be a positive number"),
         ({"lr_ratio": 0}, "Role.lr_ratio=0: must be a positive number"),
         ({"lr_ratio": float("inf")}, "Role.lr_ratio=inf: must be a positive number"),
         ({"modules": "q_proj"}, "Role.modules='q_proj': give a non-empty list of module names"),
@@ -65,47 +91,50 @@ def test_a_role_out_of_range_is_refused(fields: dict[str, Any], message: str) ->
     assert str(caught.value).startswith(message)
 
 
-def test_configs_are_frozen_and_keyword_only() -> None:
-    with pytest.raises(FrozenInstanceError):
-        AILoRAConfig().r = 4  # type: ignore[misc]
+@pytest.mark.parametrize("name", ["alpha", "dropout", "base", "lr_mode", "layers"])
+def test_the_names_of_version_0_1_0_are_unknown_not_dropped(name: str) -> None:
+    with pytest.raises(TypeError, match=name):
+        AILoRAConfig(**{name: 1})
+
+
+def test_it_is_pefts_config_with_three_fields_more() -> None:
+    config = AILoRAConfig(r=4, lora_dropout=0.1, bias="lora_only", exclude_modules=["key"])
+    assert isinstance(config, LoraConfig) and isinstance(config, PeftConfig)
+    stock = LoraConfig(r=4, lora_dropout=0.1, bias="lora_only", exclude_modules=["key"])
+    ours, theirs = vars(config), vars(stock)
+    assert {"roles", "anchored", "bake_rates"} == ours.keys() - theirs.keys()
+    different = {name for name, value in theirs.items() if ours[name] != value}
+    assert different == {"lora_alpha"}  # None, each module's own rank
+
+
+def test_roles_are_frozen_and_keyword_only() -> None:
     with pytest.raises(FrozenInstanceError):
         Role(init="minor").r = 4  # type: ignore[misc]
     with pytest.raises(TypeError):
-        AILoRAConfig(8)  # type: ignore[misc]
+        Role("minor")  # type: ignore[misc]
 
 
-def test_a_config_does_not_follow_later_changes_of_what_it_was_given() -> None:
-    roles, layers = {"q": Role(init="minor")}, [0]
-    config = AILoRAConfig(roles=roles, layers=layers)
+def test_a_config_does_not_follow_later_changes_of_the_roles_it_was_given() -> None:
+    roles = {"q": Role(init="minor")}
+    config = AILoRAConfig(roles=roles)
     roles["v"] = Role(init="principal")
-    layers.append(1)
     assert set(config.roles) == {"q"}
-    assert config.layers == (0,)
 
 
-def test_the_repr_says_what_each_role_does() -> None:
-    roles = {"q": Role(init="principal", r=4, alpha=16), "v": Role(init="minor", lr_ratio=2)}
-    config = AILoRAConfig(r=8, roles=roles, dropout=0.1, layers=[0])
-    assert repr(config) == (
-        "AILoRAConfig(q: principal r=4 scale=4 lr x1; v: minor r=8 scale=1 lr x2; "
-        "base=anchored, lr_mode=groups, dropout=0.1, layers=(0,))"
-    )
+def test_roles_may_be_given_as_mappings_as_in_files() -> None:
+    config = AILoRAConfig(roles={"q": {"init": "minor", "r": 3}})  # type: ignore[dict-item]
+    assert config.roles == {"q": Role(init="minor", r=3)}
 
 
-def test_rank_and_scale_fall_back_from_role_to_config_to_rank() -> None:
-    config = AILoRAConfig(
-        r=8,
-        alpha=4,
-        roles={
-            "q": Role(init="principal"),
-            "k": Role(init="minor", r=2),
-            "v": Role(init="minor", alpha=24),
-            "o": Role(init="minor", r=2, alpha=3),
-        },
-    )
-    assert [config.rank_of(role) for role in "qkvo"] == [8, 2, 8, 2]
-    assert [config.scaling_of(role) for role in "qkvo"] == [0.5, 2.0, 3.0, 1.5]
-    assert AILoRAConfig(r=5).scaling_of("q") == 1.0
+def test_the_repr_says_what_is_not_default_and_what_each_role_does() -> None:
+    roles = {"q": Role(init="principal", r=4, lora_alpha=16)}
+    config = AILoRAConfig(r=8, roles=roles, lora_dropout=0.1, layers_to_transform=[0])
+    text = repr(config)
+    assert text.startswith("AILoRAConfig(r=8, ") and text.endswith(")")
+    for part in (repr(roles), "lora_dropout=0.1", "layers_to_transform=[0]"):
+        assert part in text
+    assert "bias" not in text and "anchored" not in text and "\n" not in text
+    assert eval(text, {"AILoRAConfig": AILoRAConfig, "Role": Role}) == config  # noqa: S307
 
 
 def test_presets_are_the_five_starts() -> None:
@@ -122,18 +151,41 @@ def test_presets_are_the_five_starts() -> None:
 
 @pytest.mark.parametrize("name", presets.__all__)
 def test_presets_take_the_rank_and_every_other_field(name: str) -> None:
-    config = getattr(presets, name)(3, alpha=6, dropout=0.2, base="folded", task_type="CAUSAL_LM")
-    assert (config.r, config.alpha, config.dropout) == (3, 6, 0.2)
-    assert (config.base, config.task_type) == ("folded", "CAUSAL_LM")
+    more = {"lora_alpha": 6, "lora_dropout": 0.2, "anchored": False, "task_type": "CAUSAL_LM"}
+    config = getattr(presets, name)(3, **more)
+    assert {key: getattr(config, key) for key in ("r", *more)} == {"r": 3, **more}
+
+
+@pytest.mark.parametrize(("name", "init"), [("pissa", "principal"), ("milora", "minor")])
+def test_one_start_for_all_reaches_every_module_that_is_selected(name: str, init: str) -> None:
+    config = getattr(presets, name)(3, target_modules="all-linear")
+    assert {role: value.init for role, value in config.roles.items()} == dict.fromkeys("qv*", init)
+    assert "*" not in getattr(presets, name)(3).roles
+    assert "*" not in presets.ailora(3, target_modules="all-linear").roles
 
 
 def test_a_config_survives_json() -> None:
     config = AILoRAConfig(
         r=4,
-        alpha=np.float32(2.5),  # type: ignore[arg-type]
+        lora_alpha=np.float32(2.5),  # type: ignore[arg-type]
         task_type=TaskType.SEQ_CLS,
         modules_to_save=["classifier"],
-        layers=range(1, 3),
-        roles={"q": Role(init="minor", lr_ratio=2, modules=["a.b"])},
+        layers_to_transform=[1, 2],
+        target_modules={"b", "a"},
+        rank_pattern={"query": 3},
+        anchored=False,
+        roles={"q": Role(init="minor", lr_ratio=2, modules=["a.b"]), "*": Role(init="gaussian")},
     )
-    assert _config(json.loads(json.dumps(asdict(config)))) == config
+    text = json.dumps(as_json(config))
+    again = from_json(json.loads(text))
+    assert json.loads(json.dumps(as_json(again))) == json.loads(text)
+    assert (again.roles, again.rank_pattern, again.anchored) == (config.roles, {"query": 3}, False)
+    assert set(again.target_modules) == {"a", "b"} and again.layers_to_transform == [1, 2]
+
+
+def test_a_config_is_not_saved_or_read_before_it_has_started_an_adapter(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has started no adapter yet"):
+        AILoRAConfig().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"ailora.load_adapter\(model, folder\)"):
+        AILoRAConfig.from_pretrained(str(tmp_path))
+    assert not list(tmp_path.iterdir())

@@ -10,24 +10,23 @@ from peft import PeftModel
 
 import ailora
 from ailora import presets
-from ailora.adapters.stock import peft_layers
-from tests.adapters.models import base_weights, batch, logits, same, tiny, train
+from tests.adapters.models import base_weights, batch, logits, parts, same, tiny, train
 from tests.families import FAMILIES
 
 CASES = pytest.mark.parametrize("family", FAMILIES)
 PRESETS = pytest.mark.parametrize("name", presets.__all__)
 
 
-@pytest.mark.parametrize("base", ["anchored", "folded"])
+@pytest.mark.parametrize("anchored", [True, False])
 @PRESETS
 @CASES
-def test_gradients_reach_every_factor(family: str, name: str, base: str) -> None:
+def test_gradients_reach_every_factor(family: str, name: str, anchored: bool) -> None:
     model = tiny(family=family)
     inputs = batch(model, family)
-    model = ailora.get_peft_model(model, getattr(presets, name)(3, base=base))
+    model = ailora.get_peft_model(model, getattr(presets, name)(3, anchored=anchored))
     train(model, inputs, 2, lr=1e-3)  # LoRA's A has none before its B has moved
-    for key, factors in peft_layers.role_factors(model, "default").items():
-        for letter, module in zip("AB", (factors.A, factors.B), strict=True):
+    for key, part in parts(model).items():
+        for letter, module in zip("AB", part.modules, strict=True):
             (parameter,) = module.parameters()
             assert parameter.grad.any(), (key, letter)
 
@@ -40,7 +39,7 @@ def test_anchored_starts_at_the_base_learns_and_is_a_plain_lora_of_it(
     base = tiny(family=family)
     inputs, ask = batch(base, family), batch(base, family, labels=False)
     before, weights = logits(base, ask), base_weights(base)
-    model = ailora.get_peft_model(base, getattr(presets, name)(3, alpha=6))
+    model = ailora.get_peft_model(base, getattr(presets, name)(3, lora_alpha=6))
     assert torch.equal(logits(model, ask), before)
     train(model, inputs, 1, lr=1e-3)
     after = logits(model, ask)
@@ -59,7 +58,7 @@ def test_folded_starts_at_the_base_learns_and_comes_back_on_a_fresh_base(
     base = tiny(family=family)
     inputs, ask = batch(base, family), batch(base, family, labels=False)
     before = logits(base, ask)
-    model = ailora.get_peft_model(base, getattr(presets, name)(3, alpha=6, base="folded"))
+    model = ailora.get_peft_model(base, getattr(presets, name)(3, lora_alpha=6, anchored=False))
     torch.testing.assert_close(logits(model, ask), before, rtol=0, atol=1e-9)
     train(model, inputs, 1, lr=1e-3)
     after = logits(model, ask)

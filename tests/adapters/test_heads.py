@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel
 
 import ailora
-from ailora import AILoRAConfig
+from ailora import AILoRAConfig, Role
 from ailora.errors import UserError
 from tests.adapters.models import batch, logits, same, tiny, train
 
@@ -57,10 +57,9 @@ def test_a_disabled_adapter_has_the_base_models_head() -> None:
         assert torch.equal(logits(model, batch(model)), before)
 
 
-@pytest.mark.parametrize("base", ["anchored", "folded"])
-def test_dropout_acts_in_training_alone(base: str) -> None:
+def test_dropout_acts_in_training_alone() -> None:
     inputs = batch(tiny())
-    config = AILoRAConfig(r=4, base=base, dropout=0.5)  # type: ignore[arg-type]
+    config = AILoRAConfig(r=4, lora_dropout=0.5)
     model = ailora.get_peft_model(tiny(), config)
     train(model, inputs, 2)
     layers = [module for name, module in model.named_modules() if "lora_dropout.default" in name]
@@ -77,17 +76,42 @@ def test_dropout_acts_in_training_alone(base: str) -> None:
 def test_anchored_dropout_leaves_step_0_where_it_was() -> None:
     base = tiny()
     before = logits(base, batch(base))
-    model = ailora.get_peft_model(base, AILoRAConfig(r=4, dropout=0.5))
+    model = ailora.get_peft_model(base, AILoRAConfig(r=4, lora_dropout=0.5))
     for name, module in model.named_modules():
         if "lora_dropout" in name:
             module.train()
     assert torch.equal(logits(model, batch(model)), before)
 
 
-@pytest.mark.parametrize("whole", ["bert", "attention", "query"])
-def test_a_module_is_either_trained_in_full_or_adapted(whole: str) -> None:
+@pytest.mark.parametrize("whole", ["bert", "attention"])
+def test_nothing_left_to_adapt_beside_what_is_trained_in_full_is_refused(whole: str) -> None:
     model = tiny()
     modules = [id(module) for module in model.modules()]
-    with pytest.raises(UserError, match=f"^modules_to_save has '{whole}', which bert.* is a part"):
+    with pytest.raises(UserError, match=r"modules_to_save .*leave nothing of the roles 'q', 'v'"):
         ailora.get_peft_model(model, AILoRAConfig(r=2, modules_to_save=["classifier", whole]))
+    assert [id(module) for module in model.modules()] == modules
+
+
+def adapted(model: PeftModel) -> set[str]:
+    return {name for name, _ in model.named_modules() if name.endswith("lora_A.default")}
+
+
+def test_a_module_is_trained_in_full_instead_of_adapted_as_in_peft() -> None:
+    fields = {"modules_to_save": ["query"]}
+    stock = peft.get_peft_model(tiny(), LoraConfig(target_modules=["query", "value"], **fields))
+    model = ailora.get_peft_model(tiny(), AILoRAConfig(r=2, **fields))  # type: ignore[arg-type]
+    assert adapted(model) == adapted(stock) != set()
+    assert full_modules(model) == full_modules(stock) != set()
+
+
+@pytest.mark.parametrize("fields", [{"task_type": "SEQ_CLS"}, {"modules_to_save": ["classifier"]}])
+def test_a_role_named_by_hand_inside_a_head_is_refused_before_anything_changes(
+    fields: dict[str, object],
+) -> None:
+    """RoBERTa's head has two linear layers."""
+    model = tiny(family="roberta")
+    modules = [id(module) for module in model.modules()]
+    roles = {"q": Role(init="principal"), "o": Role(init="minor", modules=["classifier.dense"])}
+    with pytest.raises(UserError, match=r"^modules_to_save has 'classifier', which classifier\.d"):
+        ailora.get_peft_model(model, AILoRAConfig(r=2, roles=roles, **fields))  # type: ignore[arg-type]
     assert [id(module) for module in model.modules()] == modules

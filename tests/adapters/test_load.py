@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from tests.adapters.models import (
     trained,
 )
 
-BASES = pytest.mark.parametrize("base", ["anchored", "folded"])
+BASES = pytest.mark.parametrize("anchored", [True, False])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -40,30 +41,41 @@ def test_anchors_and_differences_come_back_bit_for_bit(dtype: torch.dtype, tmp_p
     for name in (Q0, V0):
         for ours, theirs in zip(factors(model, name), factors(again, name), strict=True):
             assert type(ours) is type(theirs)
-            assert torch.equal(ours.anchor, theirs.anchor)
-            assert torch.equal(ours.delta, theirs.delta)
-            assert ours.delta.any()
+            assert torch.equal(ours.weight, theirs.weight)
+            assert ours.blocks == theirs.blocks and ours.side == theirs.side
+        assert all(half.any() for half in factors(again, name)[0].weight.chunk(2))
 
 
-def test_the_anchor_saved_beside_is_what_makes_it_exact(folder: Path) -> None:
-    """(A0 + D_A) - D_A is off by a rounding: the negative control."""
-    saved = load_file(folder / "adapter_model.safetensors")
-    anchor = load_file(folder / "ailora_anchor.safetensors")
-    A = saved[f"base_model.model.{Q0}.lora_A.weight"]
-    upper, lower = A.chunk(2)
-    assert not torch.equal(upper - lower, anchor[f"{Q0}.A"])
-    torch.testing.assert_close(upper - lower, anchor[f"{Q0}.A"], rtol=0, atol=1e-12)
+def test_an_anchored_adapter_has_no_file_but_pefts_and_the_marker(folder: Path) -> None:
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "ailora.json",
+        "README.md",
+    }
+
+
+def test_the_marker_is_of_format_2_and_says_what_the_halves_are(folder: Path) -> None:
+    marker = json.loads((folder / "ailora.json").read_text())
+    assert (marker["format"], marker["form"]) == (2, "anchored")
+    assert marker["config"]["roles"]["q"]["r"] == 3
+    (block,) = marker["layers"][Q0]["blocks"]
+    assert block == {
+        "role": "q", "init": "principal", "rank": 3, "anchored": True, "lr_ratio": 1.0, "rows": None
+    }  # fmt: skip
+    assert {key.rpartition(".")[0] for key in marker["sketches"]} == set(marker["layers"])
 
 
 @BASES
-@pytest.mark.parametrize("lr_mode", ["groups", "baked"])
+@pytest.mark.parametrize("baked", [False, True])
 def test_training_goes_on_as_if_it_had_never_stopped(
-    base: str, lr_mode: str, tmp_path: Path
+    anchored: bool, baked: bool, tmp_path: Path
 ) -> None:
     def sgd(model: PeftModel) -> torch.optim.Optimizer:  # no state of its own to carry over
         return ailora.create_optimizer(model, torch.optim.SGD, lr=0.05)
 
-    model = trained(base, lr_mode=lr_mode)
+    model = trained(anchored=anchored, bake_rates=baked)
     model.save_pretrained(tmp_path)
     again = ailora.load_adapter(tiny(), tmp_path, is_trainable=True)
     losses = train(model, batch(model), 5, sgd(model))
@@ -72,11 +84,12 @@ def test_training_goes_on_as_if_it_had_never_stopped(
 
 
 @BASES
-def test_saving_what_was_loaded_writes_the_same_files(base: str, tmp_path: Path) -> None:
-    trained(base).save_pretrained(tmp_path / "first")
+def test_saving_what_was_loaded_writes_the_same_files(anchored: bool, tmp_path: Path) -> None:
+    trained(anchored=anchored).save_pretrained(tmp_path / "first")
     again = ailora.load_adapter(tiny(), tmp_path / "first")
     again.save_pretrained(tmp_path / "second")
-    for name in ("adapter_model.safetensors", "ailora_anchor.safetensors"):
+    files = ["adapter_model.safetensors"] + ["ailora_anchor.safetensors"] * (not anchored)
+    for name in files:
         first, second = (load_file(tmp_path / run / name) for run in ("first", "second"))
         assert same(first, second)
     for name in ("ailora.json", "README.md"):
@@ -87,8 +100,8 @@ def test_saving_what_was_loaded_writes_the_same_files(base: str, tmp_path: Path)
 
 
 @BASES
-def test_loading_for_use_freezes_everything(base: str, tmp_path: Path) -> None:
-    model = trained(base)
+def test_loading_for_use_freezes_everything(anchored: bool, tmp_path: Path) -> None:
+    model = trained(anchored=anchored)
     model.save_pretrained(tmp_path)
     again = ailora.load_adapter(tiny(), tmp_path)
     assert torch.equal(logits(again, batch(again)), logits(model, batch(model)))
@@ -109,12 +122,12 @@ def test_rates_come_back_with_the_adapter(
     assert sorted(group["lr"] for group in groups) == sorted([1e-3, 1e-3 * ratio])
     parameters = [value for value in again.parameters() if value.requires_grad]
     train(again, batch(again), 1, AdamW(parameters, lr=1e-3))
-    assert any("trains all roles at one rate" in record.message for record in caplog.records)
+    assert any("at one rate" in record.message for record in caplog.records)
 
 
 def test_modules_named_by_hand_and_layers_survive(tmp_path: Path) -> None:
     roles = {"q": Role(init="principal", modules=["self.key"])}
-    model = trained(roles=roles, layers=[1])
+    model = trained(roles=roles, layers_to_transform=[1])
     model.save_pretrained(tmp_path)
     again = ailora.load_adapter(tiny(), tmp_path, is_trainable=True)
     assert train(again, batch(again), 1) == train(model, batch(model), 1)
@@ -128,8 +141,7 @@ def test_factors_keep_the_bases_dtype_where_asked(tmp_path: Path) -> None:
             if beside:
                 base = ailora.get_peft_model(base, presets.pissa(2), "first")
             model = ailora.load_adapter(base, tmp_path, autocast_adapter_dtype=autocast)
-            assert {module.delta.dtype for module in factors(model, Q0)} == {dtype}
-            assert {module.anchor.dtype for module in factors(model, Q0)} == {dtype}
+            assert {module.weight.dtype for module in factors(model, Q0)} == {dtype}
 
 
 def test_an_adapter_loads_beside_others_and_leaves_them_alone(folder: Path) -> None:
@@ -139,9 +151,9 @@ def test_an_adapter_loads_beside_others_and_leaves_them_alone(folder: Path) -> N
     first = logits(model, batch(model))
     assert ailora.load_adapter(model, folder, "second", is_trainable=True) is model
     assert torch.equal(logits(model, batch(model)), first)
-    assert factors(model, Q0, "second")[0].delta.requires_grad
+    assert factors(model, Q0, "second")[0].weight.requires_grad
     ailora.load_adapter(model, folder, "third")
-    assert not factors(model, Q0, "third")[0].delta.requires_grad
+    assert not factors(model, Q0, "third")[0].weight.requires_grad
     assert model.peft_config["third"].inference_mode
     model.set_adapter("second")
     assert torch.equal(logits(model, batch(model)), logits(alone, batch(model)))

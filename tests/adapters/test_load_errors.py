@@ -18,13 +18,15 @@ from ailora.errors import UserError
 from tests.adapters.models import (
     Q0,
     base_weights,
+    batch,
     encoder,
+    logits,
     same,
     tiny,
     trained,
 )
 
-BASES = pytest.mark.parametrize("base", ["anchored", "folded"])
+BASES = pytest.mark.parametrize("anchored", [True, False])
 
 
 def refused(model: torch.nn.Module, folder: Path, **options: object) -> str:
@@ -41,7 +43,9 @@ def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
     assert refused(tiny(), tmp_path) == (
         f"{tmp_path}: no adapter_config.json there; give the folder of a saved adapter"
     )
-    assert "no adapter_config.json" in refused(tiny(), tmp_path / "absent")
+    absent = refused(tiny(), tmp_path / "absent")
+    assert absent.startswith(f"{tmp_path / 'absent'}: there is no such folder; of an adapter on a ")
+    assert "huggingface_hub.snapshot_download" in absent
 
 
 def test_a_stock_adapter_is_refused_with_the_call_that_loads_it(tmp_path: Path) -> None:
@@ -65,13 +69,13 @@ def test_a_marker_with_an_impossible_value_is_refused_by_name(folder: Path) -> N
     marker = json.loads((folder / "ailora.json").read_text())
     marker["config"]["r"] = -2
     (folder / "ailora.json").write_text(json.dumps(marker))
-    assert "AILoRAConfig.r=-2" in refused(tiny(), folder)
+    assert "r=-2: the rank must be" in refused(tiny(), folder)
 
 
 def test_a_marker_of_a_later_version_is_refused(folder: Path) -> None:
     marker = json.loads((folder / "ailora.json").read_text())
-    (folder / "ailora.json").write_text(json.dumps({**marker, "format": 2}))
-    assert refused(tiny(), folder).endswith("format 2 is not known; update ailora")
+    (folder / "ailora.json").write_text(json.dumps({**marker, "format": 3}))
+    assert refused(tiny(), folder).endswith("format 3 is not known; update ailora")
 
 
 def cut(path: Path) -> None:
@@ -84,31 +88,74 @@ def drop_one(path: Path) -> None:
     save_file(tensors, path)
 
 
-@pytest.mark.parametrize("name", ["ailora_anchor.safetensors", "adapter_model.safetensors"])
+@pytest.mark.parametrize(
+    ("anchored", "name"),
+    [
+        (True, "adapter_model.safetensors"),
+        (False, "adapter_model.safetensors"),
+        (False, "ailora_anchor.safetensors"),
+    ],
+)
 @pytest.mark.parametrize("harm", [Path.unlink, cut, drop_one])
-@BASES
 def test_a_missing_cut_off_or_incomplete_file_is_refused(
-    base: str, name: str, harm: Callable[[Path], None], tmp_path: Path
+    anchored: bool, name: str, harm: Callable[[Path], None], tmp_path: Path
 ) -> None:
-    trained(base).save_pretrained(tmp_path)
+    trained(anchored=anchored).save_pretrained(tmp_path)
     harm(tmp_path / name)
     assert "copy" in refused(tiny(), tmp_path)
 
 
-@BASES
-def test_an_anchor_of_another_adapter_is_refused(base: str, tmp_path: Path) -> None:
-    trained(base).save_pretrained(tmp_path / "ours")
-    other = {"q": Role(init="minor", r=3), "v": Role(init="principal", r=4)}
-    trained(base, roles=other).save_pretrained(tmp_path / "other")
+OTHER = {"q": Role(init="minor", r=3), "v": Role(init="principal", r=4)}
+
+
+def test_an_anchor_of_another_folded_adapter_is_refused(tmp_path: Path) -> None:
+    trained(anchored=False).save_pretrained(tmp_path / "ours")
+    trained(anchored=False, roles=OTHER).save_pretrained(tmp_path / "other")
     shutil.copy(tmp_path / "other/ailora_anchor.safetensors", tmp_path / "ours")
     assert "does not belong to this adapter" in refused(tiny(), tmp_path / "ours")
 
 
-def test_an_anchor_of_the_same_shape_from_another_part_is_refused(tmp_path: Path) -> None:
+@BASES
+def test_the_marker_of_another_adapter_is_refused(anchored: bool, tmp_path: Path) -> None:
+    trained(anchored=anchored).save_pretrained(tmp_path / "ours")
+    trained(anchored=anchored, roles=OTHER).save_pretrained(tmp_path / "other")
+    for path in (tmp_path / "other").glob("ailora*"):
+        shutil.copy(path, tmp_path / "ours")
+    assert "they are not of one adapter" in refused(tiny(), tmp_path / "ours")
+
+
+def test_a_marker_of_the_same_shapes_from_another_part_is_noticed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its function is that of the weights, which need no marker; their start is another."""
     for name in ("pissa", "milora"):
         trained(roles=getattr(presets, name)().roles).save_pretrained(tmp_path / name)
-    shutil.copy(tmp_path / "pissa/ailora_anchor.safetensors", tmp_path / "milora")
-    assert "does not belong to this adapter" in refused(tiny(), tmp_path / "milora")
+    wanted = ailora.load_adapter(tiny(), tmp_path / "milora")
+    assert not caplog.records
+    shutil.copy(tmp_path / "pissa/ailora.json", tmp_path / "milora")
+    model = ailora.load_adapter(tiny(), tmp_path / "milora")
+    (record,) = caplog.records
+    assert "the frozen half of bert" in record.message and "moved" in record.message
+    assert torch.equal(logits(model, batch(model)), logits(wanted, batch(model)))
+
+
+def test_weights_that_diverged_are_refused_by_the_module(folder: Path) -> None:
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    tensors[f"base_model.model.{Q0}.lora_A.weight"][0, 0] = float("nan")
+    save_file(tensors, path)
+    assert f"the factors of {Q0} hold NaN or infinity" in refused(tiny(), folder)
+
+
+def test_a_pickle_is_refused_and_never_loaded(tmp_path: Path) -> None:
+    trained().save_pretrained(tmp_path, safe_serialization=False)
+    message = refused(tiny(), tmp_path)
+    assert "adapter_model.bin: is a pickle" in message and "safe_serialization=True" in message
+
+
+def test_the_folder_above_a_named_adapter_is_refused_with_what_lies_below(tmp_path: Path) -> None:
+    ailora.get_peft_model(tiny(), AILoRAConfig(r=2), "first").save_pretrained(tmp_path)
+    assert "the adapters first lie in folders below it" in refused(tiny(), tmp_path)
 
 
 def test_an_adapter_of_another_architecture_is_refused(folder: Path) -> None:
@@ -122,7 +169,9 @@ def test_lora_presets_are_checked_against_the_model_too(tmp_path: Path) -> None:
 
 
 def test_an_adapter_of_another_size_is_refused_with_both_shapes(tmp_path: Path) -> None:
-    ailora.get_peft_model(encoder(), AILoRAConfig(r=2, layers=[0])).save_pretrained(tmp_path)
+    ailora.get_peft_model(encoder(), AILoRAConfig(r=2, layers_to_transform=[0])).save_pretrained(
+        tmp_path
+    )
     message = refused(tiny(), tmp_path)
     assert "(384, 384)" in message and "(32, 32)" in message
 
@@ -133,6 +182,6 @@ def test_a_taken_name_is_refused(folder: Path) -> None:
 
 
 def test_folding_under_other_adapters_is_refused(tmp_path: Path) -> None:
-    trained("folded").save_pretrained(tmp_path)
+    trained(anchored=False).save_pretrained(tmp_path)
     model = ailora.get_peft_model(tiny(), AILoRAConfig(r=2))
     assert "would change the base weights" in refused(model, tmp_path, adapter_name="second")

@@ -1,18 +1,40 @@
+"""Rates by role, what weight decay leaves alone, and what another optimiser is told."""
+
 from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer
+from transformers import Adafactor, Trainer
 
 import ailora
 from ailora import AILoRAConfig, Role, presets
 from ailora.errors import UserError
-from tests.adapters.models import batch, encoder, logits, sentences, tiny, train
+from tests.adapters.models import (
+    Q0,
+    V0,
+    Found,
+    batch,
+    encoder,
+    logits,
+    move,
+    parts,
+    sentences,
+    tiny,
+    train,
+)
 
-WARNING = "this optimiser trains all roles at one rate"
+WARNING = "this optimiser trains roles with different lr_ratio at one rate"
 
 
 def rate_of(optimizer: Optimizer, model: nn.Module) -> dict[str, float]:
@@ -37,14 +59,14 @@ def ailora_model(**fields: object) -> nn.Module:
     return ailora.get_peft_model(tiny(), AILoRAConfig(r=2, **fields))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("base", ["anchored", "folded"])
-def test_every_trainable_parameter_is_in_one_group_at_its_roles_rate(base: str) -> None:
+@pytest.mark.parametrize("anchored", [True, False])
+def test_every_trainable_parameter_is_in_one_group_at_its_roles_rate(anchored: bool) -> None:
     roles = {
         "q": Role(init="principal"),
         "k": Role(init="gaussian", lr_ratio=0.5),
         "v": Role(init="minor", lr_ratio=2),
     }
-    model = ailora_model(base=base, roles=roles, task_type="SEQ_CLS")
+    model = ailora_model(anchored=anchored, roles=roles, task_type="SEQ_CLS")
     optimizer = ailora.create_optimizer(model, lr=0.1)
     rates = rate_of(optimizer, model)
     trainable = [name for name, value in model.named_parameters() if value.requires_grad]
@@ -105,13 +127,10 @@ def test_a_role_at_a_quarter_of_the_rate_moves_a_quarter_as_far() -> None:
         roles={"q": Role(init="principal"), "v": Role(init="minor", lr_ratio=0.25)}
     )
     train(model, batch(model), 1, ailora.create_optimizer(model, lr=1e-3, eps=1e-16))
-    moved = {
-        name.split(".lora_")[0].rpartition(".")[2]: float(value.detach().abs().max())
-        for name, value in model.named_parameters()
-        if "delta" in name
-    }
-    assert moved["query"] == pytest.approx(1e-3)
-    assert moved["value"] == pytest.approx(2.5e-4)
+    for key, part in parts(model).items():
+        wanted = 1e-3 if key.endswith("query") else 2.5e-4
+        for now, start in ((part.A, part.A0), (part.B, part.B0)):
+            assert float((now - start).abs().max()) == pytest.approx(wanted)
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> int:
@@ -129,7 +148,7 @@ def test_a_plain_optimiser_is_warned_of_once(caplog: pytest.LogCaptureFixture) -
     train(model, batch(model), 3, optimizer)
     assert warnings_of(caplog) == 1
     train(model, batch(model), 1, plain(model))
-    assert warnings_of(caplog) == 1
+    assert warnings_of(caplog) == 2  # another optimiser
 
 
 def test_warm_up_does_not_hide_a_plain_optimiser(caplog: pytest.LogCaptureFixture) -> None:
@@ -157,7 +176,7 @@ def test_one_ratio_for_every_role_is_ignored_by_a_plain_optimiser_too(
     ("fields", "ours"),
     [
         ({}, True),
-        ({"lr_mode": "baked"}, False),
+        ({"bake_rates": True}, False),
         ({"roles": presets.pissa().roles}, False),
     ],
 )
@@ -201,3 +220,124 @@ def test_8_bit_optimisers_train_every_role_at_its_rate(name: str) -> None:
     assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 2e-3]
     states = [state["state1"] for state in optimizer.state.values()]
     assert len(states) == 24 and {state.dtype for state in states} == {torch.uint8}
+
+
+KINDS: dict[str, Callable[..., Optimizer]] = {
+    "AdamW": AdamW,
+    "Adam": torch.optim.Adam,
+    "SGD": partial(SGD, momentum=0.9, nesterov=True),
+    "NAdam": partial(torch.optim.NAdam, decoupled_weight_decay=True),
+    "RAdam": torch.optim.RAdam,
+    "Adamax": torch.optim.Adamax,
+    "RMSprop": torch.optim.RMSprop,
+    "Adagrad": torch.optim.Adagrad,
+    "foreach": partial(AdamW, foreach=True),
+    "fused": partial(AdamW, fused=True),
+    "amsgrad": partial(AdamW, amsgrad=True),
+    "Adafactor": partial(Adafactor, relative_step=False, scale_parameter=False),
+}
+
+
+def far(model: PeftModel, start: dict[str, Found]) -> tuple[float, float]:
+    """How far the anchors and the factors are from a start, at most."""
+    now = parts(model)
+    anchors, factors = [], []
+    for key, then in start.items():
+        anchors += [now[key].A0 - then.A0, now[key].B0 - then.B0]
+        factors += [now[key].A - then.A, now[key].B - then.B]
+    return tuple(max(float(x.abs().max()) for x in several) for several in (anchors, factors))
+
+
+def copied(found: dict[str, Found]) -> dict[str, Found]:
+    return {
+        key: replace(part, **{name: getattr(part, name).clone() for name in ("A", "B", "A0", "B0")})
+        for key, part in found.items()
+    }
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("ours", [True, False])
+def test_no_optimiser_moves_an_anchor(kind: str, decay: float, ours: bool) -> None:
+    model = ailora_model()
+    start = copied(parts(model))
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    options = {"lr": 1e-2, "weight_decay": decay}
+    make = KINDS[kind]
+    optimizer = (
+        ailora.create_optimizer(model, make, **options) if ours else make(trainable, **options)
+    )
+    train(model, batch(model), 5, optimizer)
+    anchors, factors = far(model, start)
+    assert factors > 1e-4
+    assert anchors < 1e-12
+
+
+def test_weight_decay_would_move_the_anchors_without_the_hooks() -> None:
+    """The negative control of the test above."""
+    model = ailora_model()
+    start = copied(parts(model))
+    train(model, batch(model), 1, ailora.create_optimizer(model, lr=1e-3))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.mul_(1 - 0.005)
+    anchors, _ = far(model, start)
+    assert anchors > 1e-3
+
+
+def test_decay_pulls_to_the_start_by_the_rate_times_the_decay() -> None:
+    """Decoupled, without a gradient: D <- (1 - lr decay) D."""
+    model = ailora_model(roles=presets.pissa().roles)
+    for name in (Q0, V0):
+        move(model, name)
+    before = copied(parts(model))
+    optimizer = ailora.create_optimizer(model, lr=0.1, weight_decay=0.5)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    optimizer.step()
+    after = parts(model)
+    for key in (Q0, V0):
+        for letter in "AB":
+            now, anchor = getattr(after[key], letter), getattr(after[key], f"{letter}0")
+            then = getattr(before[key], letter)
+            torch.testing.assert_close(now - anchor, 0.95 * (then - anchor), rtol=0, atol=1e-12)
+            assert (then - anchor).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["AdamW8bit", "Lion8bit"])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_8_bit_optimisers_hardly_move_an_anchor(name: str, decay: float, tmp_path: Path) -> None:
+    """Their states are rounded, in other blocks for one half of A than for the other."""
+    kind = getattr(pytest.importorskip("bitsandbytes").optim, name)
+    model = ailora.get_peft_model(encoder(), presets.ailora(16))
+    start = copied(parts(model))
+    optimizer = ailora.create_optimizer(model, kind, lr=1e-3, weight_decay=decay)
+    train(model, sentences(labels=True), 20, optimizer)
+    anchors, factors = far(model, start)
+    assert anchors < 0.02 * factors
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "ailora.json").exists()
+
+
+def test_an_optimiser_that_gets_parameters_later_is_watched_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model, other = ailora_model(), nn.Linear(2, 2)
+    optimizer = plain(other)
+    other(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    assert warnings_of(caplog) == 0
+    optimizer.add_param_group({"params": [p for p in model.parameters() if p.requires_grad]})
+    train(model, batch(model), 1, optimizer)
+    assert warnings_of(caplog) == 1
+
+
+def test_watching_keeps_no_model_alive() -> None:
+    model = ailora_model()
+    optimizer = ailora.create_optimizer(model, lr=1e-3, weight_decay=0.1)
+    train(model, batch(model), 1, optimizer)
+    seen = weakref.ref(parts(model)[Q0].modules[0])
+    assert seen() is not None
+    del model, optimizer
+    gc.collect()
+    assert seen() is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,17 @@ from torch import Tensor
 
 import ailora
 from ailora import AILoRAConfig, presets
-from tests.adapters.models import base_weights, encoder, logits, same, sentences, tiny, train
+from tests.adapters.models import (
+    base_weights,
+    batch,
+    encoder,
+    logits,
+    parts,
+    same,
+    sentences,
+    tiny,
+    train,
+)
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -20,7 +31,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 def test_step_0_and_a_disabled_adapter_are_the_base_model_bit_for_bit(dtype: torch.dtype) -> None:
     base, inputs = encoder(dtype), sentences()
     before = logits(base, inputs)
-    model = ailora.get_peft_model(base, AILoRAConfig(r=8, alpha=24))
+    model = ailora.get_peft_model(base, AILoRAConfig(r=8, lora_alpha=24))
     assert torch.equal(logits(model, inputs), before)
     with model.disable_adapter():
         assert torch.equal(logits(model, inputs), before)
@@ -46,8 +57,7 @@ def test_factors_over_16_bit_weights_are_fp32_unless_asked_otherwise(dtype: torc
             tiny(dtype), AILoRAConfig(r=2), autocast_adapter_dtype=autocast
         )
         held = [value for name, value in model.state_dict().items() if "lora_" in name]
-        buffers = [value for name, value in model.named_buffers() if "lora_" in name]
-        assert {value.dtype for value in (*held, *buffers)} == {wanted}
+        assert {value.dtype for value in held} == {wanted}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -58,9 +68,43 @@ def test_step_0_is_the_base_with_16_bit_factors_too(dtype: torch.dtype) -> None:
     assert torch.equal(logits(model, inputs), before)
 
 
-def test_training_has_the_parameters_of_rank_r_not_2r() -> None:
-    anchored = ailora.get_peft_model(tiny(), AILoRAConfig(r=4))
-    assert anchored.get_nb_trainable_parameters()[0] == 4 * 4 * (32 + 32)
+def test_what_trains_is_of_rank_r_in_matrices_of_rank_2r() -> None:
+    """A' and B' are whole parameters; of B' half never moves, and the halves of A' move alike."""
+    model = ailora.get_peft_model(tiny(), AILoRAConfig(r=4))
+    assert model.get_nb_trainable_parameters()[0] == 4 * 8 * (32 + 32)
+    start = {name: value.detach().clone() for name, value in model.named_parameters()}
+    train(model, batch(model), 3)
+    free = 0
+    for name, value in model.named_parameters():
+        moved = value.detach() - start[name]
+        if "lora_A" in name:
+            upper, lower = moved.chunk(2)
+            torch.testing.assert_close(upper, lower, rtol=0, atol=1e-14)
+            free += int((lower != 0).sum())
+        elif "lora_B" in name:
+            assert not moved[:, 4:].any()
+            free += int((moved != 0).sum())
+        else:
+            assert not moved.any()
+    assert free == 4 * 4 * (32 + 32)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_16_bit_factors_keep_their_anchors_over_a_training(decay: float, tmp_path: Path) -> None:
+    model = ailora.get_peft_model(
+        encoder(torch.bfloat16), AILoRAConfig(r=8), autocast_adapter_dtype=False
+    )
+    start = {key: (part.A0.clone(), part.B0.clone()) for key, part in parts(model).items()}
+    optimizer = ailora.create_optimizer(model, lr=1e-4, weight_decay=decay)
+    train(model, sentences(labels=True), 60, optimizer)
+    for key, part in parts(model).items():
+        for now, then in zip((part.A0, part.B0), start[key], strict=True):
+            assert (now - then).float().norm() < 0.01 * then.float().norm(), key
+    model.save_pretrained(tmp_path)
+    again = ailora.load_adapter(
+        encoder(torch.bfloat16), tmp_path, is_trainable=True, autocast_adapter_dtype=False
+    )
+    assert torch.equal(logits(again, sentences()), logits(model, sentences()))
 
 
 @pytest.mark.parametrize("name", ["ailora", "lora"])

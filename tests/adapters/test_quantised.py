@@ -12,9 +12,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 import ailora
 from ailora import presets
-from ailora.adapters.stock import peft_layers
 from ailora.errors import UserError
 from ailora.roles import find_projections
+from tests.adapters.models import parts
 
 has_avx512bf16 = pytest.importorskip("bitsandbytes.functional").has_avx512bf16
 TOKENS = torch.arange(1, 41).view(4, 10)
@@ -96,9 +96,9 @@ def test_the_factors_are_triplets_of_what_the_layer_computes(folder: Path, kind:
     }
     wrapped = ailora.get_peft_model(model, presets.ailora(4))
     tolerance = 0.05 if kind == "int8" else 1e-5  # int8 layers round their input as well
-    for key, role in peft_layers.role_factors(wrapped, "default").items():
+    for key, role in parts(wrapped).items():
         S = torch.linalg.svdvals(columns[key].detach())
-        got = torch.linalg.svdvals(role.B.anchor.double() @ role.A.anchor.double())[:4]
+        got = torch.linalg.svdvals(role.B0.double() @ role.A0.double())[:4]
         wanted = S[:4] if key.endswith("q_proj") else S[-4:]
         assert (got - wanted).abs().max() <= tolerance * S[0], key
 
@@ -119,7 +119,7 @@ def test_what_is_saved_loads_in_stock_peft_and_for_training(
 @KINDS
 def test_folding_into_a_quantised_weight_is_refused(folder: Path, kind: str) -> None:
     with pytest.raises(UserError, match="the quantised weight"):
-        ailora.get_peft_model(quantised(folder, kind), presets.ailora(4, base="folded"))
+        ailora.get_peft_model(quantised(folder, kind), presets.ailora(4, anchored=False))
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:

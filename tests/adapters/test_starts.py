@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 import ailora
 from ailora import AILoRAConfig, Role
-from ailora.adapters.starts.make import Start, make_starts
+from ailora.adapters.selection import Chosen, make_factors, select
+from ailora.adapters.starts import Factors
 from ailora.errors import UserError
 from tests.adapters.models import Q0, V0, base_weights, same, tiny
 
@@ -25,8 +27,14 @@ def part_of(weight: torch.Tensor, rank: int, part: str) -> tuple[Array, Array]:
     return (U[:, taken] * S[taken]) @ Vt[taken], np.delete(S, np.arange(len(S))[taken])
 
 
-def start_of(config: AILoRAConfig, name: str) -> Start:
-    return next(start for start in make_starts(tiny(), config) if start.name == name)
+def starts(model: nn.Module, config: AILoRAConfig) -> dict[str, tuple[Chosen, Factors]]:
+    selection = select(model, config)
+    made = make_factors(selection)
+    return {one.projection.key: (one, made[one.projection.key]) for one in selection.chosen}
+
+
+def start_of(config: AILoRAConfig, name: str) -> tuple[Chosen, Factors]:
+    return starts(tiny(), config)[name]
 
 
 @pytest.mark.parametrize("part", ["principal", "minor"])
@@ -35,11 +43,11 @@ def test_the_scaled_product_is_the_part_and_the_residual_is_all_the_rest(
     part: str, rank: int, alpha: float | None
 ) -> None:
     model = tiny()
-    config = AILoRAConfig(r=rank, alpha=alpha, roles={"q": Role(init=part)})  # type: ignore[arg-type]
-    for start in make_starts(model, config):
-        weight = model.get_submodule(start.name).weight
+    config = AILoRAConfig(r=rank, lora_alpha=alpha, roles={"q": Role(init=part)})  # type: ignore[arg-type]
+    for name, (one, start) in starts(model, config).items():
+        weight = model.get_submodule(name).weight
         wanted, others = part_of(weight, rank, part)
-        got = start.scaling * (start.B @ start.A).numpy()
+        got = one.scaling * (start.B @ start.A).numpy()
         np.testing.assert_allclose(got, wanted, atol=1e-10)
         residual = np.linalg.svd(weight.detach().numpy() - got, compute_uv=False)
         np.testing.assert_allclose(residual[: len(others)], others, atol=1e-10)
@@ -47,7 +55,7 @@ def test_the_scaled_product_is_the_part_and_the_residual_is_all_the_rest(
 
 
 def test_the_singular_values_are_shared_evenly_by_both_factors() -> None:
-    start = start_of(AILoRAConfig(r=4, alpha=12), Q0)
+    _, start = start_of(AILoRAConfig(r=4, lora_alpha=12), Q0)
     S = torch.linalg.svdvals(tiny().get_submodule(Q0).weight)[:4] / 3
     torch.testing.assert_close(start.A @ start.A.T, torch.diag(S), rtol=0, atol=1e-9)
     torch.testing.assert_close(start.B.T @ start.B, torch.diag(S), rtol=0, atol=1e-9)
@@ -55,22 +63,53 @@ def test_the_singular_values_are_shared_evenly_by_both_factors() -> None:
 
 def test_each_role_has_its_own_rank_alpha_and_rate() -> None:
     roles = {
-        "q": Role(init="principal", r=2, alpha=6),
+        "q": Role(init="principal", r=2, lora_alpha=6),
         "v": Role(init="minor", r=3, lr_ratio=4),
     }
-    config = AILoRAConfig(r=8, alpha=12, roles=roles)
-    q, v = start_of(config, Q0), start_of(config, V0)
+    config = AILoRAConfig(r=8, lora_alpha=12, roles=roles)
+    (q, made), (v, _) = start_of(config, Q0), start_of(config, V0)
     assert (q.rank, q.scaling, q.lr_ratio) == (2, 3.0, 1.0)
     assert (v.rank, v.scaling, v.lr_ratio) == (3, 4.0, 4.0)
-    assert (q.A.shape, q.B.shape) == ((2, 32), (32, 2))
+    assert (made.A.shape, made.B.shape) == ((2, 32), (32, 2))
+
+
+def test_rank_and_scale_fall_back_from_role_to_pattern_to_config_to_rank() -> None:
+    config = AILoRAConfig(
+        r=8,
+        lora_alpha=4,
+        rank_pattern={"key": 6, "query": 7, "layer.1.attention.self.value": 4},
+        alpha_pattern={"output.dense": 9, "query": 1},
+        roles={
+            "q": Role(init="principal", r=2, lora_alpha=3),
+            "k": Role(init="minor"),
+            "v": Role(init="minor", lora_alpha=24),
+            "o": Role(init="gaussian", r=2),
+        },
+    )
+    found = {key: (one.rank, one.scaling) for key, one in chosen(config).items()}
+    name = "bert.encoder.layer.{}.attention.{}"
+    assert found == {
+        name.format(0, "self.query"): (2, 1.5),  # the role's own beats both patterns
+        name.format(1, "self.query"): (2, 1.5),
+        name.format(0, "self.key"): (6, 4 / 6),
+        name.format(1, "self.key"): (6, 4 / 6),
+        name.format(0, "self.value"): (8, 3.0),
+        name.format(1, "self.value"): (4, 6.0),
+        name.format(0, "output.dense"): (2, 4.5),
+        name.format(1, "output.dense"): (2, 4.5),
+    }
+    for rank in (5, 9):  # without lora_alpha the scale is 1, whatever the rank
+        assert {one.scaling for one in chosen(AILoRAConfig(r=rank)).values()} == {1.0}
+
+
+def chosen(config: AILoRAConfig) -> dict[str, Chosen]:
+    return {one.projection.key: one for one in select(tiny(), config).chosen}
 
 
 def test_only_the_layers_asked_for_are_adapted() -> None:
-    starts = make_starts(tiny(), AILoRAConfig(r=2, layers=[1]))
-    assert {start.name for start in starts} == {
-        name.replace("layer.0", "layer.1") for name in (Q0, V0)
-    }
-    model = ailora.get_peft_model(tiny(), AILoRAConfig(r=2, layers=[1]))
+    found = starts(tiny(), AILoRAConfig(r=2, layers_to_transform=[1]))
+    assert set(found) == {name.replace("layer.0", "layer.1") for name in (Q0, V0)}
+    model = ailora.get_peft_model(tiny(), AILoRAConfig(r=2, layers_to_transform=[1]))
     wrapped = {name.split(".lora_")[0] for name, _ in model.named_modules() if ".lora_A" in name}
     assert {name.removeprefix("base_model.model.") for name in wrapped} == {
         name.replace("layer.0", "layer.1") for name in (Q0, V0)
@@ -78,7 +117,7 @@ def test_only_the_layers_asked_for_are_adapted() -> None:
 
 
 def test_layers_with_ranks_of_their_own_reach_just_their_modules() -> None:
-    roles = {"q": Role(init="principal", r=3), "v": Role(init="gaussian", r=5, alpha=10)}
+    roles = {"q": Role(init="principal", r=3), "v": Role(init="gaussian", r=5, lora_alpha=10)}
     model = ailora.get_peft_model(tiny(), AILoRAConfig(roles=roles))
     for layer in (0, 1):
         q = model.get_base_model().get_submodule(Q0.replace("0", str(layer)))
@@ -89,22 +128,21 @@ def test_layers_with_ranks_of_their_own_reach_just_their_modules() -> None:
 
 def test_baked_factors_are_divided_by_the_rate_and_the_scale_makes_up_for_it() -> None:
     groups, baked = (
-        start_of(AILoRAConfig(r=4, alpha=8, lr_mode=mode), V0)  # type: ignore[arg-type]
-        for mode in ("groups", "baked")
+        start_of(AILoRAConfig(r=4, lora_alpha=8, bake_rates=bake), V0) for bake in (False, True)
     )
-    assert torch.equal(baked.A, groups.A / 2)
-    assert torch.equal(baked.B, groups.B / 2)
-    assert (groups.scaling, baked.scaling) == (2.0, 8.0)
-    assert (groups.lr_ratio, baked.lr_ratio) == (2.0, 1.0)
+    assert torch.equal(baked[1].A, groups[1].A / 2)
+    assert torch.equal(baked[1].B, groups[1].B / 2)
+    assert (groups[0].scaling, baked[0].scaling) == (2.0, 8.0)
+    assert (groups[0].lr_ratio, baked[0].lr_ratio) == (2.0, 1.0)
 
 
 def test_gaussian_starts_have_pefts_spread_and_nothing_to_add() -> None:
     config = AILoRAConfig(r=32, roles={"q": Role(init="gaussian")})
-    starts = make_starts(tiny(), config)
-    values = torch.cat([start.A.flatten() for start in starts])
+    found = starts(tiny(), config).values()
+    values = torch.cat([start.A.flatten() for _, start in found])
     assert float(values.std()) == pytest.approx((3 * 32) ** -0.5, rel=0.1)
     assert float(values.mean()) == pytest.approx(0, abs=0.01)
-    assert not any(start.B.any() or start.spectral for start in starts)
+    assert not any(start.B.any() or one.is_spectral for one, start in found)
 
 
 def test_a_rank_above_the_weights_size_is_refused_with_the_module_and_the_limit() -> None:
@@ -115,9 +153,9 @@ def test_a_rank_above_the_weights_size_is_refused_with_the_module_and_the_limit(
     )
 
 
-@pytest.mark.parametrize("base", ["anchored", "folded"])
+@pytest.mark.parametrize("anchored", [True, False])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_broken_weight_is_named_and_the_model_stays_as_it_was(base: str, bad: float) -> None:
+def test_a_broken_weight_is_named_and_the_model_stays_as_it_was(anchored: bool, bad: float) -> None:
     model = tiny()
     last = V0.replace("layer.0", "layer.1")
     with torch.no_grad():
@@ -125,7 +163,7 @@ def test_a_broken_weight_is_named_and_the_model_stays_as_it_was(base: str, bad: 
     before, modules = base_weights(model), [type(module) for module in model.modules()]
     needs_grad = [parameter.requires_grad for parameter in model.parameters()]
     with pytest.raises(UserError, match=f"^{last} \\(v\\): .*1 ") as caught:
-        ailora.get_peft_model(model, AILoRAConfig(r=2, base=base))  # type: ignore[arg-type]
+        ailora.get_peft_model(model, AILoRAConfig(r=2, anchored=anchored))  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     assert [type(module) for module in model.modules()] == modules
     assert [parameter.requires_grad for parameter in model.parameters()] == needs_grad
@@ -140,8 +178,8 @@ def test_dead_triplets_are_reported_with_the_module_and_the_count(
     with torch.no_grad():
         model.get_submodule(V0).weight[:, 3:] = 0  # rank 3 of 32
     with caplog.at_level(logging.WARNING, logger="ailora"):
-        starts = make_starts(model, AILoRAConfig(r=4))
-    dead = {start.name: start.dead for start in starts if start.dead}
+        found = starts(model, AILoRAConfig(r=4))
+    dead = {name: start.dead for name, (_, start) in found.items() if start.dead}
     assert dead == {V0: 4}
     assert [record.message for record in caplog.records if "dead" in record.message] == [
         "dead triplets: the weight has singular values of zero there, so these factors start at "
@@ -153,12 +191,12 @@ def test_no_dead_triplet_is_reported_for_weights_of_full_rank(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="ailora"):
-        make_starts(tiny(), AILoRAConfig(r=4))
+        starts(tiny(), AILoRAConfig(r=4))
     assert not caplog.records
 
 
-@pytest.mark.parametrize("base", ["anchored", "folded"])
-def test_an_all_zero_weight_works_and_starts_at_the_base(base: str) -> None:
+@pytest.mark.parametrize("anchored", [True, False])
+def test_an_all_zero_weight_works_and_starts_at_the_base(anchored: bool) -> None:
     model = tiny()
     with torch.no_grad():
         model.get_submodule(V0).weight.zero_()
@@ -167,11 +205,11 @@ def test_an_all_zero_weight_works_and_starts_at_the_base(base: str) -> None:
         model,
         AILoRAConfig(
             r=2,
-            base=base,
+            anchored=anchored,
             roles={  # type: ignore[arg-type]
                 "v": Role(init="minor")
             },
-            layers=[0],
+            layers_to_transform=[0],
         ),
     )
     assert same(base_weights(wrapped), before)

@@ -43,13 +43,13 @@ save_file(result, out)
 
 MIXED = AILoRAConfig(
     r=4,
-    alpha=6,
-    lr_mode="baked",
+    lora_alpha=6,
+    bake_rates=True,
     task_type="SEQ_CLS",
     roles={
         "q": Role(init="principal", r=3),
         "k": Role(init="gaussian", lr_ratio=0.5),
-        "v": Role(init="minor", lr_ratio=2.0, alpha=9),
+        "v": Role(init="minor", lr_ratio=2.0, lora_alpha=9),
     },
 )
 
@@ -89,11 +89,11 @@ def test_the_saved_config_is_a_stock_one_and_its_start_is_never_run_again(tmp_pa
 
 
 def test_the_folder_says_how_to_go_on_training_it(tmp_path: Path) -> None:
-    for base in ("anchored", "folded"):
-        ailora.get_peft_model(encoder(), AILoRAConfig(r=2, base=base)).save_pretrained(  # type: ignore[arg-type]
-            tmp_path / base
+    for anchored in (True, False):
+        ailora.get_peft_model(encoder(), AILoRAConfig(r=2, anchored=anchored)).save_pretrained(
+            tmp_path / str(anchored)
         )
-        readme = (tmp_path / base / "README.md").read_text()
+        readme = (tmp_path / str(anchored) / "README.md").read_text()
         assert "ailora.load_adapter(model, dir" in readme
     assert "wrong on the original base model" in readme
 

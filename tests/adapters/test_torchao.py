@@ -12,9 +12,9 @@ from peft import PeftModel
 
 import ailora
 from ailora import presets
-from ailora.adapters.stock import peft_layers
 from ailora.errors import UserError
 from ailora.roles import find_projections
+from tests.adapters.models import parts
 
 quantization = pytest.importorskip("torchao.quantization")
 TOKENS = torch.arange(1, 41).view(4, 10)
@@ -79,13 +79,13 @@ def test_the_factors_are_triplets_of_the_dequantised_weight(folder: Path) -> Non
     model = quantised(folder)
     held = weights(model)
     wrapped = ailora.get_peft_model(model, presets.ailora(4))
-    for key, role in peft_layers.role_factors(wrapped, "default").items():
+    for key, role in parts(wrapped).items():
         S = torch.linalg.svdvals(held[key].double())
-        got = torch.linalg.svdvals(role.B.anchor.double() @ role.A.anchor.double())[:4]
+        got = torch.linalg.svdvals(role.B0.double() @ role.A0.double())[:4]
         wanted = S[:4] if key.endswith("q_proj") else S[-4:]
         assert (got - wanted).abs().max() <= 1e-6 * S[0], key
 
 
 def test_folding_into_it_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="the quantised weight"):
-        ailora.get_peft_model(quantised(folder), presets.ailora(4, base="folded"))
+        ailora.get_peft_model(quantised(folder), presets.ailora(4, anchored=False))

@@ -41,8 +41,8 @@ def largest_difference(left: dict[str, Tensor], right: dict[str, Tensor]) -> flo
 @pytest.mark.parametrize("name", ["ailora", "reailora", "pissa", "milora"])
 def test_anchored_and_folded_end_in_the_same_weights(name: str) -> None:
     preset = getattr(presets, name)
-    anchored, anchored_losses = run(preset(4, alpha=6))
-    folded, folded_losses = run(preset(4, alpha=6, base="folded"))
+    anchored, anchored_losses = run(preset(4, lora_alpha=6))
+    folded, folded_losses = run(preset(4, lora_alpha=6, anchored=False))
     assert anchored_losses[-1] < 0.9 * anchored_losses[0]
     assert (anchored_losses - folded_losses).abs().max() < 1e-12
     ends, start = weights_of(anchored), dict(tiny().named_parameters())
@@ -50,11 +50,11 @@ def test_anchored_and_folded_end_in_the_same_weights(name: str) -> None:
     assert largest_difference(ends, weights_of(folded)) < 1e-12 < 1e-4 < moved
 
 
-@pytest.mark.parametrize("base", ["anchored", "folded"])
-def test_baked_rates_need_no_optimiser_of_ours_and_end_in_the_same_weights(base: str) -> None:
-    groups, groups_losses = run(AILoRAConfig(r=4, base=base))  # type: ignore[arg-type]
+@pytest.mark.parametrize("anchored", [True, False])
+def test_baked_rates_need_no_optimiser_of_ours_and_end_in_the_same_weights(anchored: bool) -> None:
+    groups, groups_losses = run(AILoRAConfig(r=4, anchored=anchored))  # type: ignore[arg-type]
     baked, baked_losses = run(
-        AILoRAConfig(r=4, base=base, lr_mode="baked"),  # type: ignore[arg-type]
+        AILoRAConfig(r=4, anchored=anchored, bake_rates=True),  # type: ignore[arg-type]
         rates=False,
     )
     assert (groups_losses - baked_losses).abs().max() < 1e-9
@@ -79,8 +79,8 @@ def test_an_ignored_ratio_trains_like_a_ratio_of_one() -> None:
 def test_weight_decay_pulls_anchored_factors_to_their_start_and_folded_ones_to_zero() -> None:
     """The documented difference: with decay the two forms part."""
     ends = {}
-    for base in ("anchored", "folded"):
-        model = ailora.get_peft_model(tiny(), AILoRAConfig(r=4, base=base))  # type: ignore[arg-type]
+    for form in ("anchored", "folded"):
+        model = ailora.get_peft_model(tiny(), AILoRAConfig(r=4, anchored=form == "anchored"))
         start = logits(model, batch(model))
         optimizer = ailora.create_optimizer(model, AdamW, lr=1e-2, weight_decay=50.0)
         for _ in range(20):
@@ -88,6 +88,6 @@ def test_weight_decay_pulls_anchored_factors_to_their_start_and_folded_ones_to_z
                 if parameter.requires_grad:
                     parameter.grad = torch.zeros_like(parameter)
             optimizer.step()
-        ends[base] = float((logits(model, batch(model)) - start).abs().max())
+        ends[form] = float((logits(model, batch(model)) - start).abs().max())
     assert ends["anchored"] == 0
     assert ends["folded"] > 1e-3

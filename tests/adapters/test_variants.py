@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from torch.optim import SGD
 
 import ailora
 from ailora import presets
-from ailora.adapters.stock import peft_layers
 from ailora.errors import UserError
-from tests.adapters.models import Q0, batch, factors, logits, same, tiny, train, trained
+from tests.adapters.models import Q0, batch, factors, logits, parts, tiny, train, trained
 
 VARIANTS = pytest.mark.parametrize(
     "fields", [{"use_dora": True}, {"use_rslora": True}, {"use_dora": True, "use_rslora": True}]
@@ -28,7 +28,7 @@ def test_variants_start_at_the_base_learn_and_load_in_stock_peft(
     base = tiny()
     ask, inputs = batch(base, labels=False), batch(base)
     before = logits(base, ask)
-    model = ailora.get_peft_model(base, presets.ailora(3, alpha=6, **fields))
+    model = ailora.get_peft_model(base, presets.ailora(3, lora_alpha=6, **fields))
     assert torch.equal(logits(model, ask), before)
     train(model, inputs, 3)
     after = logits(model, ask)
@@ -44,24 +44,64 @@ def test_variants_start_at_the_base_learn_and_load_in_stock_peft(
 
 
 def test_rslora_scales_by_the_square_root_of_the_rank() -> None:
-    model = ailora.get_peft_model(tiny(), presets.ailora(4, alpha=6, use_rslora=True))
-    for role in peft_layers.role_factors(model, "default").values():
+    model = ailora.get_peft_model(tiny(), presets.ailora(4, lora_alpha=6, use_rslora=True))
+    for role in parts(model).values():
         assert math.isclose(role.scaling, 6 / math.sqrt(4))
 
 
 @VARIANTS
-def test_variants_train_as_the_folded_form_does(fields: dict[str, bool]) -> None:
+def test_variants_train_as_stock_peft_does_where_the_same_is_trained(
+    fields: dict[str, bool], tmp_path: Path
+) -> None:
+    """The oracle: PEFT's own layers of rank 2r, with the frozen half held by hand."""
+    ours = ailora.get_peft_model(tiny(), presets.ailora(3, lora_alpha=6, **fields))
+    ours.save_pretrained(tmp_path)
+    stock = PeftModel.from_pretrained(tiny(), str(tmp_path), is_trainable=True)
+    ends, inputs = [], batch(ours)
+    for model in (ours, stock):
+        optimizer = SGD([p for p in model.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(**inputs).loss.backward()
+            if model is stock:
+                hold_by_hand(model)
+            optimizer.step()
+        ends.append(logits(model, inputs))
+    assert (ends[0] - logits(tiny(), inputs)).abs().max() > 1e-4
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-12)
+
+
+def hold_by_hand(model: torch.nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if "lora_A" in name:
+            upper, lower = parameter.grad.chunk(2)
+            parameter.grad = (upper + lower).repeat(2, 1)
+        elif "lora_B" in name:
+            parameter.grad[:, 3:] = 0
+
+
+def test_rslora_trains_as_the_folded_form_does() -> None:
     ends = []
-    for base in ("anchored", "folded"):
-        model = ailora.get_peft_model(tiny(), presets.ailora(3, base=base, **fields))
+    for anchored in (True, False):
+        config = presets.ailora(3, lora_alpha=6, use_rslora=True, anchored=anchored)
+        model = ailora.get_peft_model(tiny(), config)
         train(model, batch(model), 5, lr=1e-3)
         ends.append(logits(model, batch(model, labels=False)))
     torch.testing.assert_close(*ends, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("base", ["anchored", "folded"])
-def test_an_adapter_added_from_a_started_config_has_the_same_start(base: str) -> None:
-    model = trained(base)
+def test_rslora_without_a_number_for_alpha_is_refused() -> None:
+    model = tiny()
+    with pytest.raises(UserError, match=r"^use_rslora=True: give lora_alpha as a number"):
+        ailora.get_peft_model(model, presets.ailora(3, use_rslora=True))
+    assert "lora" not in str(model)
+    roles = {"q": ailora.Role(init="principal", lora_alpha=4)}  # which is one
+    ailora.get_peft_model(model, ailora.AILoRAConfig(r=3, roles=roles, use_rslora=True))
+
+
+@pytest.mark.parametrize("anchored", [True, False])
+def test_an_adapter_added_from_a_started_config_has_the_same_start(anchored: bool) -> None:
+    model = trained(anchored=anchored)
     ask = batch(model, labels=False)
     model.add_adapter("ref", model.peft_config["default"])
     model.set_adapter("ref")
@@ -94,10 +134,9 @@ def test_a_copy_and_a_pickle_are_the_same_model_and_stay_apart() -> None:
     stream.seek(0)
     for twin in (copy.deepcopy(model), torch.load(stream, weights_only=False)):
         assert torch.equal(logits(twin, ask), logits(model, ask))
-        assert same(dict(twin.named_buffers()), dict(model.named_buffers()))
         A, _ = factors(twin, Q0)
         with torch.no_grad():
-            A.delta += 1
+            A.weight += 1
         assert not torch.equal(logits(twin, ask), logits(model, ask))
 
 
@@ -122,35 +161,12 @@ def test_trainables_cast_apart_from_their_anchors_keep_step_0() -> None:
     assert torch.isfinite(logits(model, ask)).all()
 
 
-def test_pefts_own_function_takes_a_deferred_start() -> None:
-    import peft
-
-    config = presets.ailora(3, task_type="SEQ_CLS")
-    ours = ailora.get_peft_model(tiny(), config)
-    theirs = peft.get_peft_model(tiny(), ailora.peft_config(config))
-    assert type(ours) is type(theirs) is peft.PeftModelForSequenceClassification
-    assert same(ours.state_dict(), theirs.state_dict())
-    assert theirs.peft_config["default"].to_dict() == ours.peft_config["default"].to_dict()
-
-
-def test_pefts_own_function_names_the_right_call_for_a_bare_config() -> None:
-    import peft
-
-    with pytest.raises(UserError, match="call ailora"):
-        peft.get_peft_model(tiny(), presets.ailora(3))
-
-
-def test_a_deferred_start_cannot_be_saved(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no model yet"):
-        ailora.peft_config(presets.ailora(3)).save_pretrained(str(tmp_path))
-
-
 def test_folding_a_shared_weight_is_refused_and_anchoring_it_is_not() -> None:
     model = tiny()
     layers = model.bert.encoder.layer
     layers[1].attention.self.query.weight = layers[0].attention.self.query.weight
     with pytest.raises(UserError, match="shares"):
-        ailora.get_peft_model(model, presets.ailora(3, base="folded"))
+        ailora.get_peft_model(model, presets.ailora(3, anchored=False))
     before = logits(model, batch(model, labels=False))
     wrapped = ailora.get_peft_model(model, presets.ailora(3))
     assert torch.equal(logits(wrapped, batch(model, labels=False)), before)

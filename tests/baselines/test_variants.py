@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ailora.adapters.stock import peft_layers
+from ailora.adapters.peft_insides import lora_layers
 from ailora.baselines import METHODS, Settings, count, head_names, load, save
 from ailora.errors import UserError
 from tests.adapters.models import logits
@@ -75,8 +75,8 @@ def test_question_answering_trains_its_outputs(name: str, tmp_path: Path) -> Non
 
 def test_rslora_scales_by_the_root_of_the_rank() -> None:
     for alpha, scale in ((None, math.sqrt(4)), (16, 16 / math.sqrt(4))):
-        factors = peft_layers.role_factors(adapted("minilm", "rslora", alpha=alpha), "default")
-        assert {f.scaling for f in factors.values()} == {scale}
+        layers = lora_layers(adapted("minilm", "rslora", alpha=alpha), "default")
+        assert {layer.scaling["default"] for layer in layers.values()} == {scale}
 
 
 def test_doras_norms_start_as_the_weights_rows() -> None:
@@ -98,14 +98,15 @@ def test_settings_reach_every_low_rank_method() -> None:
     for name in ("lora", "pissa", "ailora", "dora", "olora", "orthogonal", "mica", "eva"):
         model = adapted("minilm", name, dropout=0.25, alpha=12)
         rates = {m.p for n, m in model.named_modules() if "lora_dropout.default" in n}
-        scales = {f.scaling for f in peft_layers.role_factors(model, "default").values()}
+        layers = lora_layers(model, "default")
+        scales = {layer.scaling["default"] for layer in layers.values()}
         assert rates == {0.25}, name
         assert scales == {3.0}, name
 
 
 def test_roles_the_method_is_silent_about_start_as_lora_does() -> None:
     model = adapted("minilm", "ailora", ranks={"q": 4, "k": 4})
-    config = model.peft_config["default"].start_config
+    config = model.peft_config["default"].record.origin
     assert {name: (role.init, role.r) for name, role in config.roles.items()} == {
         "q": ("principal", 4),
         "k": ("gaussian", 4),

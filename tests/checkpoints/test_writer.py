@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ailora.checkpoints.change import Added, LowRank, Replaced
+from ailora.checkpoints.change import Added, Replaced
 from ailora.checkpoints.header import Header, read_header
 from ailora.checkpoints.writer import whole_folder, write_shard
 from ailora.errors import UserError
+from ailora.linalg.lowrank import LowRank
 
 
 @pytest.fixture
@@ -32,8 +34,8 @@ def source(tmp_path: Path) -> Header:
 
 
 def added(dtype: torch.dtype) -> Added:
-    left, right = torch.ones(6, 1, dtype=torch.float64), torch.full((1, 4), 0.25).double()
-    return Added(change=LowRank(left=left, right=right), dtype=dtype)
+    change = LowRank(A=torch.full((1, 4), 0.25), B=torch.ones(6, 1))
+    return Added(change=change, dtype=dtype)
 
 
 def test_without_changes_the_file_is_the_same_byte_for_byte(source: Header, tmp_path: Path) -> None:
@@ -76,6 +78,17 @@ def test_a_tensor_can_be_replaced(source: Header, tmp_path: Path) -> None:
     assert torch.equal(load_file(tmp_path / "new")["last"], value.bfloat16())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_tensor_can_be_added(source: Header, tmp_path: Path, dtype: torch.dtype) -> None:
+    value = torch.randn(3, 3)
+    write_shard(source, tmp_path / "new", {"head": Replaced(value=value, dtype=dtype)})
+    new, old = load_file(tmp_path / "new"), load_file(source.path)
+    assert torch.equal(new.pop("head"), value.to(dtype))
+    assert new.keys() == old.keys()
+    assert all(torch.equal(new[name], old[name]) for name in old)
+    read_header(tmp_path / "new")  # no gap, no overlap
+
+
 @dataclass(frozen=True)
 class Failing:
     dtype: torch.dtype = torch.bfloat16
@@ -105,6 +118,17 @@ def test_a_folder_that_fails_in_the_middle_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="free some space"):
         fail()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_and_its_files_have_the_modes_that_the_umask_gives(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with whole_folder(tmp_path / "out") as folder:
+            save_file({"a": torch.zeros(1)}, folder / "a.safetensors")  # makes a private file
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "out" / "a.safetensors").stat().st_mode & 0o777 == 0o640
 
 
 def test_an_unwritable_place_is_named() -> None:

@@ -39,6 +39,12 @@ def test_a_residual_start_goes_to_and_fro(call: Call, tmp_path: Path) -> None:
     ended = call("export start/adapter --out plain --folded-base")
     assert ended.code == 0, ended.err
     assert str(model) in ended.out.replace("\n", "")
+    Path("start").rename("moved")
+    moved = call("export moved/adapter --out again --folded-base --start moved/adapter")
+    assert moved.code == 0, moved.err
+    assert str(model) in moved.out.replace("\n", "")
+    named = call("export moved/adapter --out named --start moved/adapter --folded-base --base x/y")
+    assert named.out.rstrip().endswith("for the model: x/y")
 
 
 @pytest.mark.parametrize(
@@ -49,6 +55,7 @@ def test_a_residual_start_goes_to_and_fro(call: Call, tmp_path: Path) -> None:
         ("--merge ./nowhere", "nowhere"),
         ("--folded-base", "start is not found"),
         ("--start {adapter}", "--start"),
+        ("--merge {model} --base x", "--base x"),
         ("--start {adapter} --merge {model}", "--start"),
         ("--out {adapter}", "not empty"),
         ("--out /proc/nobody/x", "/proc/nobody/x"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,14 @@ def test_it_writes_both_folders_and_says_what_rounding_cost(
     call: Call, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    ended = call(f"init {model} --out start --rank 4 --lr-mode baked")
+    ended = call(f"init {model} --out start --rank 4 --bake-rates")
     assert ended.code == 0, ended.err
     assert (Path("start/adapter/adapter_model.safetensors")).exists()
     assert (Path("start/model/model.safetensors.index.json")).exists()
     assert ended.out.count("float32") == 8  # stored as and kept as, of two weights in two layers
     assert "ailora export" in ended.out
     before = files(Path("start"))
-    assert call(f"init {model} --out start --rank 4 --lr-mode baked").out == ended.out
+    assert call(f"init {model} --out start --rank 4 --bake-rates").out == ended.out
     assert files(Path("start")) == before
 
 
@@ -34,8 +35,23 @@ def test_anchored_writes_an_adapter_alone(call: Call, model: Path) -> None:
     ended = call(f"init {model} --out start --rank 4 --preset milora --anchored")
     assert ended.code == 0, ended.err
     assert "load_adapter" in ended.out
+    assert "'start'" in ended.out
     assert (Path("start/adapter_config.json")).exists()
     assert not (Path("start/model")).exists()
+
+
+def test_the_documentation_loads_the_folder_that_is_written(call: Call, model: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "start" / "files.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^ailora (init MODEL .*--anchored.*)$", page, re.MULTILINE)
+    (folder,) = re.findall(r'load_adapter\(model, "(.*?)"', page)
+    assert call(command.replace("MODEL", str(model))).code == 0
+    assert (Path(folder) / "adapter_config.json").exists()
+
+
+def test_a_fused_layer_has_one_rate_in_one_line(call: Call, tmp_path: Path) -> None:
+    ended = call(f"init {saved(tmp_path / 'fused', 'gpt2')} --out start --rank 4 --bake-rates")
+    check_refused(ended, "bake_rates=True")
+    assert not Path("start").exists()
 
 
 @pytest.mark.parametrize(
@@ -44,7 +60,6 @@ def test_anchored_writes_an_adapter_alone(call: Call, model: Path) -> None:
         ("--rank 0", "rank"),
         ("--rank 17", "r=17"),
         ("--preset olora", "'olora'"),
-        ("--lr-mode slow", "'slow'"),
         ("--dtype int8", "'int8'"),
         ("--task-type SPEECH", "'SPEECH'"),
         ("--out /proc/nobody/x", "/proc/nobody/x"),

@@ -14,11 +14,11 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from datasets import Dataset
 from safetensors.torch import save_file
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.tensor import DTensor
 
 import ailora
 from ailora import presets
-from ailora.adapters.stock import peft_layers
 
 ROWS = [{"input_ids": row, "labels": row} for row in torch.arange(4, 16).view(2, 6).tolist() * 8]
 
@@ -32,11 +32,23 @@ def shard_on_cpu(trainer: hf.Trainer) -> None:
     trainer.is_fsdp_enabled = True
 
 
+class AtRolesRates(hf.Trainer):
+    """What Trainer asks for where FSDP takes no ``optimizers=``."""
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Every role at its own rate, and decay."""
+        lr, decay = self.args.learning_rate, 0.1
+        self.optimizer = ailora.create_optimizer(model or self.model, lr=lr, weight_decay=decay)
+        return self.optimizer
+
+
 def save(trainer: hf.Trainer, folder: Path) -> None:
     """As Trainer does, which writes no adapter at all where it saves in shards."""
     trainer.save_model(str(folder))
     if os.environ.get("FSDP_STATE_DICT_TYPE") == "SHARDED_STATE_DICT":
-        trainer.model.save_pretrained(folder, is_main_process=PartialState().is_main_process)
+        whole = get_model_state_dict(trainer.model, options=StateDictOptions(full_state_dict=True))
+        main = PartialState().is_main_process
+        trainer.model.save_pretrained(folder, state_dict=whole, is_main_process=main)
 
 
 def main() -> None:
@@ -59,15 +71,17 @@ def main() -> None:
         deepspeed=options.deepspeed,
     )
     base = hf.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
-    model = ailora.get_peft_model(base, presets.ailora(3, lr_mode="baked"))
+    fused = base.config.model_type == "gpt2"  # whose roles have one scale
+    model = ailora.get_peft_model(base, presets.ailora(3, bake_rates=not fused))
     rank = PartialState().process_index
     factors = {
-        f"{key}.{letter}": module.anchor.detach().contiguous()
-        for key, role in peft_layers.role_factors(model, "default").items()
-        for letter, module in (("A", role.A), ("B", role.B))
+        name: parameter.detach().clone()
+        for name, parameter in model.named_parameters()
+        if "lora_" in name
     }
     save_file(factors, options.out / f"start-{rank}.safetensors")
-    trainer = hf.Trainer(model=model, args=arguments, train_dataset=Dataset.from_list(ROWS))
+    kind = AtRolesRates if fused else hf.Trainer
+    trainer = kind(model=model, args=arguments, train_dataset=Dataset.from_list(ROWS))
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         shard_on_cpu(trainer)
     trainer.train(resume_from_checkpoint=options.resume or None)

@@ -19,7 +19,7 @@ from tests.conftest import BAD, GOOD, sentences
 trl = pytest.importorskip("trl", reason="TRL needs Python 3.11")
 
 WAYS = pytest.mark.parametrize("way", ["wrapped", "peft_config"])
-CONFIG = presets.ailora(3, lr_mode="baked", task_type="CAUSAL_LM")
+CONFIG = presets.ailora(3, bake_rates=True, task_type="CAUSAL_LM")
 TOKENS = torch.arange(4, 16).view(2, 6)
 
 
@@ -31,7 +31,7 @@ def given(folder: Path, way: str) -> dict[str, Any]:
     model = base(folder)
     if way == "wrapped":
         return {"model": ailora.get_peft_model(model, CONFIG)}
-    return {"model": model, "peft_config": ailora.peft_config(CONFIG)}
+    return {"model": model, "peft_config": CONFIG}
 
 
 def arguments(kind: Any, out: Path, **more: Any) -> Any:

@@ -8,9 +8,11 @@ from pathlib import Path
 import peft
 import torch
 from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from ailora.adapters.factors import Factor
 from tests.checkpoints.models import tiny
 from tests.families import inputs_for
 
@@ -39,13 +41,19 @@ def with_adapter(
 
 
 def perturb(model: nn.Module, seed: int = 1, size: float = 0.1) -> None:
-    """Move every trainable parameter, as training would."""
+    """Move every trainable parameter, as training would: of our factors what has a gradient."""
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-                parameter.add_((size * noise).to(parameter))
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            step = noise.to(parameter)
+            if isinstance(module, Factor):
+                eye = torch.eye(module.in_features).to(parameter)
+                (step,) = torch.autograd.grad((module(eye) * step.T).sum(), parameter)
+            with torch.no_grad():
+                parameter.add_(size * step)
 
 
 def stock_adapter(folder: Path, family: str = "llama", **fields: object) -> PeftModel:
@@ -62,3 +70,22 @@ def stock_adapter(folder: Path, family: str = "llama", **fields: object) -> Peft
     perturb(model)
     model.save_pretrained(folder)
     return model
+
+
+SAVED_BY_0_1_0 = Path(__file__).parents[1] / "adapters" / "saved_by" / "v0_1_0"
+
+
+def saved_by_0_1_0(kind: str) -> tuple[Path, Path, Tensor]:
+    """An adapter that version 0.1.0 saved, its base model, and its logits of `logits_of`."""
+    base = SAVED_BY_0_1_0 / "bases" / ("gpt2" if kind.startswith("fused") else "llama")
+    return SAVED_BY_0_1_0 / kind, base, load_file(SAVED_BY_0_1_0 / "expected.safetensors")[kind]
+
+
+@torch.no_grad()
+def logits_of(base: Path, adapter: Path | None = None) -> Tensor:
+    """Of the tokens that version 0.1.0's files were made with."""
+    model = AutoModelForCausalLM.from_pretrained(base).eval()
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, str(adapter)).eval()
+    found: Tensor = model(input_ids=torch.arange(3, 21).view(2, 9)).logits
+    return found

@@ -18,7 +18,7 @@ from tests.offline.models import loaded, logits
 CONFIG = "adapter_config.json"
 MIXED = AILoRAConfig(
     r=4,
-    alpha=3.0,
+    lora_alpha=3.0,
     roles={
         "q": Role(init="principal", r=2),
         "k": Role(init="gaussian"),
@@ -27,7 +27,7 @@ MIXED = AILoRAConfig(
 )
 CASES = [
     ("llama", presets.ailora(r=4), torch.float32),
-    ("llama", presets.ailora(r=4, lr_mode="baked"), torch.bfloat16),
+    ("llama", presets.ailora(r=4, bake_rates=True), torch.bfloat16),
     ("llama", MIXED, torch.float64),
     ("bert", presets.lora(r=4, task_type="SEQ_CLS"), torch.float32),
     ("gpt2", presets.ailora(r=4, task_type="CAUSAL_LM"), torch.float16),
@@ -57,10 +57,10 @@ def in_order(config: bytes) -> dict[str, object]:
 def test_names_are_in_an_order_that_is_the_same_in_every_process(tmp_path: Path) -> None:
     model = saved(tmp_path / "model")
     roles = {role: Role(init="principal") for role in "qkvo"}
-    for base in ("folded", "anchored"):
-        config = AILoRAConfig(r=2, roles=roles, base=base)  # type: ignore[arg-type]
-        adapter = init_files(model, tmp_path / base, config).adapter
-        plain = export_adapter(adapter, tmp_path / f"plain-{base}", folded_base=base == "folded")
+    for anchored in (False, True):
+        config = AILoRAConfig(r=2, roles=roles, anchored=anchored)  # type: ignore[arg-type]
+        adapter = init_files(model, tmp_path / str(anchored), config).adapter
+        plain = export_adapter(adapter, tmp_path / f"plain-{anchored}", folded_base=not anchored)
         for folder in (adapter, plain.folder):
             names = json.loads((folder / CONFIG).read_text())["target_modules"]
             assert names == ["k_proj", "o_proj", "q_proj", "v_proj"]

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import peft
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import ailora
 from ailora import AILoRAConfig, Role, presets
+from ailora.adapters.folder import read_adapter
 from ailora.errors import UserError
-from ailora.offline import export_adapter
+from ailora.linalg.lowrank import LowRank
+from ailora.offline import export_adapter, merge_adapter
 from ailora.offline.compress import compress
-from ailora.offline.stock import Update, read_adapter
 from tests.checkpoints.models import edit_json, files, saved, tiny
-from tests.offline.models import logits, perturb, stock_adapter, with_adapter
+from tests.offline.models import (
+    loaded,
+    logits,
+    logits_of,
+    perturb,
+    saved_by_0_1_0,
+    stock_adapter,
+    with_adapter,
+)
 
 STOCK = {
     "plain": {},
@@ -38,18 +48,29 @@ STOCK = {
 }
 OURS = {
     "anchored": presets.ailora(r=4),
-    "anchored, baked": presets.ailora(r=4, lr_mode="baked"),
+    "anchored, baked": presets.ailora(r=4, bake_rates=True),
     "anchored, mixed": AILoRAConfig(
         r=4,
-        alpha=6,
+        lora_alpha=6,
         use_rslora=True,
         roles={
             "q": Role(init="principal", r=2),
-            "k": Role(init="gaussian", alpha=1),
+            "k": Role(init="gaussian", lora_alpha=1),
+            "v": Role(init="minor"),
+        },
+    ),
+    "anchored, several ranks": AILoRAConfig(
+        r=4,
+        lora_alpha=6,
+        roles={
+            "q": Role(init="principal", r=2, lora_alpha=3),
+            "k": Role(init="gaussian"),
             "v": Role(init="minor"),
         },
     ),
 }
+# In a fused layer one LoRA has one scale, and so have its roles.
+FUSED = ("anchored", "anchored, several ranks")
 
 
 def check_plain(folder: Path, rank: int) -> None:
@@ -83,8 +104,10 @@ def test_a_stock_adapter_is_the_same_function_with_one_rank_and_no_scale(
     assert (expected - base).abs().max() > 1e-2 * base.abs().max()
 
 
-@pytest.mark.parametrize("kind", OURS)
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [*(("llama", kind) for kind in OURS), *(("gpt2", kind) for kind in FUSED)],
+)
 def test_an_adapter_of_ours_is_the_same_function_in_stock_peft(
     tmp_path: Path, family: str, kind: str
 ) -> None:
@@ -124,11 +147,11 @@ def test_factors_keep_their_dtype_where_the_scale_allows(tmp_path: Path) -> None
     assert dtypes(tmp_path / "odd") == {torch.bfloat16, torch.float32}
 
 
-def update(m: int = 20, n: int = 13, k: int = 6) -> tuple[Update, Tensor]:
+def update(m: int = 20, n: int = 13, k: int = 6) -> tuple[LowRank, Tensor]:
     generator = torch.Generator().manual_seed(0)
     A = torch.randn(k, n, generator=generator)
     B = torch.randn(m, k, generator=generator) * torch.logspace(0, -2, k)
-    return Update(name="x", A=A, B=B, scale=0.7), 0.7 * B.double() @ A.double()
+    return LowRank(A=A, B=B, scale=0.7), 0.7 * B.double() @ A.double()
 
 
 @pytest.mark.parametrize("rank", [1, 3, 5])
@@ -152,7 +175,7 @@ def test_a_rank_that_is_large_enough_loses_nothing_and_zero_stays_zero() -> None
     given, _ = update()
     assert compress(given, 6).update is given
     assert compress(given, 99).frobenius == 0
-    zero = compress(Update(name="x", A=given.A, B=given.B * 0), 2)
+    zero = compress(LowRank(A=given.A, B=given.B * 0), 2)
     assert (zero.frobenius, zero.spectral, zero.tail) == (0, 0, 0)
     assert not zero.update.B.any()
 
@@ -262,3 +285,88 @@ def test_the_config_is_a_stock_one(tmp_path: Path) -> None:
     assert type(config) is LoraConfig
     assert config.task_type == "CAUSAL_LM"
     assert set(config.target_modules) == {"q_proj", "v_proj", "down_proj"}
+
+
+def test_a_start_with_baked_rates_has_one_scale_when_exported(tmp_path: Path) -> None:
+    wrapped = ailora.get_peft_model(tiny("llama"), presets.ailora(r=4, bake_rates=True)).eval()
+    perturb(wrapped)
+    wrapped.save_pretrained(tmp_path / "adapter")
+    before = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert before["alpha_pattern"] == {"v_proj": 32}  # a server that reads lora_alpha alone errs
+    report = export_adapter(tmp_path / "adapter", tmp_path / "out")
+    check_plain(tmp_path / "out", report.rank)
+    old, new = (read_adapter(tmp_path / name).updates for name in ("adapter", "out"))
+    assert {update.scale for update in new.values()} == {1.0}
+    for name, update in old.items():
+        assert torch.allclose(update.matrix(), new[name].matrix(), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["anchored", "baked", "fused", "fused_baked", "plain"])
+def test_adapters_of_version_0_1_0_are_exported(tmp_path: Path, kind: str) -> None:
+    adapter, base, expected = saved_by_0_1_0(kind)
+    report = export_adapter(adapter, tmp_path / "out")
+    check_plain(tmp_path / "out", report.rank)
+    got = logits_of(base, tmp_path / "out")
+    assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_a_frozen_half_that_was_trained_is_said_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base, adapter = saved(tmp_path / "model"), tmp_path / "adapter"
+    wrapped = ailora.get_peft_model(tiny("llama"), presets.ailora(r=4)).eval()
+    perturb(wrapped)
+    wrapped.save_pretrained(adapter)
+    with caplog.at_level(logging.WARNING, "ailora"):
+        export_adapter(adapter, tmp_path / "a")
+        assert caplog.messages == []
+        stock = PeftModel.from_pretrained(loaded(base), str(adapter), is_trainable=True)
+        perturb(stock)  # both halves, as a trainer does that knows nothing of anchors
+        stock.save_pretrained(adapter)
+        export_adapter(adapter, tmp_path / "b")
+        assert len(caplog.messages) == 1
+        merge_adapter(adapter, base, tmp_path / "c")
+    for message in caplog.messages:
+        assert "frozen half" in message
+        assert "\n" not in message
+    assert len(caplog.messages) == 2
+    expected = logits(with_adapter(base, adapter))
+    got = logits(with_adapter(base, tmp_path / "b"))
+    assert (got - expected).abs().max() < 5e-6 * expected.abs().max()
+
+
+def test_a_base_that_is_a_folder_is_recorded_by_its_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stock_adapter(tmp_path / "adapter")
+    edit_json(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path="model")
+    report = export_adapter(tmp_path / "adapter", tmp_path / "hub")
+    assert report.base == "model"  # no folder: a name on a hub
+    saved(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    for name, base in (("as it says", None), ("as given", "./model")):
+        report = export_adapter(tmp_path / "adapter", tmp_path / name, base=base)
+        config = json.loads((tmp_path / name / "adapter_config.json").read_text())
+        assert report.base == config["base_model_name_or_path"] == str(tmp_path / "model")
+
+
+def test_files_are_readable_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    stock_adapter(tmp_path / "adapter")
+    before = os.umask(0o022)
+    try:
+        export_adapter(tmp_path / "adapter", tmp_path / "out")
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
+    assert modes == {0o644}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_embeddings_in_full_stay_the_same_function(tmp_path: Path, tied: bool) -> None:
+    model = saved(tmp_path / "model", "smollm2")
+    fields = {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": tied}
+    stock_adapter(tmp_path / "adapter", "smollm2", **fields)
+    export_adapter(tmp_path / "adapter", tmp_path / "out")
+    expected = logits(with_adapter(model, tmp_path / "adapter"))
+    got = logits(with_adapter(model, tmp_path / "out"))
+    assert (got - expected).abs().max() < 2e-6 * expected.abs().max()

@@ -11,10 +11,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ailora import AILoRAConfig, Role, decompose, presets
+from ailora.adapters.folder import read_adapter
 from ailora.checkpoints import open_checkpoint
 from ailora.errors import UserError
 from ailora.offline import init_files
-from ailora.offline.stock import read_adapter
 from tests.checkpoints.models import edit_json, files, saved, tiny
 from tests.offline.models import loaded, logits, with_adapter
 
@@ -22,7 +22,7 @@ FAMILIES = ["llama", "bert", "gpt2", "t5"]
 
 
 def folded(rank: int = 4, **fields: object) -> AILoRAConfig:
-    return AILoRAConfig(r=rank, base="folded", **fields)  # type: ignore[arg-type]
+    return AILoRAConfig(r=rank, anchored=False, **fields)  # type: ignore[arg-type]
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
@@ -38,13 +38,15 @@ def raw(folder: Path) -> dict[str, bytes]:
     return found
 
 
-@pytest.mark.parametrize("lr_mode", ["groups", "baked"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "bake_rates"),
+    [*((family, False) for family in FAMILIES), *((f, True) for f in FAMILIES if f != "gpt2")],
+)
 def test_residual_and_adapter_make_the_weight_again(
-    tmp_path: Path, family: str, lr_mode: str
+    tmp_path: Path, family: str, bake_rates: bool
 ) -> None:
     model = saved(tmp_path / "model", family, shards=True)
-    report = init_files(model, tmp_path / "out", folded(alpha=8, lr_mode=lr_mode))
+    report = init_files(model, tmp_path / "out", folded(lora_alpha=8, bake_rates=bake_rates))
     assert report.model is not None
     old, new = tensors(model), tensors(report.model)
     changed = {line.tensor for line in report.folded}
@@ -60,6 +62,32 @@ def test_residual_and_adapter_make_the_weight_again(
         assert torch.linalg.norm(part) > 1e-3
     for name, bytes_ in raw(report.model).items():
         assert name in changed or bytes_ == raw(model)[name]
+
+
+@pytest.mark.parametrize("anchored", [False, True])
+def test_in_a_fused_layer_rates_cannot_be_baked(tmp_path: Path, anchored: bool) -> None:
+    model = saved(tmp_path / "model", "gpt2")
+    config = AILoRAConfig(r=4, anchored=anchored, bake_rates=True)
+    with pytest.raises(UserError, match=r"c_attn holds several roles.*bake_rates=True"):
+        init_files(model, tmp_path / "out", config)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_over_16_bits_the_adapter_holds_what_was_taken_out_in_fp32(
+    tmp_path: Path, family: str
+) -> None:
+    model = saved(tmp_path / "model", family, torch.bfloat16)
+    report = init_files(model, tmp_path / "out", folded(), dtype="float64")
+    assert report.model is not None
+    old, new = tensors(model), tensors(report.model)
+    for name, update in read_adapter(report.adapter).updates.items():
+        assert update.A.dtype == update.B.dtype == torch.float32
+        assert not torch.equal(update.A, update.A.bfloat16().float())
+        (tensor,) = [key for key in new if f"base.{name}.weight".endswith(f".{key}")]
+        part = update.matrix().T if family == "gpt2" else update.matrix()
+        lost = torch.linalg.norm(old[tensor].double() - new[tensor].double() - part)
+        assert lost < 1e-12 * torch.linalg.norm(part)
 
 
 def test_the_parts_are_the_papers(tmp_path: Path) -> None:
@@ -143,7 +171,7 @@ def test_a_chosen_dtype_is_kept_and_its_cost_reported_as_it_is(tmp_path: Path) -
 def test_configuration_is_copied_and_gaussian_roles_leave_the_weight(tmp_path: Path) -> None:
     model = saved(tmp_path / "model", "llama", shards=True)
     (model / "tokenizer.json").write_text("{ }")
-    report = init_files(model, tmp_path / "out", presets.lora(r=4, base="folded"))
+    report = init_files(model, tmp_path / "out", presets.lora(r=4, anchored=False))
     assert report.model is not None
     assert report.folded == ()
     copied = {name: data for name, data in files(report.model).items() if "start/" not in name}
@@ -165,10 +193,10 @@ def test_the_names_are_those_of_the_class_that_will_train(tmp_path: Path) -> Non
     assert torch.allclose(started, logits(loaded(model, "bert"), "bert"), atol=1e-5)
 
 
-@pytest.mark.parametrize("base", ["folded", "anchored"])
-def test_a_head_that_the_checkpoint_lacks_is_named(tmp_path: Path, base: str) -> None:
+@pytest.mark.parametrize("anchored", [False, True])
+def test_a_head_that_the_checkpoint_lacks_is_named(tmp_path: Path, anchored: bool) -> None:
     tiny("bert").base_model.save_pretrained(tmp_path / "body")
-    config = AILoRAConfig(r=4, base=base, task_type="SEQ_CLS")  # type: ignore[arg-type]
+    config = AILoRAConfig(r=4, anchored=anchored, task_type="SEQ_CLS")
     with pytest.raises(UserError, match=r"no head for SEQ_CLS.*classifier"):
         init_files(tmp_path / "body", tmp_path / "out", config)
     assert not (tmp_path / "out").exists()
@@ -180,7 +208,11 @@ def test_a_head_that_the_checkpoint_lacks_is_named(tmp_path: Path, base: str) ->
         ({"r": 17}, "r=17 for role 'v'"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"use_dora": True}, "use_dora"),
-        ({"layers": [7]}, "7"),
+        ({"bias": "all"}, "bias"),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
+        ({"lora_dropout": 0.1}, "lora_dropout.*anchored=True"),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, "embed_tokens"),
+        ({"layers_to_transform": [7]}, "7"),
     ],
 )
 def test_what_cannot_be_started_is_refused_and_nothing_written(
@@ -188,7 +220,7 @@ def test_what_cannot_be_started_is_refused_and_nothing_written(
 ) -> None:
     model = saved(tmp_path / "model", "llama")  # two KV heads of 8: v is 16 x 32
     with pytest.raises(UserError, match=words) as caught:
-        init_files(model, tmp_path / "out", AILoRAConfig(base="folded", **fields))  # type: ignore[arg-type]
+        init_files(model, tmp_path / "out", AILoRAConfig(anchored=False, **fields))  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -205,7 +237,7 @@ def test_a_residual_model_is_not_folded_again(tmp_path: Path) -> None:
 def test_a_weight_that_another_module_shares_is_not_folded(tmp_path: Path) -> None:
     model = saved(tmp_path / "model", "smollm2")
     config = AILoRAConfig(
-        base="folded", r=4, roles={"q": Role(init="principal", modules=["lm_head"])}
+        anchored=False, r=4, roles={"q": Role(init="principal", modules=["lm_head"])}
     )
     with pytest.raises(UserError, match=r"lm_head.*model\.embed_tokens shares"):
         init_files(model, tmp_path / "out", config)

@@ -19,7 +19,7 @@ from tests.checkpoints.models import files, saved
 from tests.offline.models import stock_adapter
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-CONFIG = AILoRAConfig(r=4, base="folded")
+CONFIG = AILoRAConfig(r=4, anchored=False)
 
 
 def in_a_child(run: Callable[[], None]) -> int:
@@ -99,7 +99,7 @@ def test_another_call_on_the_same_folder_is_refused(tmp_path: Path) -> None:
     model = saved(tmp_path / "model", "llama")
     init_files(model, tmp_path / "out", CONFIG)
     with pytest.raises(UserError, match=r"another r \(4, now 2\)"):
-        init_files(model, tmp_path / "out", AILoRAConfig(r=2, base="folded"))
+        init_files(model, tmp_path / "out", AILoRAConfig(r=2, anchored=False))
     with pytest.raises(UserError, match="another dtype"):
         init_files(model, tmp_path / "out", CONFIG, dtype="float64")
     with pytest.raises(UserError, match="another model"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,19 +12,33 @@ from peft import PeftModel
 
 import ailora
 from ailora import AILoRAConfig, Role
+from ailora.adapters.folder import read_adapter
 from ailora.errors import UserError
 from ailora.offline import export_adapter, init_files, merge_adapter
-from ailora.offline.stock import read_adapter
 from tests.checkpoints.models import edit_json, saved
-from tests.offline.models import loaded, logits, perturb, stock_adapter, with_adapter
+from tests.offline.models import (
+    loaded,
+    logits,
+    logits_of,
+    perturb,
+    saved_by_0_1_0,
+    stock_adapter,
+    with_adapter,
+)
 
-CONFIG = AILoRAConfig(r=4, alpha=6, base="folded", lr_mode="baked")
+
+def config_for(family: str) -> AILoRAConfig:
+    """Rates cannot be baked into a fused layer."""
+    return AILoRAConfig(r=4, lora_alpha=6, anchored=False, bake_rates=family != "gpt2")
+
+
+CONFIG = config_for("llama")
 
 
 def trained(tmp_path: Path, family: str = "llama") -> tuple[Path, Path]:
     """The original, and an adapter that stock PEFT trained on its residual model."""
     original = saved(tmp_path / "original", family, shards=True)
-    report = init_files(original, tmp_path / "start", CONFIG)
+    report = init_files(original, tmp_path / "start", config_for(family))
     assert report.model is not None
     model = PeftModel.from_pretrained(
         loaded(report.model, family, torch.float32), str(report.adapter), is_trainable=True
@@ -84,12 +99,12 @@ def test_an_adapter_that_ailora_folded_itself_is_converted_as_well(
     original = saved(tmp_path / "original", family)
     config = AILoRAConfig(
         r=4,
-        alpha=6,
-        base="folded",
+        lora_alpha=6,
+        anchored=False,
         roles={
             "q": Role(init="principal"),
             "k": Role(init="gaussian"),
-            "v": Role(init="minor", r=3),
+            "v": Role(init="minor", r=3, lora_alpha=4.5),
         },
     )
     model = ailora.get_peft_model(loaded(original, family), config).eval()
@@ -148,3 +163,89 @@ def test_the_residual_model_alone_is_enough_to_convert(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "start" / "adapter")
     export_adapter(adapter, tmp_path / "plain", folded_base=True, rank=3)
     assert {u.rank for u in read_adapter(tmp_path / "plain").updates.values()} == {3}
+
+
+def test_what_peft_converted_is_a_plain_lora_of_the_original(tmp_path: Path) -> None:
+    original = saved(tmp_path / "original")
+    model = ailora.get_peft_model(loaded(original, dtype=torch.float32), CONFIG).eval()
+    model.save_pretrained(tmp_path / "initial")
+    perturb(model)
+    model.save_pretrained(
+        tmp_path / "converted", path_initial_model_for_weight_conversion=str(tmp_path / "initial")
+    )
+    expected = logits(model)
+    export_adapter(tmp_path / "converted", tmp_path / "plain")
+    merge_adapter(tmp_path / "converted", original, tmp_path / "merged")
+    for got in (
+        logits(with_adapter(original, tmp_path / "plain", dtype=torch.float32)),
+        logits(loaded(tmp_path / "merged", dtype=torch.float32)),
+    ):
+        assert (got - expected).abs().max() < 1e-4 * expected.abs().max()
+    with pytest.raises(UserError, match=r"plain LoRA of the original.*leave out --folded-base"):
+        export_adapter(tmp_path / "converted", tmp_path / "out", folded_base=True)
+    with pytest.raises(UserError, match="taken off already"):
+        export_adapter(
+            tmp_path / "converted", tmp_path / "out", folded_base=True, start=tmp_path / "initial"
+        )
+    # Version 0.1.0 left a folded adapter's marker beside what PEFT had converted.
+    for name in ("ailora.json", "ailora_anchor.safetensors"):
+        shutil.copy(tmp_path / "initial" / name, tmp_path / "converted" / name)
+    with pytest.raises(UserError, match=r"has rank 8 instead of 4.*PEFT's conversion"):
+        export_adapter(tmp_path / "converted", tmp_path / "out", folded_base=True)
+    assert not (tmp_path / "out").exists()
+
+
+def base_of(folder: Path) -> str | None:
+    config = json.loads((folder / "adapter_config.json").read_text())
+    base: str | None = config["base_model_name_or_path"]
+    return base
+
+
+def test_the_original_is_recorded_also_where_everything_was_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path / "original")
+    monkeypatch.chdir(tmp_path)  # and recorded by its absolute path, whatever was typed
+    init_files("original", Path("start"), CONFIG)
+    original = str(tmp_path / "original")
+    model = PeftModel.from_pretrained(
+        loaded(tmp_path / "start" / "model", dtype=torch.float32),
+        str(tmp_path / "start" / "adapter"),
+        is_trainable=True,
+    )
+    model.save_pretrained(tmp_path / "trained")
+    (tmp_path / "start").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved")
+    given = {
+        "adapter": Path("adapter"),
+        "inside": tmp_path / "moved" / "model" / "ailora_start",
+    }
+    for name, start in given.items():
+        export_adapter(tmp_path / "trained", tmp_path / name, folded_base=True, start=start)
+        assert base_of(tmp_path / name) == original
+    # Adapters that 0.1.0 started do not say it themselves, but the model beside them does.
+    (tmp_path / "moved" / "adapter" / "ailora_origin.json").unlink()
+    start = tmp_path / "moved" / "adapter"
+    export_adapter(tmp_path / "trained", tmp_path / "beside", folded_base=True, start=start)
+    assert base_of(tmp_path / "beside") == original
+    alone = start.rename(tmp_path / "alone")
+    with pytest.raises(UserError, match=r"give --base the original") as caught:
+        export_adapter(tmp_path / "trained", tmp_path / "out", folded_base=True, start=alone)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    export_adapter(
+        tmp_path / "trained", tmp_path / "out", folded_base=True, start=alone, base=original
+    )
+    assert base_of(tmp_path / "out") == original
+    merge_adapter(tmp_path / "trained", original, tmp_path / "m", folded_base=True, start=alone)
+
+
+@pytest.mark.parametrize("kind", ["folded", "fused_folded"])
+def test_folded_adapters_of_version_0_1_0_are_converted(tmp_path: Path, kind: str) -> None:
+    adapter, base, expected = saved_by_0_1_0(kind)
+    with pytest.raises(UserError, match=r"0\.1\.0.*give --base"):
+        export_adapter(adapter, tmp_path / "plain", folded_base=True)
+    export_adapter(adapter, tmp_path / "plain", folded_base=True, base=str(base))
+    merge_adapter(adapter, base, tmp_path / "merged", folded_base=True)
+    for got in (logits_of(base, tmp_path / "plain"), logits_of(tmp_path / "merged")):
+        assert (got - expected).abs().max() < 1e-5 * expected.abs().max()

@@ -39,7 +39,7 @@ def traces(out: Path) -> dict[str, Any]:
         assert line.pop("seconds") >= 0
     return {
         "adapter": (folder / "adapter" / "adapter_model.safetensors").read_bytes(),
-        "anchor": (folder / "adapter" / "ailora_anchor.safetensors").read_bytes(),
+        "marker": (folder / "adapter" / "ailora.json").read_bytes(),
         "history": lines,
         "updates": result["updates"],
         **{name: result[name] for name in ("metrics", "parameters", "step0_deviation")},

@@ -1,11 +1,13 @@
 """Adapters: what they start from, and how they are wrapped, saved, loaded and optimised."""
 
-from ailora.adapters import presets
+from ailora.adapters import presets, steps, wrap
 from ailora.adapters.config import AILoRAConfig, Role
-from ailora.adapters.deferred import peft_config
-from ailora.adapters.initialize import get_peft_model
 from ailora.adapters.load import load_adapter
 from ailora.adapters.optimizer import create_optimizer
+from ailora.adapters.wrap import get_peft_model
+
+wrap.step_in()
+steps.watch()
 
 __all__ = [
     "AILoRAConfig",
@@ -13,6 +15,5 @@ __all__ = [
     "create_optimizer",
     "get_peft_model",
     "load_adapter",
-    "peft_config",
     "presets",
 ]

@@ -1,175 +1,326 @@
-"""What a low-rank adapter starts from, per role of the weight."""
+"""`AILoRAConfig`: PEFT's LoraConfig, and what each role's weights start from."""
 
 from __future__ import annotations
 
-import math
+import copy
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from numbers import Real
-from typing import Any, Literal, TypeGuard, get_args
+from pathlib import Path
+from typing import Any, TypeGuard, get_args
 
-from peft import TaskType
+from peft import LoraConfig, TaskType
 
+from ailora.adapters.starts import STARTS
 from ailora.errors import UserError
-from ailora.roles import RoleName
+from ailora.roles import RoleKey
 
-Init = Literal["principal", "minor", "gaussian"]
-Foreign = Literal["olora", "lora_ga", "corda"]  # PEFT's starts, which it would subtract
-Base = Literal["anchored", "folded"]
-LrMode = Literal["groups", "baked"]
+# What becomes of each field of LoraConfig. Fields in neither table, as a future PEFT may have, are
+# refused where they differ from their default.
+HONOURED = frozenset(
+    {
+        "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path",
+        "revision", "inference_mode", "runtime_config",
+        "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora",
+        "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+        "target_parameters", "fan_in_fan_out",
+        "lora_dropout", "lora_bias", "bias", "use_dora", "alora_invocation_tokens",
+        "modules_to_save", "trainable_token_indices", "ensure_weight_tying",
+    }
+)  # fmt: skip
+REFUSED: Mapping[str, str] = {
+    "init_lora_weights": "a Role's init says what its weights start from",
+    "loftq_config": "LoftQ changes the base weights",
+    "eva_config": "EVA is another start",
+    "corda_config": "CorDA is another start",
+    "lora_ga_config": "LoRA-GA is another start",
+    "velora_config": "VeLoRA's backward pass is for plain factors",
+    "kasa_config": "KaSA changes the base weights",
+    "monteclora_config": "MonteCLoRA draws its factors anew at every step",
+    "use_qalora": "QALoRA pools what the factors see",
+    "qalora_group_size": "QALoRA pools what the factors see",
+    "use_bdlora": "BD-LoRA has other factors",
+    "arrow_config": "Arrow mixes trained adapters",
+    "megatron_config": "Megatron splits the layers",
+    "megatron_core": "Megatron splits the layers",
+    "layer_replication": "replicated layers share their base weights",
+}
 
-_NOT_PEFTS = (
-    "PEFT was given an AILoRAConfig: call ailora.get_peft_model(model, config, adapter_name), or "
-    "give peft.get_peft_model and trainers ailora.peft_config(config)"
-)
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Role:
     """How the factors of one role's weights start and how fast they learn.
 
     Attributes:
         init: ``"principal"`` takes the r largest singular triplets (eq. 2 of the paper),
             ``"minor"`` the r smallest (eq. 5), ``"gaussian"`` starts as LoRA does: B zero and A
-            normal with the standard deviation of PEFT's default start, (3 n)^-1/2. Saved adapters
-            may have ``"olora"``, ``"lora_ga"`` or ``"corda"``: anchored factors that came from
-            PEFT's start of that name, through `ailora.baselines`, and come from the files again.
-        r: Rank; None takes the config's.
-        alpha: Scale of the update is alpha / r; None takes the config's, and without one the rank.
+            normal with the standard deviation of PEFT's default start, (3 n)^-1/2. The other
+            names in `ailora.adapters.starts.STARTS` are those of saved adapters.
+        r: Rank; None takes the config's (`rank_pattern`, then `r`).
+        lora_alpha: The scale of the update is lora_alpha / r; None takes the config's
+            (`alpha_pattern`, then `lora_alpha`).
         lr_ratio: This role's learning rate as a multiple of the optimiser's.
         modules: Module names by hand, as in PEFT's ``target_modules``: each matches modules with
             that dotted name or ending in it. None finds them from the model's architecture.
-    """
-
-    init: Init | Foreign
-    r: int | None = None
-    alpha: float | None = None
-    lr_ratio: float = 1.0
-    modules: Sequence[str] | None = None
-
-    @property
-    def spectral(self) -> bool:
-        """Whether the factors start as a product that is not zero, and so is taken off again."""
-        return self.init != "gaussian"
-
-    def __post_init__(self) -> None:
-        if self.init not in get_args(Foreign):
-            _one_of("Role.init", self.init, get_args(Init))
-        if self.r is not None:
-            _rank("Role.r", self.r)
-        _freeze(self, "alpha", _alpha("Role.alpha", self.alpha))
-        _freeze(self, "lr_ratio", positive("Role.lr_ratio", self.lr_ratio))
-        _freeze(self, "modules", _tuple_of(str, "Role.modules", self.modules, "module names"))
-
-
-def _ailora_roles() -> dict[RoleName, Role]:
-    return {"q": Role(init="principal"), "v": Role(init="minor", lr_ratio=2.0)}
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class AILoRAConfig:
-    """One config for every start: AILoRA by default, PiSSA, MiLoRA, LoRA and mixtures by roles.
-
-    Attributes:
-        r: Rank of the factors, lora_A (r x n) and lora_B (m x r).
-        alpha: Scale of the update is alpha / r; None means alpha = r, a scale of 1. No scale moves
-            step 0, since it is divided out of the factors.
-        dropout: Dropout on the adapter's input, 0 <= dropout < 1. The anchored form drops only
-            the *update's* input; the folded form drops a part of W itself, so step 0 moves.
-        base: ``"anchored"`` leaves the base weights untouched; ``"folded"`` is the paper's form,
-            W <- W - (alpha / r) B A.
-        lr_mode: ``"groups"`` gives roles their rates through `ailora.create_optimizer`;
-            ``"baked"`` puts the ratio into the factors and the scale, which under Adam does the
-            same in any trainer, up to Adam's eps, decoupled weight decay and gradient clipping.
-        use_rslora: As in PEFT: the scale is alpha / sqrt(r) (rsLoRA, arXiv 2312.03732).
-        use_dora: As in PEFT: norms of W + dW learn apart from directions (DoRA, arXiv 2402.09353).
-            Not in fused layers, where the norms of other roles' rows would learn too.
-        roles: What each role's weights start from; roles not named are not adapted.
-        task_type: As in PEFT (``"SEQ_CLS"``, ``"CAUSAL_LM"``, ...).
-        modules_to_save: As in PEFT: modules trained in full and saved with the adapter.
-        layers: Indices of the layers to adapt; None means all (PEFT's layers_to_transform).
 
     Raises:
         UserError: a field out of its range, named with its value.
     """
 
-    r: int = 8
-    alpha: float | None = None
-    dropout: float = 0.0
-    base: Base = "anchored"
-    lr_mode: LrMode = "groups"
-    use_rslora: bool = False
-    use_dora: bool = False
-    roles: Mapping[RoleName, Role] = field(default_factory=_ailora_roles)
-    task_type: str | None = None
-    modules_to_save: Sequence[str] | None = None
-    layers: Sequence[int] | None = None
+    init: str
+    r: int | None = None
+    lora_alpha: float | None = None
+    lr_ratio: float = 1.0
+    modules: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        _rank("AILoRAConfig.r", self.r)
-        _freeze(self, "alpha", _alpha("AILoRAConfig.alpha", self.alpha))
-        if not (_is_number(self.dropout) and 0 <= self.dropout < 1):
-            raise UserError(f"AILoRAConfig.dropout={self.dropout!r}: must be in [0, 1)")
-        _freeze(self, "dropout", float(self.dropout))
-        _one_of("AILoRAConfig.base", self.base, get_args(Base))
-        _one_of("AILoRAConfig.lr_mode", self.lr_mode, get_args(LrMode))
-        if self.task_type is not None:
-            _one_of("AILoRAConfig.task_type", self.task_type, [kind.value for kind in TaskType])
-            _freeze(self, "task_type", TaskType(self.task_type).value)
-        for name in ("use_rslora", "use_dora"):
-            if not isinstance(getattr(self, name), bool):
-                raise UserError(
-                    f"AILoRAConfig.{name}={getattr(self, name)!r}: must be True or False"
-                )
-        _freeze(self, "roles", _roles(self.roles))
-        for name, kind, content in (
-            ("modules_to_save", str, "module names"),
-            ("layers", int, "layer indices from 0"),
-        ):
-            values = _tuple_of(kind, f"AILoRAConfig.{name}", getattr(self, name), content)
-            _freeze(self, name, values)
-
-    @property
-    def base_model_name_or_path(self) -> str:
-        """What ``peft.get_peft_model`` looks at first: it takes another kind of config."""
-        raise UserError(_NOT_PEFTS)
-
-    @property
-    def peft_type(self) -> str:
-        """What ``PeftModel`` and ``add_adapter`` look at first, see above."""
-        raise UserError(_NOT_PEFTS)
-
-    def rank_of(self, role: RoleName) -> int:
-        """Rank of one role's factors."""
-        return self.roles[role].r or self.r
-
-    def is_anchored(self, role: RoleName) -> bool:
-        """Whether one role's factors are an anchor and differences rather than plain ones."""
-        return self.base == "anchored" and self.roles[role].spectral
-
-    def stock_rank_of(self, role: RoleName) -> int:
-        """Rank that one role's factors have for PEFT: 2r if they are anchored."""
-        return self.rank_of(role) * (2 if self.is_anchored(role) else 1)
-
-    def scaling_of(self, role: RoleName) -> float:
-        """Scale of one role's update: alpha / r, or alpha / sqrt(r) with rsLoRA."""
-        rank = self.rank_of(role)
-        alpha = self.roles[role].alpha or self.alpha or float(rank)
-        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+        _one_of("Role.init", self.init, STARTS)
+        if self.r is not None:
+            _check_rank("Role.r", self.r)
+        if self.lora_alpha is not None:
+            _set(self, "lora_alpha", positive("Role.lora_alpha", self.lora_alpha))
+        _set(self, "lr_ratio", positive("Role.lr_ratio", self.lr_ratio))
+        _set(self, "modules", _names("Role.modules", self.modules))
 
     def __repr__(self) -> str:
-        """Say in words what each role does."""
-        says = [
-            f"{name}: {role.init} r={self.rank_of(name)} "
-            f"scale={self.scaling_of(name):g} lr x{role.lr_ratio:g}"
-            for name, role in self.roles.items()
-        ]
-        rest = [f"base={self.base}", f"lr_mode={self.lr_mode}"]
-        for name in ("dropout", "use_rslora", "use_dora", "task_type", "modules_to_save", "layers"):
-            value = getattr(self, name)
-            if value not in (None, 0.0, False):
-                rest.append(f"{name}={value!r}")
-        return f"AILoRAConfig({'; '.join(says)}; {', '.join(rest)})"
+        """The fields that differ from their defaults."""
+        return f"Role({_shown(self, ('init',))})"
+
+
+def _ailora_roles() -> dict[RoleKey, Role]:
+    return {"q": Role(init="principal"), "v": Role(init="minor", lr_ratio=2.0)}
+
+
+@dataclass(repr=False)
+class AILoRAConfig(LoraConfig):  # type: ignore[misc]
+    """A ``peft.LoraConfig`` whose factors start from the weights' own spectrum, per role.
+
+    Whoever takes a PEFT config takes it: ``peft.get_peft_model``, ``PeftModel.add_adapter``,
+    ``peft.inject_adapter_in_model``, ``add_adapter`` of transformers, diffusers and
+    sentence-transformers, TRL's ``peft_config=``. Fields mean what they mean in PEFT, or are
+    refused by name when the config meets a model. A start never changes the config it was given,
+    so one config serves several models; each starts from its own weights.
+
+    Attributes:
+        roles: By role (``"q"``, ``"k"``, ``"v"``, ``"o"``), what its weights start from. ``"*"``
+            is for every other layer that is selected; without it they start as plain LoRA does.
+        anchored: True leaves the base weights as they are and saves a plain LoRA of rank 2r of
+            the untouched base; False is the paper's own form, W <- W - (lora_alpha / r) B A.
+        bake_rates: Put the roles' ``lr_ratio`` into the factors and the scale. Under Adam that
+            does in any trainer what `ailora.create_optimizer` does by parameter groups, up to
+            Adam's eps, decoupled weight decay and gradient clipping.
+        target_modules: As in PEFT; None selects the modules of the roles that are named, and
+            those of every known role if ``"*"`` is.
+        lora_alpha: As in PEFT; None means each module's own rank, a scale of 1.
+        r, rank_pattern, alpha_pattern: As in PEFT, of the factors that train; a Role's own value
+            beats a pattern. The saved file of an anchored adapter has rank 2r.
+
+    Raises:
+        UserError: a field out of its range, named with its value.
+    """
+
+    lora_alpha: float | None = field(
+        default=None, metadata={"help": "Scale is lora_alpha / r; None means each module's rank."}
+    )
+    roles: Mapping[RoleKey, Role] = field(
+        default_factory=_ailora_roles,
+        metadata={"help": "What each role's weights start from; '*' is for all other layers."},
+    )
+    anchored: bool = field(
+        default=True, metadata={"help": "Leave the base weights as they are (False: W - s B A)."}
+    )
+    bake_rates: bool = field(
+        default=False, metadata={"help": "Put the roles' lr_ratio into factors and scale."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.task_type is not None:
+            _one_of("task_type", self.task_type, [kind.value for kind in TaskType])
+        # PEFT would drop it with a warning; here it is refused when the config meets a model.
+        loftq: Any = vars(self)["loftq_config"]
+        super().__post_init__()
+        self.loftq_config = loftq
+        self.roles = _roles(self.roles)
+        self.check_values()
+
+    def check_values(self) -> None:
+        """Raise a UserError for a field out of its range, also one that was written later."""
+        _check_rank("r", self.r)
+        if self.lora_alpha is not None:
+            _set(self, "lora_alpha", _plain(positive("lora_alpha", self.lora_alpha)))
+        if not (is_number(self.lora_dropout) and 0 <= self.lora_dropout < 1):
+            raise UserError(f"lora_dropout={self.lora_dropout!r}: must be in [0, 1)")
+        _set(self, "lora_dropout", float(self.lora_dropout))
+        for name in ("anchored", "bake_rates", "use_rslora", "use_dora", "lora_bias"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"{name}={getattr(self, name)!r}: must be True or False")
+        for name, value in (self.rank_pattern or {}).items():
+            _check_rank(f"rank_pattern[{name!r}]", value)
+        alphas = {
+            name: _plain(positive(f"alpha_pattern[{name!r}]", value))
+            for name, value in (self.alpha_pattern or {}).items()
+        }
+        _set(self, "alpha_pattern", alphas)
+        self.roles = _roles(self.roles)
+
+    @property
+    def named_roles(self) -> dict[RoleKey, Role]:
+        """The roles but for ``"*"``."""
+        return {name: role for name, role in self.roles.items() if name != "*"}
+
+    def role_of(self, name: RoleKey) -> Role:
+        """The role of that name; plain LoRA's for ``"*"`` where the config has none."""
+        return self.roles.get(name) or Role(init="gaussian")
+
+    @property
+    def is_spectral(self) -> bool:
+        """Whether any role's factors start as a product that is not zero."""
+        return any(not STARTS[role.init].zero for role in self.roles.values())
+
+    @classmethod
+    def from_peft_type(cls, **kwargs: Any) -> AILoRAConfig:
+        """The config of these fields; PEFT's own would make a plain LoraConfig of them."""
+        return cls(**kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs: Any) -> AILoRAConfig:
+        """Not from files: a saved adapter's config is a plain LoRA's.
+
+        Raises:
+            UserError: always, with what to call instead.
+        """
+        raise UserError(
+            f"{pretrained_model_name_or_path}: a saved adapter has PEFT's own config; load it with "
+            "ailora.load_adapter(model, folder), or give AILoRAConfig(...) to start a new one"
+        )
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Not before there is an adapter, whose config is a plain LoRA's.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            f"cannot save to {save_directory}: this config has started no adapter yet; give it to "
+            "peft.get_peft_model or a trainer's peft_config= and save the model"
+        )
+
+    def __repr__(self) -> str:
+        """The fields that differ from their defaults, and the roles."""
+        hidden = ("peft_type", "peft_version", "runtime_config")
+        return f"AILoRAConfig({_shown(self, ('r', 'roles'), hidden)})"
+
+
+def check_fields(config: AILoRAConfig) -> None:
+    """Raise a UserError for fields of PEFT's that cannot be had with this start.
+
+    They are looked at when the config meets a model, since others write on configs before.
+    """
+    if str(getattr(config.peft_type, "value", config.peft_type)) != "LORA":
+        raise UserError(f"peft_type={config.peft_type!r}: an AILoRAConfig is a LORA config")
+    known = HONOURED | {item.name for item in fields(AILoRAConfig)} - {
+        item.name for item in fields(LoraConfig)
+    }
+    for item in fields(config):
+        if item.name in known or _is_default(config, item):
+            continue
+        why = REFUSED.get(item.name, "it is not known to this version of ailora")
+        raise UserError(
+            f"{item.name}={getattr(config, item.name)!r} cannot be had with an AILoRAConfig: "
+            f"{why}; leave it out, or use peft.LoraConfig"
+        )
+    if config.use_rslora and _lacks_alpha(config):
+        raise UserError(
+            "use_rslora=True: give lora_alpha as a number, the scale is alpha / sqrt(r)"
+        )
+    if not config.anchored:
+        _check_foldable_fields(config)
+
+
+def _check_foldable_fields(config: AILoRAConfig) -> None:
+    for name, why in (
+        ("lora_dropout", "would drop a part of W itself, so step 0 is not the pre-trained model"),
+        ("use_dora", "would take norms of the residual for those of W"),
+        ("lora_bias", "belongs to the untouched base"),
+        ("alora_invocation_tokens", "leaves other tokens to the residual instead of W"),
+    ):
+        if getattr(config, name) and config.is_spectral:
+            raise UserError(
+                f"{name}={getattr(config, name)!r} with anchored=False {why}; use anchored=True"
+            )
+
+
+def _lacks_alpha(config: AILoRAConfig) -> bool:
+    return config.lora_alpha is None and any(r.lora_alpha is None for r in config.roles.values())
+
+
+def private_copy(config: AILoRAConfig) -> AILoRAConfig:
+    """A copy whose fields PEFT and others may write into without changing the caller's."""
+    copied = copy.copy(config)
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if isinstance(value, list | set | dict):
+            setattr(copied, item.name, copy.copy(value))
+    return copied
+
+
+def as_json(config: AILoRAConfig) -> dict[str, Any]:
+    """The fields that differ from their defaults, for a file; `from_json` is the reverse."""
+    stored = asdict(config)
+    found = {
+        item.name: stored[item.name]
+        for item in fields(config)
+        if item.name not in ("runtime_config", "peft_version", "peft_type")
+        and (item.name in ("r", "roles") or not _is_default(config, item))
+    }
+    return {name: _listed(value) for name, value in found.items()}
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, set):
+        return sorted(value)
+    return list(value) if isinstance(value, tuple | range) else value
+
+
+def from_json(stored: Mapping[str, Any]) -> AILoRAConfig:
+    """The config that `as_json` wrote; fields that this version does not know are left out."""
+    known = {item.name for item in fields(AILoRAConfig)}
+    return AILoRAConfig(**{name: value for name, value in stored.items() if name in known})
+
+
+def _shown(owner: Any, always: Collection[str], hidden: Collection[str] = ()) -> str:
+    return ", ".join(
+        f"{item.name}={_listed(getattr(owner, item.name))!r}"
+        for item in fields(owner)
+        if item.name not in hidden and (item.name in always or not _is_default(owner, item))
+    )
+
+
+def _is_default(owner: Any, item: Field[Any]) -> bool:
+    value = getattr(owner, item.name)
+    if item.default is not MISSING:
+        return bool(value == item.default) or value is item.default
+    if item.default_factory is not MISSING:
+        return bool(value == item.default_factory()) or value is None
+    return False
+
+
+def _roles(roles: Mapping[RoleKey, Role | Mapping[str, Any]]) -> dict[RoleKey, Role]:
+    if not isinstance(roles, Mapping) or not roles:
+        raise UserError(
+            f"roles={roles!r}: name at least one of q, k, v, o, "
+            'such as roles={"q": Role(init="principal")}'
+        )
+    found: dict[RoleKey, Role] = {}
+    for name, role in roles.items():
+        _one_of("roles", name, get_args(RoleKey))
+        made = Role(**role) if isinstance(role, Mapping) else role
+        if not isinstance(made, Role):
+            raise UserError(f"roles[{name!r}]={role!r}: must be an ailora.Role")
+        if name == "*" and made.modules is not None:
+            raise UserError('roles["*"].modules: it is for the layers that target_modules selects')
+        found[name] = made
+    return found
 
 
 def _one_of(what: str, value: object, allowed: Collection[str]) -> None:
@@ -177,50 +328,37 @@ def _one_of(what: str, value: object, allowed: Collection[str]) -> None:
         raise UserError(f"{what}={value!r}: must be one of {', '.join(allowed)}")
 
 
-def _roles(roles: Mapping[RoleName, Role]) -> dict[RoleName, Role]:
-    if not isinstance(roles, Mapping) or not roles:
-        raise UserError(
-            f"AILoRAConfig.roles={roles!r}: name at least one of q, k, v, o, "
-            'such as roles={"q": Role(init="principal")}'
-        )
-    for name, role in roles.items():
-        _one_of("AILoRAConfig.roles", name, get_args(RoleName))
-        if not isinstance(role, Role):
-            raise UserError(f"AILoRAConfig.roles[{name!r}]={role!r}: must be an ailora.Role")
-    return dict(roles)
-
-
-def _tuple_of(
-    kind: type, what: str, values: Collection[Any] | None, content: str
-) -> tuple[Any, ...] | None:
-    """The values as a tuple, so that they can neither change later nor fail to become JSON."""
+def _names(what: str, values: Collection[Any] | None) -> tuple[str, ...] | None:
+    """The names as a tuple, so that they cannot change later."""
     if values is None:
         return None
     whole = not isinstance(values, str) and isinstance(values, Collection) and len(values) > 0
-    if not whole or not all(type(value) is kind for value in values):
-        raise UserError(f"{what}={values!r}: give a non-empty list of {content}, or None")
+    if not whole or not all(isinstance(value, str) for value in values):
+        raise UserError(f"{what}={values!r}: give a non-empty list of module names, or None")
     return tuple(values)
 
 
-def _freeze(owner: Any, name: str, value: object) -> None:
-    object.__setattr__(owner, name, value)  # the way around frozen that the standard library names
+def _set(owner: Any, name: str, value: object) -> None:
+    object.__setattr__(owner, name, value)  # also of frozen ones, as the standard library has it
 
 
-def _is_number(value: object) -> TypeGuard[float]:
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a real number and no bool."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def positive(what: str, value: object) -> float:
     """The value as a float; UserError that names it unless it is a finite number above zero."""
-    if not (_is_number(value) and 0 < value < float("inf")):
+    if not (is_number(value) and 0 < value < float("inf")):
         raise UserError(f"{what}={value!r}: must be a positive number")
     return float(value)
 
 
-def _alpha(what: str, value: float | None) -> float | None:
-    return None if value is None else positive(what, value)
+def _plain(value: float) -> float:
+    """An integer where it is one, as PEFT's configs have it; no type of NumPy's."""
+    return int(value) if value == int(value) else value
 
 
-def _rank(what: str, r: int) -> None:
+def _check_rank(what: str, r: object) -> None:
     if isinstance(r, bool) or not isinstance(r, int) or r < 1:
         raise UserError(f"{what}={r!r}: the rank must be an integer of at least 1")

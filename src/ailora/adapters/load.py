@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftModel
-from torch import Tensor, nn
+from peft import PeftMixedModel, PeftModel
+from torch import nn
 
-from ailora.adapters.files.checks import check_fits, check_room
-from ailora.adapters.files.reading import SavedStart, read_factors, read_start
-from ailora.adapters.files.saved import StartedLoraConfig, remember
-from ailora.adapters.optimizer import warn_if_rates_are_ignored
-from ailora.adapters.starts.make import Start
-from ailora.adapters.stock import peft_layers
-from ailora.adapters.stock.folded import fold
-from ailora.adapters.stock.four_bit import keep_gradients
-from ailora.adapters.stock.surroundings import check_surroundings
-from ailora.adapters.stock.tuner import use_started_tuner
+from ailora.adapters import folding, peft_insides
+from ailora.adapters.attach import projections
+from ailora.adapters.factors import cut
+from ailora.adapters.folder import (
+    AdapterFolder,
+    check_finite,
+    moved,
+    read_adapter,
+    read_record,
+    renamed,
+)
+from ailora.adapters.record import MARKER, Record, Sketch, StartedConfig
+from ailora.adapters.selection import check_values
+from ailora.adapters.starts import STARTS
+from ailora.adapters.surroundings import check_surroundings, keep_gradients
+from ailora.errors import UserError
+from ailora.roles import unwrapped
+from ailora.roles.weights import shape_of
+
+logger = logging.getLogger(__name__)
 
 
 def load_adapter(
@@ -29,8 +42,9 @@ def load_adapter(
     *,
     is_trainable: bool = False,
     autocast_adapter_dtype: bool = True,
+    key_mapping: Mapping[str, str] | None = None,
 ) -> PeftModel:
-    """Load an adapter that ailora started, its anchor and differences bit for bit.
+    """Load an adapter that ailora started, to the bit.
 
     Stock ``PeftModel.from_pretrained`` serves for inference with anchored adapters; for training
     it would train the frozen half as well, and for folded adapters it lacks the residual base.
@@ -41,63 +55,182 @@ def load_adapter(
         adapter_name: Name of the adapter in the PEFT model.
         is_trainable: Whether its factors are to be trained on.
         autocast_adapter_dtype: As in PEFT.
+        key_mapping: As in PEFT, for adapters saved before transformers renamed a model's modules;
+            None takes the model's own.
 
     Raises:
         UserError: before the model is changed, if there is no adapter, or one without ailora's
-            marker, for another model, or whose anchors do not belong to it; to be trained, if
-            4-bit weights were packed for inference.
+            marker, with NaN, for another model, or whose files do not belong together; to be
+            trained, if 4-bit weights were packed for inference.
     """
-    path = Path(folder)
-    saved, factors = read_start(path), read_factors(path)
+    adapter = read_adapter(Path(folder))
+    _check_room(model, adapter_name)
+    base = unwrapped(model)
+    mapping = key_mapping or getattr(base, "_checkpoint_conversion_mapping", None) or {}
+    names = renamed(adapter, mapping)
+    record = read_record(adapter, base)
+    if names:
+        adapter, record = _with_names(base, adapter, record, names)
+    _check_shapes(base, adapter)
+    _check_files(adapter, record)
+    if record.is_folded:
+        _check_foldable(model, base, adapter, record)
     if is_trainable:
-        check_surroundings(saved.config)
+        check_surroundings(record.origin)
         keep_gradients(model)
-    check_room(model, saved.config, adapter_name)
-    starts = check_fits(model, path, saved, factors)
-    wrapped = _load_stock(model, path, adapter_name, is_trainable, autocast_adapter_dtype)
-    use_started_tuner(wrapped)
-    anchored = saved.config.base == "anchored"
-    peft_layers.install(wrapped, adapter_name, starts, anchored=anchored)
-    for name, (A, B) in factors.items():
-        peft_layers.restore(wrapped, adapter_name, name, A, B)
-    anchors: Mapping[str, Any] = peft_layers.anchors(wrapped, adapter_name)
-    if not anchored:
-        anchors = _refold(wrapped, adapter_name, starts, saved)
-    remember(wrapped, adapter_name, saved.config, anchors)
-    if is_trainable:
-        warn_if_rates_are_ignored(wrapped)
+    config = StartedConfig.like(adapter.config, record)
+    config.loading, config.inference_mode = True, not is_trainable
+    options = {
+        "is_trainable": is_trainable,
+        "autocast_adapter_dtype": autocast_adapter_dtype,
+        "key_mapping": dict(mapping) or None,
+    }
+    wrapped = _load(model, adapter.folder, config, adapter_name, options)
+    if record.is_folded:
+        folding.fold(projections(base, record), record, adapter_name)
     return wrapped
 
 
-def _load_stock(
-    model: nn.Module, path: Path, adapter_name: str, is_trainable: bool, autocast: bool
+def _load(
+    model: nn.Module, folder: Path, config: StartedConfig, name: str, options: dict[str, Any]
 ) -> PeftModel:
-    config = StartedLoraConfig.from_stock(PeftConfig.from_pretrained(str(path)))
-    config.inference_mode = not is_trainable
     if not isinstance(model, PeftModel):
-        return PeftModel.from_pretrained(
-            model,
-            str(path),
-            adapter_name,
-            is_trainable=is_trainable,
-            config=config,
-            autocast_adapter_dtype=autocast,
-        )
-    model.add_adapter(adapter_name, config, autocast_adapter_dtype=autocast)
-    model.load_adapter(
-        str(path), adapter_name, is_trainable=is_trainable, autocast_adapter_dtype=autocast
-    )
-    if is_trainable:  # PEFT does this only where it adds the adapter itself
-        model.set_requires_grad(adapter_name)
+        return PeftModel.from_pretrained(model, str(folder), name, config=config, **options)
+    alone = not model.peft_config
+    autocast = options["autocast_adapter_dtype"]
+    model.add_adapter(name, config, autocast_adapter_dtype=autocast)
+    model.load_adapter(str(folder), name, **options)
+    if alone:
+        model.set_adapter(name)
+    if options["is_trainable"]:  # PEFT does this only where it adds the adapter itself
+        model.set_requires_grad(name)
     return model
 
 
-def _refold(
-    model: PeftModel, adapter: str, starts: Sequence[Start], saved: SavedStart
-) -> dict[str, Tensor]:
-    anchors: dict[str, Tensor] = {}
-    for start in (start for start in starts if start.spectral):
-        A, B = (saved.anchors[start.key][letter] for letter in "AB")
-        fold(model, adapter, start.projection, A, B)
-        anchors |= {f"{start.key}.A": A, f"{start.key}.B": B}
-    return anchors
+def _with_names(
+    base: nn.Module, adapter: AdapterFolder, record: Record, names: Mapping[str, str]
+) -> tuple[AdapterFolder, Record]:
+    """An adapter and its record under the names that the model has for its modules now."""
+
+    def new(name: str) -> str:
+        return names.get(name, name)
+
+    def moved_key(key: str) -> str:
+        old = next((n for n in names if key == n or key.startswith(f"{n}.")), None)
+        return key if old is None else names[old] + key.removeprefix(old)
+
+    updates = {new(name): update for name, update in adapter.updates.items()}
+    config = copy.copy(adapter.config)
+    config.target_modules = peft_insides.selecting(base, list(updates))
+    config.rank_pattern = peft_insides.pattern({n: u.rank for n, u in updates.items()}, config.r)
+    alphas = {
+        new(name): peft_insides.from_pattern(config.alpha_pattern, name, config.lora_alpha)
+        for name in adapter.updates
+    }
+    config.alpha_pattern = peft_insides.pattern(alphas, config.lora_alpha)
+    record = replace(
+        record,
+        layers={new(name): blocks for name, blocks in record.layers.items()},
+        scaling={new(name): scale for name, scale in record.scaling.items()},
+        anchors={moved_key(key): anchor for key, anchor in record.anchors.items()},
+        sketches={moved_key(key): sketch for key, sketch in record.sketches.items()},
+    )
+    return replace(adapter, updates=updates, config=config), record
+
+
+def _check_room(model: nn.Module, name: str) -> None:
+    if not name or "." in name:
+        raise UserError(f"adapter_name={name!r}: must be a name without dots")
+    if isinstance(model, PeftMixedModel):
+        raise UserError(
+            "the model is a PeftMixedModel, which mixes kinds of adapters; load into the plain "
+            "model, or into a PeftModel with adapters beside"
+        )
+    if isinstance(model, PeftModel) and name in model.peft_config:
+        raise UserError(f"adapter_name={name!r}: this model has that adapter; choose another name")
+    if peft_insides.is_merged(model):
+        raise UserError("an adapter is merged into this model's weights; unmerge_adapter() first")
+    folding.check_whole(unwrapped(model))
+
+
+def _check_shapes(base: nn.Module, adapter: AdapterFolder) -> None:
+    for name, update in adapter.updates.items():
+        try:
+            module = peft_insides.base_layer(base.get_submodule(name))
+            shape = shape_of(module)
+        except (AttributeError, TypeError) as error:
+            raise UserError(
+                f"{adapter.folder}: adapts {name}, which this {type(base).__name__} does not have; "
+                "load it into the model it was made for"
+            ) from error
+        if shape != update.shape:
+            raise UserError(
+                f"{adapter.folder}: adapts a weight of shape {update.shape} at {name}, where this "
+                f"model has {shape}; load it into the model it was made for"
+            )
+        check_values(module, name)
+
+
+def _check_files(adapter: AdapterFolder, record: Record) -> None:
+    check_finite(adapter)
+    for name, blocks in record.layers.items():
+        rank, width = adapter.updates[name].rank, sum(block.width for block in blocks)
+        if rank != width:
+            raise UserError(
+                f"{adapter.folder}: has rank {rank} at {name}, where its {MARKER} says {width}: "
+                "they are not of one adapter; load it with peft.PeftModel.from_pretrained, or copy "
+                "the whole folder again"
+            )
+    for name, blocks in record.layers.items():
+        for block in blocks:
+            key = block.key(name)
+            anchor = [record.anchors.get(f"{key}.{letter}") for letter in "AB"]
+            spectral = record.is_folded and not STARTS[block.init].zero
+            if spectral is not all(tensor is not None for tensor in anchor):
+                raise UserError(
+                    f"{adapter.folder}: the adapter and its anchors are not of the same modules, "
+                    f"see {key}; copy the whole adapter folder again"
+                )
+    for key, held in record.anchors.items():
+        sketch = record.sketches.get(key)
+        if sketch is not None and sketch.moved(Sketch.of(held)) > 1e-6:
+            raise UserError(
+                f"{adapter.folder}: the anchor of {key} does not belong to this adapter; copy the "
+                "files from one folder"
+            )
+    why = moved(adapter, record)
+    if why:
+        logger.warning(
+            "%s: %s: something trained it that does not know of anchors. Its function is as it was "
+            "trained; it is no longer at its start where its differences are zero",
+            adapter.folder,
+            why,
+        )
+
+
+def _check_foldable(
+    model: nn.Module, base: nn.Module, adapter: AdapterFolder, record: Record
+) -> None:
+    if isinstance(model, PeftModel) and model.peft_config:
+        raise UserError(
+            f"{adapter.folder}: is folded (anchored=False), and would change the base weights "
+            "under the adapters this model has; load it into a model of its own"
+        )
+    found = projections(base, record)
+    for name, blocks in record.layers.items():
+        update = adapter.updates[name]
+        for block, part in zip(blocks, cut(update.A, update.B, blocks), strict=True):
+            shapes = [record.anchors.get(f"{block.key(name)}.{letter}") for letter in "AB"]
+            if any(
+                anchor is not None and anchor.shape != matrix.shape
+                for anchor, matrix in zip(shapes, (part.A, part.B), strict=True)
+            ):
+                raise UserError(
+                    f"{adapter.folder}: the anchor of {block.key(name)} does not belong to this "
+                    "adapter; copy the files from one folder"
+                )
+    folding.check_weights(base, [p for key, p in found.items() if f"{key}.A" in record.anchors])
+    folding.check_not_folded(found, record, adapter.folder)
+
+
+__all__ = ["load_adapter"]

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.utils.hooks import RemovableHandle
 from transformers.trainer_pt_utils import get_parameter_names
 
 from ailora.adapters.config import positive
+from ailora.adapters.factors import Factor
+from ailora.adapters.steps import RATES
 from ailora.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 # What Trainer spares from weight decay by name (Trainer.get_decay_parameter_names).
 _NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
-
-_watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # until their first step
-_hook: RemovableHandle | None = None
 
 
 def create_optimizer(
@@ -39,10 +32,11 @@ def create_optimizer(
     scale every group alike. Named and called as PEFT's ``create_loraplus_optimizer``.
 
     Weight decay pulls anchored factors towards their start (folded ones towards zero) and, as in
-    Trainer, spares biases and layer norms.
+    Trainer, spares biases and layer norms. In a fused layer the roles share a parameter, whose
+    group has the first role's rate; the steps of the others are scaled to theirs.
 
     Args:
-        model: A model from `ailora.get_peft_model` or `ailora.load_adapter`.
+        model: A model with an adapter that an `AILoRAConfig` started.
         optimizer_cls: Any torch optimiser class.
         lr: Learning rate at ``lr_ratio=1``; task heads and ``modules_to_save`` have this one.
         weight_decay: For parameters that decay.
@@ -65,6 +59,7 @@ def create_optimizer(
                 "params": parameters,
                 "lr": lr * ratio,
                 "weight_decay": weight_decay if decays else 0.0,
+                RATES: True,
             }
             for (ratio, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
         ],
@@ -74,11 +69,11 @@ def create_optimizer(
 
 
 def rate_by_parameter(model: nn.Module) -> dict[str, float]:
-    """Rate ratio of each factor's parameter, by the parameter's name."""
+    """Rate ratio of each factor's parameter, by its name; in a fused layer the first role's."""
     return {
-        f"{module_name}.{name}": module.lr_ratio
+        f"{module_name}.{name}": module.blocks[0].lr_ratio
         for module_name, module in model.named_modules()
-        if isinstance(getattr(module, "lr_ratio", None), float)
+        if isinstance(module, Factor)
         for name, _ in module.named_parameters(recurse=False)
     }
 
@@ -91,58 +86,3 @@ def _assert_each_once(
     if not trainable:
         raise UserError("the model has no trainable parameter; load it with is_trainable=True")
     assert sorted(grouped) == sorted(trainable), "a parameter is in no group or in two"  # noqa: S101
-
-
-def warn_if_rates_are_ignored(model: nn.Module) -> None:
-    """Warn once, at the first step of an optimiser that does not know this model's rates.
-
-    A trainer that builds its own optimiser knows nothing of roles; nothing else would show it.
-    """
-    if set(rate_by_parameter(model).values()) <= {1.0}:
-        return
-    if _hook is None:
-        _watch()
-    _watched.add(model)
-
-
-def _watch() -> None:
-    # One hook for the process: a hook that removes itself breaks torch's loop over the others.
-    global _hook
-    _hook = register_optimizer_step_pre_hook(_check_rates)
-
-
-def _check_rates(optimizer: Optimizer, *_: Any) -> None:
-    for model in list(_watched):
-        if not _trains(optimizer, model):
-            continue
-        _watched.discard(model)
-        if _ignores_rates(optimizer, model):
-            logger.warning(
-                "this optimiser trains all roles at one rate, so their lr_ratio has no effect; "
-                "pass Trainer(optimizers=(ailora.create_optimizer(model, lr=...), None)) or "
-                "use lr_mode='baked'"
-            )
-
-
-def _trains(optimizer: Optimizer, model: nn.Module) -> bool:
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    return any(id(parameter) in held for parameter in model.parameters())
-
-
-def _ignores_rates(optimizer: Optimizer, model: nn.Module) -> bool:
-    rates = {
-        id(parameter): group.get("initial_lr", group["lr"])  # warm-up starts at 0
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    }
-    parameters = dict(model.named_parameters())
-    pairs = [
-        (ratio, rates[id(parameters[name])])
-        for name, ratio in rate_by_parameter(model).items()
-        if id(parameters[name]) in rates
-    ]
-    ratios, used = {ratio for ratio, _ in pairs}, {rate for _, rate in pairs}
-    if len(used) != 1 or ratios <= {1.0}:
-        return False
-    # One ratio for all is right at one rate, if that rate is not simply the optimiser's own.
-    return len(ratios) > 1 or used == {optimizer.defaults.get("lr")}

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ailora.adapters.config import AILoRAConfig, Role
-from ailora.roles import RoleName
+from ailora.roles import RoleKey
 
 __all__ = ["ailora", "lora", "milora", "pissa", "reailora"]
 
@@ -27,7 +27,7 @@ def reailora(r: int = 8, **fields: Any) -> AILoRAConfig:
     The paper does not say whether v keeps its doubled rate here; it does, so that the two
     differ in the parts alone.
     """
-    roles: dict[RoleName, Role] = {
+    roles: dict[RoleKey, Role] = {
         "q": Role(init="minor"),
         "v": Role(init="principal", lr_ratio=2.0),
     }
@@ -35,19 +35,33 @@ def reailora(r: int = 8, **fields: Any) -> AILoRAConfig:
 
 
 def pissa(r: int = 8, **fields: Any) -> AILoRAConfig:
-    """PiSSA (Meng et al. 2024): q and v from their principal parts, at one rate."""
-    return _preset(r, {"q": Role(init="principal"), "v": Role(init="principal")}, fields)
+    """PiSSA (Meng et al. 2024) on q and v: principal parts, at one rate.
+
+    With ``target_modules="all-linear"``, as published, every other layer starts so as well.
+    """
+    return _everywhere(r, "principal", fields)
 
 
 def milora(r: int = 8, **fields: Any) -> AILoRAConfig:
-    """MiLoRA (Wang et al. 2024): q and v from their minor parts, at one rate."""
-    return _preset(r, {"q": Role(init="minor"), "v": Role(init="minor")}, fields)
+    """MiLoRA (Wang et al. 2024) on q and v: minor parts, at one rate.
+
+    With ``target_modules="all-linear"``, as published, every other layer starts so as well.
+    """
+    return _everywhere(r, "minor", fields)
 
 
 def lora(r: int = 8, **fields: Any) -> AILoRAConfig:
     """LoRA (Hu et al. 2021): q and v from a Gaussian A and a zero B, at one rate."""
-    return _preset(r, {"q": Role(init="gaussian"), "v": Role(init="gaussian")}, fields)
+    return _everywhere(r, "gaussian", fields)
 
 
-def _preset(r: int, roles: Mapping[RoleName, Role], fields: dict[str, Any]) -> AILoRAConfig:
+def _everywhere(r: int, init: str, fields: dict[str, Any]) -> AILoRAConfig:
+    role = Role(init=init)
+    roles: dict[RoleKey, Role] = {"q": role, "v": role}
+    if fields.get("target_modules") is not None:
+        roles["*"] = role
+    return _preset(r, roles, fields)
+
+
+def _preset(r: int, roles: Mapping[RoleKey, Role], fields: dict[str, Any]) -> AILoRAConfig:
     return AILoRAConfig(**{"r": r, "roles": roles, **fields})

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 
-from ailora.adapters.factors.anchored import AnchoredA
-from ailora.adapters.starts.make import projections_of
-from ailora.adapters.stock import peft_layers
-from ailora.roles import Projection, RoleName, find_projections
+from ailora.adapters import peft_insides
+from ailora.adapters.attach import projections
+from ailora.adapters.factors import Block, Part, cut
+from ailora.adapters.record import Record
+from ailora.linalg.lowrank import LowRank
+from ailora.roles import Projection, RoleKey, find_projections, unwrapped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,58 +21,58 @@ class UpdateNorm:
     """||dW||_F of one projection, absolute and relative to the pre-trained ||W||_F."""
 
     name: str
-    role: RoleName
+    role: RoleKey
     norm: float
     relative: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LowRankUpdate:
-    """dW = s (B A - B0 A0) = left @ right of one projection, all in float64.
+class RoleUpdate:
+    """What training added to one projection, all in float64.
 
     Attributes:
         projection: The weight, or the rows of a fused weight, that it is for.
-        left: (m, k), the scale s in it; k is r, and 2r where a start is taken off.
-        right: (k, n).
+        change: dW = s (B A - B0 A0), of rank 2r where a start is taken off.
         B: The factor as trained, (m, r).
         A: The factor as trained, (r, n).
-        start: B0 and A0 where the adapter keeps them; None for Gaussian starts and PEFT's own.
-        folded: s B0 A0 where the base holds W - s B0 A0, as (m, r) and (r, n); else None.
+        start: B0 and A0 where the adapter has them; None for Gaussian starts and PEFT's own.
+        folded: s B0 A0 where the base holds W - s B0 A0; else None.
     """
 
     projection: Projection
-    left: Tensor
-    right: Tensor
+    change: LowRank
     B: Tensor
     A: Tensor
     start: tuple[Tensor, Tensor] | None = None
-    folded: tuple[Tensor, Tensor] | None = None
+    folded: LowRank | None = None
 
     def weight(self) -> Tensor:
         """The pre-trained W (m, n), float64."""
         W = self.projection.weight().double()
-        return W if self.folded is None else W + self.folded[0] @ self.folded[1]
+        return W if self.folded is None else W + self.folded.matrix().to(W.device)
 
 
 @torch.no_grad()
-def low_rank_updates(model: PeftModel, adapter: str = "default") -> list[LowRankUpdate]:
+def role_updates(model: PeftModel, adapter: str = "default") -> list[RoleUpdate]:
     """B, A, B0, A0 and dW of every projection that a LoRA adapts, in model order.
 
     DoRA's learned norms are not in it: there W + dW is what is normalised.
     """
-    factors = peft_layers.role_factors(model, adapter)
-    lora = model.peft_config[adapter]
-    config, folded = getattr(lora, "start_config", None), getattr(lora, "anchors", None) or {}
-    found = projections_of(model, config) if config else find_projections(model)
-    return [
-        _update(
-            projection,
-            factors[projection.key],
-            *(folded.get(f"{projection.key}.{letter}") for letter in "BA"),
-        )
-        for projection in found
-        if projection.key in factors
-    ]
+    base = unwrapped(model)
+    layers = peft_insides.lora_layers(base, adapter)
+    record = getattr(model.peft_config[adapter], "record", None)
+    if record is None:
+        found = [p for p in find_projections(model) if p.name in layers]
+        return [_stock(projection, layers[projection.name], adapter) for projection in found]
+    by_key, updates = projections(base, record), []
+    for name in (name for name in layers if name in record.layers):
+        layer = layers[name]
+        A, B = (m[adapter].weight.detach().double() for m in (layer.lora_A, layer.lora_B))
+        blocks = record.layers[name]
+        for block, part in zip(blocks, cut(A, B, blocks), strict=True):
+            key = block.key(name)
+            updates.append(_started(by_key[key], part, block, layer.scaling[adapter], record, key))
+    return updates
 
 
 @torch.no_grad()
@@ -81,8 +82,8 @@ def update_norms(model: PeftModel, adapter: str = "default") -> list[UpdateNorm]
     dW has rank 2r at most, so its norm comes from two thin QRs and dW itself is never built.
     """
     norms = []
-    for update in low_rank_updates(model, adapter):
-        norm = product_norm(update.left, update.right)
+    for update in role_updates(model, adapter):
+        norm = update.change.norm()
         norms.append(
             UpdateNorm(
                 name=update.projection.key,
@@ -94,32 +95,24 @@ def update_norms(model: PeftModel, adapter: str = "default") -> list[UpdateNorm]
     return norms
 
 
-def product_norm(B: Tensor, A: Tensor) -> Tensor:
-    """||B A||_F of B (m x k) and A (k x n), k small, by QR: Gram matrices square the error."""
-    norm: Tensor = torch.linalg.norm(torch.linalg.qr(B).R @ torch.linalg.qr(A.T).R.T)
-    return norm
+def _stock(projection: Projection, layer: peft_insides.LoraLayer, adapter: str) -> RoleUpdate:
+    A, B = (m[adapter].weight.detach().double() for m in (layer.lora_A, layer.lora_B))
+    if projection.rows is not None:
+        B = torch.cat([B[start:stop] for start, stop in projection.rows])
+    change = LowRank(A=A, B=B, scale=layer.scaling[adapter])
+    return RoleUpdate(projection=projection, change=change, A=A, B=B)
 
 
-def _update(
-    projection: Projection, role: peft_layers.RoleFactors, B0: Any, A0: Any
-) -> LowRankUpdate:
-    A, B = role.A.weight.detach().double(), role.B.weight.detach().double()
-    s = role.scaling
-    if isinstance(role.A, AnchoredA):  # the stock matrices [A0 + D_A; D_A] and [D_B, B0]
-        r = A.shape[0] // 2
-        B0, A0 = B[:, r:], role.A.anchor.double()
-        return LowRankUpdate(
-            projection=projection, left=s * B, right=A, B=B[:, :r] + B0, A=A[:r], start=(B0, A0)
-        )
-    if isinstance(A0, Tensor) and isinstance(B0, Tensor):
-        A0, B0 = A0.to(A), B0.to(B)
-        return LowRankUpdate(
-            projection=projection,
-            left=s * torch.cat([B, -B0], dim=1),
-            right=torch.cat([A, A0]),
-            A=A,
-            B=B,
-            start=(B0, A0),
-            folded=(s * B0, A0),
-        )
-    return LowRankUpdate(projection=projection, left=s * B, right=A, A=A, B=B)
+def _started(
+    projection: Projection, part: Part, block: Block, scale: float, record: Record, key: str
+) -> RoleUpdate:
+    A, B, A0, B0 = part.A, part.B, part.A0, part.B0
+    folded = None
+    if A0 is None and f"{key}.A" in record.anchors:
+        A0, B0 = (record.anchors[f"{key}.{letter}"].to(A) for letter in "AB")
+        folded = LowRank(A=A0, B=B0, scale=scale)
+    if A0 is None or B0 is None:
+        change = LowRank(A=A, B=B, scale=scale)
+        return RoleUpdate(projection=projection, change=change, A=A, B=B)
+    change = LowRank(A=torch.cat([A, A - A0]), B=torch.cat([B - B0, B0], dim=1), scale=scale)
+    return RoleUpdate(projection=projection, change=change, A=A, B=B, start=(B0, A0), folded=folded)

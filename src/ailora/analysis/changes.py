@@ -13,10 +13,10 @@ from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from ailora.adapters.update import LowRankUpdate, low_rank_updates, product_norm
+from ailora.adapters.update import RoleUpdate, role_updates
 from ailora.errors import UserError
 from ailora.linalg import decompose
-from ailora.roles import Projection, RoleName, find_projections, take_rows, unwrapped
+from ailora.roles import Projection, RoleKey, find_projections, take_rows, unwrapped
 from ailora.roles.projection import AttentionKind, Stack
 from ailora.roles.weights import matrix_of
 
@@ -35,7 +35,7 @@ class Place:
     """
 
     name: str
-    role: RoleName
+    role: RoleKey
     layer: int | None
     stack: Stack
     attention: AttentionKind
@@ -78,9 +78,9 @@ class Change(ABC):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FactoredChange(Change):
-    """dW = left @ right from the factors of a LoRA; nothing of m x n is made but on request."""
+    """dW = s B A from the factors of a LoRA; nothing of m x n is made but on request."""
 
-    update: LowRankUpdate
+    update: RoleUpdate
 
     def weight(self) -> Tensor:
         """The pre-trained W, (m, n) float64."""
@@ -88,21 +88,23 @@ class FactoredChange(Change):
 
     def matrix(self) -> Tensor:
         """dW, (m, n) float64."""
-        return self.update.left @ self.update.right
+        return self.update.change.matrix()
 
     def norm(self) -> float:
         """||dW||_F, by two thin QRs."""
-        return float(product_norm(self.update.left, self.update.right))
+        return float(self.update.change.norm())
 
     def values(self) -> Tensor:
         """Singular values of dW, as many as its factors have columns."""
-        left, right = (torch.linalg.qr(X).R for X in (self.update.left, self.update.right.T))
+        A, B = self.update.change.exact()
+        left, right = torch.linalg.qr(B).R, torch.linalg.qr(A.T).R
         values: Tensor = torch.linalg.svdvals(left @ right.T)
         return values
 
     def leading(self, rank: int) -> Subspaces | None:
         """Its first singular vectors; None where dW has a lower rank than that."""
-        return product_subspaces(self.update.left, self.update.right, rank)
+        A, B = self.update.change.exact()
+        return product_subspaces(B, A, rank)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -153,7 +155,7 @@ def adapter_changes(model: PeftModel, adapter: str = "default") -> list[Change]:
     """
     config = model.peft_config[adapter]
     if isinstance(config, LoraConfig):
-        updates = low_rank_updates(model, adapter)
+        updates = role_updates(model, adapter)
         if config.use_dora:
             return [_merged(model, update.projection, adapter, update.weight) for update in updates]
         return [

@@ -13,10 +13,10 @@ from ailora.analysis.changes import Place, place_of, spread
 from ailora.errors import UserError
 from ailora.linalg import Part
 from ailora.linalg.validate import validate
-from ailora.roles import Projection, RoleName, find_projections
+from ailora.roles import Projection, RoleKey, find_projections
 
 _DENSE_UP_TO = 2048
-AILORA_PARTS: Mapping[RoleName, Part] = MappingProxyType({"q": "principal", "v": "minor"})
+AILORA_PARTS: Mapping[RoleKey, Part] = MappingProxyType({"q": "principal", "v": "minor"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Spectrum(Place):
 
 @torch.no_grad()
 def spectra(
-    model: nn.Module, *, rank: int = 8, parts: Mapping[RoleName, Part] = AILORA_PARTS
+    model: nn.Module, *, rank: int = 8, parts: Mapping[RoleKey, Part] = AILORA_PARTS
 ) -> list[Spectrum]:
     """All singular values of every q, k, v and o projection, in the model's order.
 
@@ -116,7 +116,7 @@ def stable_rank(values: Tensor) -> float:
 
 
 def _spectrum(
-    model: nn.Module, projection: Projection, rank: int, parts: Mapping[RoleName, Part]
+    model: nn.Module, projection: Projection, rank: int, parts: Mapping[RoleKey, Part]
 ) -> Spectrum:
     weight, part = projection.weight(), parts.get(projection.role)
     try:

@@ -9,9 +9,11 @@ from peft import PeftModel
 from torch import nn
 
 from ailora.adapters import AILoRAConfig, Role, get_peft_model, presets
+from ailora.adapters.selection import select
+from ailora.adapters.starts import check_rank
 from ailora.baselines.head import head_names
 from ailora.baselines.settings import Batches, Settings
-from ailora.roles import RoleName
+from ailora.roles import RoleKey
 
 Preset = Callable[..., AILoRAConfig]
 
@@ -49,17 +51,23 @@ def configured(preset: Preset, model: nn.Module, settings: Settings, **fields: A
         model: For its head.
         settings: The method's.
         fields: Further ones of `ailora.AILoRAConfig`.
+
+    Raises:
+        UserError: The model has no such projections, or a rank is above a weight's size.
     """
     fields = {**settings.started(), "modules_to_save": head_names(model) or None, **fields}
-    if settings.ranks is None:
-        return preset(r=settings.rank, **fields)
-    return preset(r=settings.rank, roles=roles_of(preset, settings), **fields)
+    if settings.ranks is not None:
+        fields["roles"] = roles_of(preset, settings)
+    config = preset(r=settings.rank, **fields)
+    for one in select(model, config).chosen:  # LoRA too, which alone would take it: all compare
+        check_rank(one.projection, one.rank)
+    return config
 
 
-def roles_of(preset: Preset, settings: Settings) -> dict[RoleName, Role]:
+def roles_of(preset: Preset, settings: Settings) -> dict[RoleKey, Role]:
     """The settings' roles at their ranks; those the preset says nothing of start as LoRA does."""
     own = preset().roles
-    found: dict[RoleName, Role] = {}
+    found: dict[RoleKey, Role] = {}
     for name, rank in (settings.ranks or {}).items():
         role = own.get(name, Role(init="gaussian"))
         found[name] = Role(init=role.init, lr_ratio=role.lr_ratio, r=rank)

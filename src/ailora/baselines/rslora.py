@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from peft import PeftModel
 from torch import nn
 
@@ -12,4 +14,10 @@ from ailora.baselines.settings import Batches, Settings
 
 def rslora(model: nn.Module, settings: Settings, batches: Batches | None = None) -> PeftModel:
     """PEFT's ``use_rslora`` on q and v; with alpha None the scale is sqrt(rank)."""
-    return get_peft_model(model, configured(presets.lora, model, settings, use_rslora=True))
+    config = configured(presets.lora, model, settings, use_rslora=True)
+    if config.lora_alpha is None:
+        config.roles = {
+            name: replace(role, lora_alpha=role.r or config.r)
+            for name, role in config.roles.items()
+        }
+    return get_peft_model(model, config)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ailora.adapters import AILoRAConfig
-from ailora.adapters.config import Base, LrMode
 from ailora.errors import UserError
 from ailora.roles import RoleName
+
+Base = Literal["anchored", "folded"]
+LrMode = Literal["groups", "baked"]
 
 # A few collated training batches, with labels, for starts that look at data; made anew each call.
 Batches = Callable[[], Iterable[Mapping[str, Any]]]
@@ -23,7 +25,8 @@ class Settings:
         rank: Of the low-rank methods but VeRA.
         alpha: Scale of their update is alpha / rank (rsLoRA: alpha / sqrt(rank)); None is the rank.
         dropout: On the input of their update, 0 <= dropout < 1.
-        base, lr_mode: As in `ailora.AILoRAConfig`.
+        base: ``"anchored"`` or ``"folded"``, `ailora.AILoRAConfig`'s ``anchored``.
+        lr_mode: ``"groups"``, or ``"baked"`` for ``bake_rates``.
         ranks: Roles to adapt and the rank of each, such as ``{"k": 8, "v": 8}``, for the methods
             that start by role; roles that the method says nothing of start as LoRA does. None: q
             and v at ``rank``.
@@ -52,6 +55,9 @@ class Settings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UserError(f"{name}={value!r}: must be an integer of at least 1")
+        for name, allowed in (("base", get_args(Base)), ("lr_mode", get_args(LrMode))):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"{name}={getattr(self, name)!r}: must be {' or '.join(allowed)}")
         AILoRAConfig(r=self.rank, **self.started())  # checks the rest
 
     @property
@@ -61,5 +67,10 @@ class Settings:
 
     def started(self) -> dict[str, Any]:
         """The fields of `ailora.AILoRAConfig` beside the rank and the roles."""
-        names = ("alpha", "dropout", "base", "lr_mode", "task_type")
-        return {name: getattr(self, name) for name in names}
+        return {
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+            "anchored": self.base == "anchored",
+            "bake_rates": self.lr_mode == "baked",
+            "task_type": self.task_type,
+        }

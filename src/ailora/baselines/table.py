@@ -53,8 +53,8 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method(name="lora", label="LoRA", build=presets.lora),
-        Method(name="pissa", label="PiSSA", build=presets.pissa, sized_as=_LORA),
-        Method(name="milora", label="MiLoRA", build=presets.milora, sized_as=_LORA),
+        Method(name="pissa", label="PiSSA (q, v)", build=presets.pissa, sized_as=_LORA),
+        Method(name="milora", label="MiLoRA (q, v)", build=presets.milora, sized_as=_LORA),
         Method(name="ailora", label="AILoRA", build=presets.ailora, sized_as=_LORA),
         Method(name="reailora", label="reAILoRA", build=presets.reailora, sized_as=_LORA),
         Method(name="full", label="Full FT", build=full),

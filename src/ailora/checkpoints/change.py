@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ailora.linalg.lowrank import LowRank
+
 _BLOCK = 1 << 21  # values a block: 16 MB in fp64
 
 
@@ -28,41 +30,20 @@ class NewTensor(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowRank:
-    """Stored + left @ right, in fp64 and rounded once.
-
-    Attributes:
-        left: (rows, k) fp64.
-        right: (k, columns) fp64.
-    """
-
-    left: Tensor = field(repr=False)
-    right: Tensor = field(repr=False)
-
-    def blocks(self, stored: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        """Blocks of rows of the exact sum, and of what was added, both fp64."""
-        rows, columns = self.left.shape[0], self.right.shape[1]
-        step = max(1, _BLOCK // columns)
-        for start in range(0, rows, step):
-            added = self.left[start : start + step] @ self.right
-            yield stored[start : start + step].double() + added, added
-
-
-@dataclass(frozen=True, kw_only=True)
 class Added:
-    """A low-rank change of a stored tensor, written in ``dtype``."""
+    """A low-rank change of a stored tensor (of its shape), written in ``dtype``."""
 
     change: LowRank
     dtype: torch.dtype
 
     def blocks(self, stored: Any) -> Iterator[Tensor]:
-        """The changed rows, rounded once."""
-        return (exact.to(self.dtype) for exact, _ in self.change.blocks(stored))
+        """The changed rows, computed in fp64 and rounded once."""
+        return (exact.to(self.dtype) for exact, _ in _summed(self.change, stored))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replaced:
-    """Another tensor in place of the stored one, cast to ``dtype``."""
+    """A whole tensor, cast to ``dtype``: in place of a stored one, or one more."""
 
     value: Tensor = field(repr=False)
     dtype: torch.dtype
@@ -73,14 +54,31 @@ class Replaced:
         yield self.value.to(self.dtype)
 
 
+def as_stored(change: LowRank, *, transposed: bool) -> LowRank:
+    """The change of a weight W as its file has W: transposed in GPT-2's Conv1D."""
+    if not transposed:
+        return change
+    return LowRank(A=change.B.T.contiguous(), B=change.A.T.contiguous(), scale=change.scale)
+
+
 def rounding_loss(change: LowRank, stored: Any, dtype: torch.dtype) -> float:
-    """What rounding to ``dtype`` costs: ||exact - rounded||_F / ||left right||_F.
+    """What rounding to ``dtype`` costs: ||exact - rounded||_F / ||change||_F.
 
     Returns:
         The ratio; infinite where a value overflows, 0 where nothing is added.
     """
     lost = size = 0.0
-    for exact, added in change.blocks(stored):
+    for exact, added in _summed(change, stored):
         lost += float((exact - exact.to(dtype).double()).square().sum())
         size += float(added.square().sum())
     return (lost / size) ** 0.5 if size else 0.0
+
+
+def _summed(change: LowRank, stored: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """Blocks of rows of the exact sum, and of what was added, both fp64."""
+    A, B = change.exact()
+    rows, columns = change.shape
+    step = max(1, _BLOCK // columns)
+    for start in range(0, rows, step):
+        added = B[start : start + step] @ A
+        yield stored[start : start + step].double() + added, added

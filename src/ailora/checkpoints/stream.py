@@ -81,7 +81,9 @@ def _write(
     growth = sum(entry.nbytes for entry in new_entries(shard, new.tensors)) - sum(
         entry.nbytes for entry in shard.entries.values()
     )
-    record = Record(rows=[*new.rows, {"grown": growth}] if growth else new.rows, tensors={})
+    added = {name: shard.path.name for name in new.tensors if name not in shard.entries}
+    grown = [{"grown": growth, "added": added}] if growth or added else []
+    record = Record(rows=[*new.rows, *grown], tensors={})
     work.add_record(shard.path.name, record)
     write_shard(shard, target, new.tensors, count)
     return record
@@ -133,7 +135,8 @@ def _write_index(checkpoint: Checkpoint, target: Path, rows: Sequence[Row]) -> N
     if checkpoint.index is None:
         return
     grown = sum(int(row.get("grown", 0)) for row in rows)
-    if not grown:
+    added = {name: shard for row in rows for name, shard in row.get("added", {}).items()}
+    if not (grown or added):
         write_atomic(target / INDEX, (checkpoint.folder / INDEX).read_bytes())
         return
     index: dict[str, Any] = dict(checkpoint.index)
@@ -141,7 +144,8 @@ def _write_index(checkpoint: Checkpoint, target: Path, rows: Sequence[Row]) -> N
     metadata["total_size"] = grown + sum(
         entry.nbytes for shard in checkpoint.shards for entry in shard.entries.values()
     )
-    write_json(target / INDEX, {**index, "metadata": metadata})
+    places = {**index["weight_map"], **added}
+    write_json(target / INDEX, {**index, "metadata": metadata, "weight_map": places})
 
 
 def float_name(entry_dtype: str) -> str:

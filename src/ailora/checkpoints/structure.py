@@ -97,27 +97,33 @@ class Structure:
         return isinstance(self.model.get_submodule(module), Conv1D)
 
 
-def read_structure(checkpoint: Checkpoint, task_type: str | None = None) -> Structure:
+def read_structure(
+    checkpoint: Checkpoint, task_type: str | None = None, num_labels: int | None = None
+) -> Structure:
     """Build the model of a checkpoint from its config.json alone.
 
     Args:
         checkpoint: The files.
         task_type: PEFT's name of the task, which decides the model's class and so the names of
             its modules; None takes the class that config.json names.
+        num_labels: Of the task's head; None takes config.json's.
 
     Raises:
         UserError: config.json does not describe a model that transformers can build, or one whose
             weights are stored quantised.
     """
-    model = build_model(checkpoint.folder, task_type)
+    model = build_model(checkpoint.folder, task_type, num_labels)
     stored, converted = _stored_names(model, checkpoint)
     return Structure(checkpoint=checkpoint, model=model, stored=stored, converted=converted)
 
 
-def build_model(folder: Path, task_type: str | None = None) -> nn.Module:
+def build_model(
+    folder: Path, task_type: str | None = None, num_labels: int | None = None
+) -> nn.Module:
     """The model on the meta device. Raises ``UserError`` as `read_structure`."""
     try:
-        config = hf.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        labels = {} if num_labels is None else {"num_labels": num_labels}
+        config = hf.AutoConfig.from_pretrained(folder, trust_remote_code=False, **labels)
         model = _build(config, task_type)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

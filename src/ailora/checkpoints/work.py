@@ -99,15 +99,16 @@ def begin(out: Path, file: str, plan: Mapping[str, Any]) -> Work:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         before, report = stored["plan"], stored["report"]
-        differing = next((key for key in plan if before.get(key) != plan[key]), None)
+        differing = next((k for k in (*plan, *before) if before.get(k) != plan.get(k)), None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: not a plan ailora wrote ({error}); choose another --out"
         ) from error
     if differing is not None:
+        shown = _shown(before.get(differing), plan.get(differing))
         raise UserError(
-            f"{out}: holds a run with another {differing}"
-            f"{_shown(before.get(differing), plan[differing])}; choose another --out, or delete it"
+            f"{out}: holds a run with another {differing}{shown}; choose another --out, or delete "
+            "that one"
         )
     for left in list(out.rglob(".*.tmp")):  # of a run that was killed
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)

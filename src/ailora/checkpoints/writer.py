@@ -14,11 +14,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ailora.checkpoints.change import NewTensor
+from ailora.checkpoints.change import NewTensor, Replaced
 from ailora.checkpoints.header import NAMES, Entry, Header, header_bytes
 from ailora.checkpoints.source import opened
 from ailora.errors import UserError
-from ailora.files import unwritable, written_whole
+from ailora.files import unwritable, usual_mode, written_whole
 
 OnBytes = Callable[[int], None]
 
@@ -31,13 +31,13 @@ def write_shard(
     """Write ``source`` to ``target`` with other values for the tensors in ``new``.
 
     The file appears under its name when it is whole and on disk. Order and metadata stay, unless a
-    tensor's dtype changes: then wider tensors come first, as safetensors itself sorts them, since
-    readers need each tensor's bytes aligned to its dtype.
+    tensor's dtype changes or one is added: then wider tensors come first, as safetensors itself
+    sorts them, since readers need each tensor's bytes aligned to its dtype.
 
     Args:
         source: Header of the file to read.
         target: File to write; an existing one is replaced.
-        new: By tensor name.
+        new: By tensor name; a `Replaced` of a name that ``source`` does not have is added.
         on_bytes: Called with the number of bytes after each piece written.
 
     Raises:
@@ -56,17 +56,20 @@ def write_shard(
             _copy(file, out, 0, source.data_start, report)
         for entry in entries:
             if entry.name in new:
-                for block in new[entry.name].blocks(slices.get_slice(entry.name)):
+                old = slices.get_slice(entry.name) if entry.name in source.entries else None
+                for block in new[entry.name].blocks(old):
                     report(out.write(_bytes(block)))
             else:
-                old = source.entries[entry.name]
-                _copy(file, out, source.data_start + old.start, old.nbytes, report)
+                there = source.entries[entry.name]
+                _copy(file, out, source.data_start + there.start, there.nbytes, report)
 
 
 def new_entries(source: Header, new: Mapping[str, NewTensor]) -> list[Entry]:
     """The entries of the file that `write_shard` writes, in order."""
     changed = [_retyped(entry, new.get(entry.name)) for entry in source.entries.values()]
-    if any(entry.dtype != source.entries[entry.name].dtype for entry in changed):
+    added = [_entry(name, new[name]) for name in new if name not in source.entries]
+    if added or any(entry.dtype != source.entries[entry.name].dtype for entry in changed):
+        changed += added
         changed.sort(key=_width, reverse=True)  # stable: equal widths keep their order
     placed, start = [], 0
     for entry in changed:
@@ -79,6 +82,9 @@ def new_entries(source: Header, new: Mapping[str, NewTensor]) -> list[Entry]:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes ``folder`` when it is complete; an older one is replaced.
 
+    It and its files get the modes that the umask gives: ``mkdtemp`` and safetensors, which writes
+    to a temporary file of its own, make theirs private.
+
     Raises:
         UserError: It cannot be made, written or renamed, or the disk is full.
     """
@@ -88,7 +94,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         made = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp")
         temporary = Path(made)
         yield temporary
-        temporary.chmod(0o755)
+        for path in (temporary, *temporary.rglob("*")):
+            path.chmod(usual_mode(folder=path.is_dir()))
         if folder.exists():
             shutil.rmtree(folder)
         temporary.replace(folder)
@@ -108,6 +115,15 @@ def _retyped(entry: Entry, new: NewTensor | None) -> Entry:
         return entry
     size = torch.Size(entry.shape).numel() * new.dtype.itemsize
     return replace(entry, dtype=NAMES[new.dtype], stop=entry.start + size)
+
+
+def _entry(name: str, new: NewTensor) -> Entry:
+    if not isinstance(new, Replaced):
+        raise TypeError(f"{name}: a change needs a stored tensor")
+    size = new.value.numel() * new.dtype.itemsize
+    return Entry(
+        name=name, dtype=NAMES[new.dtype], shape=tuple(new.value.shape), start=0, stop=size
+    )
 
 
 def _width(entry: Entry) -> float:

@@ -33,6 +33,10 @@ def export(
         Path | None,
         typer.Option(help="With --folded-base, the starting adapter, where it is not found."),
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Model that the adapter is for. Default: as its files say."),
+    ] = None,
 ) -> None:
     """Write an adapter with one rank and scale 1, for vLLM, PEFT and others; or merge it.
 
@@ -47,6 +51,8 @@ def export(
 
     if exact and rank is not None:
         raise UserError(f"--exact and --rank {rank}: give one of them")
+    if merge is not None and base is not None:
+        raise UserError(f"--merge and --base {base}: a merged model has no base; leave --base out")
     quiet_libraries()
     if merge is not None:
         with streaming() as on_progress:
@@ -62,7 +68,9 @@ def export(
         console.print(merge_table(merged))
         console.print(f"model: {merged.folder}", soft_wrap=True)
         return
-    exported = export_adapter(adapter, out, rank=rank, folded_base=folded_base, start=start)
+    exported = export_adapter(
+        adapter, out, rank=rank, folded_base=folded_base, start=start, base=base
+    )
     if rank is not None:
         console.print(table(exported))
     console.print(f"adapter of rank {exported.rank}: {exported.folder}", soft_wrap=True)

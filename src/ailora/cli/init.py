@@ -29,10 +29,12 @@ def init(
         bool,
         typer.Option("--anchored", help="Only an adapter of the untouched model, for ailora."),
     ] = False,
-    lr_mode: Annotated[
-        str,
-        typer.Option(help="groups, or baked: V's doubled rate in the factors, for any trainer."),
-    ] = "groups",
+    bake_rates: Annotated[
+        bool,
+        typer.Option(
+            "--bake-rates", help="Put V's doubled rate into the factors, for any trainer."
+        ),
+    ] = False,
     dtype: Annotated[
         str,
         typer.Option(help="Of the changed weights: auto (at most 1 % of B A lost) or its name."),
@@ -47,7 +49,7 @@ def init(
     Any PEFT trainer then trains OUT/adapter on OUT/model; `ailora export --folded-base` makes the
     result a plain LoRA of the original model. An interrupted run goes on when called again.
 
-    Example: `ailora init meta-llama/Llama-2-7b-hf --out start --lr-mode baked`
+    Example: `ailora init meta-llama/Llama-2-7b-hf --out start --bake-rates`
     """
     from ailora.adapters import AILoRAConfig, presets
     from ailora.cli.console import console, quiet_libraries
@@ -60,8 +62,8 @@ def init(
     quiet_libraries()
     config: AILoRAConfig = getattr(presets, preset)(
         r=rank,
-        base="anchored" if anchored else "folded",
-        lr_mode=lr_mode,
+        anchored=anchored,
+        bake_rates=bake_rates,
         task_type=task_type,
     )
     with streaming() as on_progress:
@@ -70,10 +72,16 @@ def init(
         console.print(table(report))
     console.print(f"adapter: {report.adapter}", soft_wrap=True)
     if report.model is None:
-        console.print("load it with ailora.load_adapter(model, folder, is_trainable=True)")
+        console.print(
+            f"load it with ailora.load_adapter(model, {str(report.adapter)!r}, is_trainable=True)",
+            soft_wrap=True,
+        )
     else:
         console.print(f"model to train it on: {report.model}", soft_wrap=True)
         console.print("afterwards: ailora export TRAINED --folded-base --out PLAIN")
+        console.print(
+            "for DPO, IPO or KTO take --anchored: this model is no reference", soft_wrap=True
+        )
 
 
 def _folder(model: str) -> str | Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ailora.errors import UserError
-from ailora.offline.stock import Update
+from ailora.linalg.lowrank import LowRank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,32 +21,29 @@ class Compressed:
         tail: Share of the energy cut off, sum of sigma_i^2 beyond R over the sum of all.
     """
 
-    update: Update = field(repr=False)
+    update: LowRank = field(repr=False)
     frobenius: float
     spectral: float
     tail: float
 
 
-def compress(update: Update, rank: int) -> Compressed:
+def compress(update: LowRank, rank: int) -> Compressed:
     """The closest update of rank ``rank``: two thin QRs and the SVD of a k x k matrix, in fp64.
 
     By Eckart, Young and Mirsky no other of that rank is closer in either norm. dW itself is never
     built. A rank at or above the update's own changes nothing.
 
     Raises:
-        UserError: ``rank`` is below 1, or a factor holds NaN or infinity.
+        UserError: ``rank`` is below 1.
     """
     check_rank(rank)
-    A, B = update.exact()
-    if not (torch.isfinite(A).all() and torch.isfinite(B).all()):
-        raise UserError(f"{update.name}: its factors hold NaN or infinity; export another adapter")
     if rank >= update.rank:
         return Compressed(update=update, frobenius=0.0, spectral=0.0, tail=0.0)
+    A, B = update.exact()
     left, right = torch.linalg.qr(B), torch.linalg.qr(A.T)
     U, S, Vt = torch.linalg.svd(left.R @ right.R.T)
     root = S[:rank].sqrt()
-    smaller = Update(
-        name=update.name,
+    smaller = LowRank(
         A=(root[:, None] * (Vt[:rank] @ right.Q.T)).float(),
         B=(left.Q @ U[:, :rank] * root).float(),
     )

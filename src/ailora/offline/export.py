@@ -6,12 +6,13 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ailora.adapters.folder import AdapterFolder
 from ailora.checkpoints.work import require_empty
 from ailora.errors import UserError
+from ailora.linalg.lowrank import LowRank
 from ailora.offline.compress import check_rank, compress
-from ailora.offline.plain import write_adapter
-from ailora.offline.residual import is_residual, of_original, original_name
-from ailora.offline.stock import StockAdapter, Update, read_adapter
+from ailora.offline.plain import read_plain, write_plain
+from ailora.offline.residual import is_residual, of_original, original_name, warn_if_moved
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ def export_adapter(
     rank: int | None = None,
     folded_base: bool = False,
     start: Path | None = None,
+    base: str | None = None,
 ) -> ExportReport:
     """Write any stock LoRA adapter as a plain one: one rank, alpha = r, no patterns, no rsLoRA.
 
@@ -63,35 +65,61 @@ def export_adapter(
         rank: Compress to this rank (QR and a small SVD); None keeps every update exact, up to one
             rounding of s B to fp32 where the scale is no power of two.
         folded_base: The adapter was trained on a residual model (``ailora init``, or
-            ``base="folded"``): write what it adds to the original model.
+            ``anchored=False``): write what it adds to the original model.
         start: With ``folded_base``, the adapter that training began from, where it is not found.
+        base: The model that the exported adapter is for, to be recorded; None takes what the
+            adapter's files say.
 
     Raises:
-        UserError: No such adapter, one that is more than a low-rank sum, or of a residual model
-            without ``folded_base``; the folder is not empty or cannot be written.
+        UserError: no such adapter, one that is more than a low-rank sum, or of a residual model
+            without ``folded_base``; the folder is not empty or cannot be written; the original of
+            a residual model is not known.
     """
     require_empty(out)
-    read = read_adapter(adapter)
+    read = read_plain(adapter)
     if not folded_base:
         refuse_residual(read)
-    base = original_name(read) if folded_base else read.base
-    plain, modules = plain_updates(read, rank, folded_base, start)
-    width = write_adapter(plain, out, base)
+    plain, modules = plain_updates(read, rank, folded_base, start, base)
+    name = as_recorded(base or _base_of(read, folded_base, start))
+    width = write_plain(plain, out, name)
+    warn_if_moved(read)
     _warn(plain, width)
-    return ExportReport(folder=out, rank=width, base=base, modules=modules)
+    return ExportReport(folder=out, rank=width, base=name, modules=modules)
+
+
+def as_recorded(model: str) -> str:
+    """A model's name for a file: a folder by its absolute path, since files are read elsewhere."""
+    folder = Path(model).expanduser()
+    return str(folder.absolute()) if model and folder.is_dir() else model
+
+
+def _base_of(adapter: AdapterFolder, folded_base: bool, start: Path | None) -> str:
+    if not folded_base:
+        return adapter.base
+    name = original_name(adapter, start)
+    if name is None:
+        raise UserError(
+            f"{adapter.folder}: was trained on a residual model, and nothing says of which "
+            f"original ({adapter.base!r}, which it names, is not there); give --base the original"
+        )
+    return name
 
 
 def plain_updates(
-    adapter: StockAdapter, rank: int | None, folded_base: bool, start: Path | None
-) -> tuple[StockAdapter, tuple[Exported, ...]]:
+    adapter: AdapterFolder,
+    rank: int | None,
+    folded_base: bool,
+    start: Path | None,
+    original: str | Path | None,
+) -> tuple[AdapterFolder, tuple[Exported, ...]]:
     """The adapter with what it adds to the original model, compressed if a rank is given."""
     if start is not None and not folded_base:
         raise UserError("--start is of use with --folded-base only; add it, or leave --start out")
     if rank is not None:
         check_rank(rank)
     if folded_base:
-        adapter = of_original(adapter, start)
-    updates: dict[str, Update] = {}
+        adapter = of_original(adapter, start, original)
+    updates: dict[str, LowRank] = {}
     modules = []
     for name, update in adapter.updates.items():
         small = compress(update, rank or update.rank)
@@ -109,7 +137,7 @@ def plain_updates(
     return replace(adapter, updates=updates), tuple(modules)
 
 
-def refuse_residual(adapter: StockAdapter) -> None:
+def refuse_residual(adapter: AdapterFolder) -> None:
     """Raise a ``UserError`` for an adapter that is wrong on the original model."""
     if is_residual(adapter):
         raise UserError(
@@ -118,7 +146,7 @@ def refuse_residual(adapter: StockAdapter) -> None:
         )
 
 
-def _warn(adapter: StockAdapter, rank: int) -> None:
+def _warn(adapter: AdapterFolder, rank: int) -> None:
     if rank > SERVERS_RANK:
         logger.warning(
             "rank %d is above %d, vLLM's default limit: start it with --max-lora-rank %d, or "

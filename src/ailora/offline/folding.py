@@ -8,15 +8,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ailora.adapters.starts.make import Start
+from ailora.adapters.selection import Chosen, Selection
+from ailora.adapters.starts import Factors
 from ailora.checkpoints import Structure
-from ailora.checkpoints.change import Added, LowRank, rounding_loss
+from ailora.checkpoints.change import Added, as_stored, rounding_loss
 from ailora.checkpoints.header import FLOATS, Header
 from ailora.checkpoints.source import opened
 from ailora.checkpoints.stream import NewShard, float_name
+from ailora.linalg.lowrank import LowRank
 from ailora.roles import put_rows
+from ailora.roles.weights import shape_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,33 +52,39 @@ class Folding:
 
     Args:
         structure: The checkpoint.
-        starts: Of every projection; those that are Gaussian change nothing.
+        selection: What is adapted; starts that are zero change nothing.
+        factors: Of every chosen projection, by its key.
         dtype: Of the new weights, ``"auto"`` or a name in `DTYPES`.
     """
 
-    def __init__(self, structure: Structure, starts: Sequence[Start], dtype: str) -> None:
-        self.dtype = dtype
-        self.starts: dict[str, list[Start]] = {}
-        for start in starts:
-            if start.spectral:
-                name = structure.weight_of(start.name)
-                self.starts.setdefault(name, []).append(start)
-        self.structure = structure
+    def __init__(
+        self,
+        structure: Structure,
+        selection: Selection,
+        factors: Mapping[str, Factors],
+        dtype: str,
+    ) -> None:
+        self.structure, self.factors, self.dtype = structure, factors, dtype
+        self.chosen: dict[str, list[Chosen]] = {}
+        for layer, chosen in selection.layers.items():
+            spectral = [one for one in chosen if one.is_spectral]
+            if spectral:
+                self.chosen[structure.weight_of(layer)] = spectral
 
     def plan_shard(self, shard: Header) -> NewShard:
         """The new tensors of a shard, and what rounding them costs."""
         tensors, rows = {}, []
         with opened(shard.path) as file:
             for name in shard.entries:
-                if name in self.starts:
+                if name in self.chosen:
                     stored = file.get_slice(name)
                     tensors[name], row = self._fold(name, shard.entries[name].dtype, stored)
                     rows.append(row)
         return NewShard(tensors=tensors, rows=rows)
 
     def _fold(self, name: str, entry_dtype: str, stored: Any) -> tuple[Added, Mapping[str, Any]]:
-        starts = self.starts[name]
-        change = _minus(starts, self.structure)
+        chosen = self.chosen[name]
+        change = self._change(chosen)
         own = FLOATS[entry_dtype]
         at_own = rounding_loss(change, stored, own)
         dtype, loss = own, at_own
@@ -88,7 +96,7 @@ class Folding:
             loss = rounding_loss(change, stored, dtype)
         folded = Folded(
             tensor=name,
-            roles="+".join(start.role for start in starts),
+            roles="+".join(one.projection.role for one in chosen),
             stored=float_name(entry_dtype),
             dtype=str(dtype).removeprefix("torch."),
             loss_stored=at_own,
@@ -96,24 +104,20 @@ class Folding:
         )
         return Added(change=change, dtype=dtype), asdict(folded)
 
-
-def _minus(starts: Sequence[Start], structure: Structure) -> LowRank:
-    """-s B A of all roles in one weight, as the weight lies in its file."""
-    name = starts[0].name
-    left = torch.cat([-start.scaling * _on_rows(start, structure) for start in starts], dim=1)
-    right = torch.cat([start.A.double() for start in starts])
-    if structure.is_transposed(name):
-        left, right = right.T.contiguous(), left.T.contiguous()
-    return LowRank(left=left, right=right)
-
-
-def _on_rows(start: Start, structure: Structure) -> Tensor:
-    """B on its role's rows of the whole weight, zero elsewhere."""
-    B, rows = start.B.double(), start.projection.rows
-    if rows is None:
-        return B
-    shape = structure.model.get_parameter(f"{start.name}.weight").shape
-    return put_rows(B, rows, shape[1 if structure.is_transposed(start.name) else 0])
+    def _change(self, chosen: Sequence[Chosen]) -> LowRank:
+        """-s B A of all roles in one weight, as the weight lies in its file."""
+        layer, module = chosen[0].projection.name, chosen[0].projection.module
+        height = shape_of(module)[0]
+        rows, columns = [], []
+        for one in chosen:
+            made = self.factors[one.projection.key]
+            B = -one.scaling * made.B.double()
+            rows.append(made.A.double())
+            columns.append(
+                B if one.projection.rows is None else put_rows(B, one.projection.rows, height)
+            )
+        change = LowRank(A=torch.cat(rows), B=torch.cat(columns, dim=1))
+        return as_stored(change, transposed=self.structure.is_transposed(layer))
 
 
 def report_loss(folded: Sequence[Folded]) -> None:

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from ailora.adapters import AILoRAConfig
+from ailora.adapters.config import AILoRAConfig, as_json, check_fields
+from ailora.adapters.starts import Factors
 from ailora.checkpoints import Checkpoint, Structure, open_checkpoint, read_structure
 from ailora.checkpoints.source import ORIGIN, START_FOLDER, origin_of
 from ailora.checkpoints.stream import OnProgress, stream
 from ailora.checkpoints.work import Record, Row, Work, begin, fingerprint, require_empty
 from ailora.errors import UserError
 from ailora.files import write_json
+from ailora.offline.export import as_recorded
 from ailora.offline.folding import DTYPES, Folded, Folding, report_loss
-from ailora.offline.starting import make_factors, save_anchored, save_folded, starts_of
-
-logger = logging.getLogger(__name__)
+from ailora.offline.starting import (
+    as_tensors,
+    from_tensors,
+    map_weights,
+    save_anchored,
+    save_folded,
+    start,
+)
 
 PLAN = "ailora_init.json"
+
+# Fields whose start is made of values of the whole model, or that PEFT stores with the adapter.
+_NEEDS_THE_MODEL = (
+    "modules_to_save",
+    "use_dora",
+    "bias",
+    "target_parameters",
+    "trainable_token_indices",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +64,10 @@ def init_files(
 ) -> InitReport:
     """Start an adapter from a checkpoint's files, without loading the model.
 
-    With ``config.base == "folded"`` writes ``out/model`` (the residual model W - s B A, eqs. 3 and
+    With ``config.anchored`` False writes ``out/model`` (the residual model W - s B A, eqs. 3 and
     5 of the paper; all other tensors byte for byte) and ``out/adapter`` (a stock LoRA adapter of
     rank r that makes it the original again), for any trainer. An interrupted run goes on where it
-    was when called again, and ends in the same bytes. With ``"anchored"`` writes the adapter alone
+    was when called again, and ends in the same bytes. An anchored config writes the adapter alone
     into ``out``, as ``ailora.get_peft_model(...).save_pretrained(out)`` would.
 
     Args:
@@ -75,9 +88,11 @@ def init_files(
     structure = read_structure(open_checkpoint(model), config.task_type)
     _refuse_residual(structure.checkpoint)
     report = on_progress or (lambda *_: None)
-    if config.base == "anchored":
+    if config.anchored:
         require_empty(out)
-        save_anchored(structure, config, out, _weights(report))
+        save_anchored(
+            structure, config, out, as_recorded(structure.checkpoint.name), _weights(report)
+        )
         return InitReport(adapter=out, model=None, folded=())
     return _init_folded(structure, out, config, dtype, report)
 
@@ -86,18 +101,19 @@ def _init_folded(
     structure: Structure, out: Path, config: AILoRAConfig, dtype: str, report: OnProgress
 ) -> InitReport:
     checkpoint = structure.checkpoint
-    plan = {"model": fingerprint(checkpoint), "dtype": dtype, **asdict(config)}
+    plan = {"model": fingerprint(checkpoint), "dtype": dtype, **as_json(config)}
     target, adapter = out / "model", out / "adapter"
     work = begin(out, PLAN, plan)
     rows: Sequence[Row] | None = work.report
     if rows is None:
-        starts = starts_of(structure, config, _factors(work, structure, config, report))
-        folding = Folding(structure, starts, dtype)
+        factors = _factors(work, structure, config, report)
+        folding = Folding(structure, map_weights(structure, config), factors, dtype)
         streamed = stream(checkpoint, target, work, folding.plan_shard, report)
         rows = [row for row in streamed if "tensor" in row]
         folders = (target / START_FOLDER, adapter)
-        save_folded(structure, config, starts, folders, str(target.absolute()))
-        write_json(target / START_FOLDER / ORIGIN, {"base_model": checkpoint.name})
+        save_folded(structure, config, factors, folders, str(target.absolute()))
+        for folder in folders:  # where a trained adapter's config leads, and what --start is given
+            write_json(folder / ORIGIN, {"base_model": as_recorded(checkpoint.name)})
         work.finish(rows)
     folded = tuple(Folded(**row) for row in rows)
     report_loss(folded)
@@ -106,32 +122,33 @@ def _init_folded(
 
 def _factors(
     work: Work, structure: Structure, config: AILoRAConfig, report: OnProgress
-) -> Mapping[str, Tensor]:
+) -> Mapping[str, Factors]:
     """The starting factors, found once in a run however often it is interrupted."""
     record = work.record("starts")
     if record is None:
         try:
-            record = Record(rows=(), tensors=make_factors(structure, config, _weights(report)))
+            factors = start(structure, config, _weights(report))
+            record = Record(rows=(), tensors=as_tensors(factors))
             work.add_record("starts", record)
         except UserError:
             work.abandon()
             raise
-    return record.tensors
+    return from_tensors(record.tensors)
 
 
 def _check(config: AILoRAConfig, dtype: str) -> None:
     if dtype not in ("auto", *DTYPES):
         raise UserError(f"dtype {dtype!r}: must be auto, {', '.join(sorted(DTYPES))}")
-    for field, why in (("modules_to_save", "a trainer adds these itself"), ("use_dora", "")):
-        if getattr(config, field):
-            advice = why or "use ailora.get_peft_model on the loaded model"
+    for field in _NEEDS_THE_MODEL:
+        value = getattr(config, field)
+        if value and value != "none":
+            advice = (
+                "a trainer adds these itself"
+                if field == "modules_to_save"
+                else "use ailora.get_peft_model on the loaded model"
+            )
             raise UserError(f"{field} cannot be started from files; leave it out: {advice}")
-    if config.base == "folded" and config.dropout:
-        logger.warning(
-            "dropout=%g on a residual model drops a part of W itself, so step 0 is not the "
-            "pre-trained model",
-            config.dropout,
-        )
+    check_fields(config)
 
 
 def _refuse_residual(checkpoint: Checkpoint) -> None:

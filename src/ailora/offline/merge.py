@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ailora.adapters.files.reading import WEIGHTS
-from ailora.checkpoints import Checkpoint, Structure, open_checkpoint, read_structure
-from ailora.checkpoints.change import Added, LowRank, NewTensor, Replaced, rounding_loss
+from ailora.adapters.folder import CONFIG, AdapterFolder
+from ailora.adapters.record import WEIGHTS
+from ailora.checkpoints import Checkpoint, Structure, open_checkpoint
+from ailora.checkpoints.change import Added, NewTensor, Replaced, as_stored, rounding_loss
 from ailora.checkpoints.header import FLOATS, Header
 from ailora.checkpoints.source import START_FOLDER, opened
 from ailora.checkpoints.stream import NewShard, OnProgress, stream
 from ailora.checkpoints.work import begin, fingerprint
 from ailora.errors import UserError
-from ailora.files import sha256_of
+from ailora.files import sha256_of, write_json
 from ailora.offline.export import plain_updates, refuse_residual
-from ailora.offline.residual import is_residual
-from ailora.offline.stock import StockAdapter, Update, read_adapter
+from ailora.offline.in_full import fitting_structure, placed_in_full
+from ailora.offline.plain import read_plain
+from ailora.offline.residual import is_residual, warn_if_moved
 
 PLAN = "ailora_merge.json"
 
@@ -65,8 +67,9 @@ def merge_adapter(
 ) -> MergeReport:
     """Write the model with the adapter merged into it; all else is copied byte for byte.
 
-    Arithmetic is fp64, rounded once to each tensor's own dtype. An interrupted run goes on where
-    it was when called again.
+    Arithmetic is fp64, rounded once to each tensor's own dtype. Modules that the adapter stores in
+    full take the places of the model's, see `ailora.offline.in_full`. An interrupted run goes on
+    where it was when called again.
 
     Args:
         adapter: Folder of a stock LoRA adapter.
@@ -80,15 +83,14 @@ def merge_adapter(
     Raises:
         UserError: Anything that is wrong with the files or does not fit.
     """
-    read = read_adapter(adapter)
+    read = read_plain(adapter)
     checkpoint = open_checkpoint(model)
     _check_form(read, checkpoint, folded_base)
-    plain, _ = plain_updates(read, rank, folded_base, start)
-    structure = _fitting_structure(checkpoint, plain)
-    merging = _Merging(structure, plain)
+    plain, _ = plain_updates(read, rank, folded_base, start, checkpoint.folder)
+    merging = _Merging(fitting_structure(checkpoint, plain), plain)
     plan = {
         "model": fingerprint(checkpoint),
-        "adapter": [sha256_of(adapter / name) for name in ("adapter_config.json", WEIGHTS)],
+        "adapter": [sha256_of(adapter / name) for name in (CONFIG, WEIGHTS)],
         "rank": rank,
         "folded_base": folded_base,
     }
@@ -98,26 +100,20 @@ def merge_adapter(
         report = on_progress or (lambda *_: None)
         streamed = stream(checkpoint, out, work, merging.plan_shard, report)
         rows = tuple(row for row in streamed if "tensor" in row)
+        merging.write_config(out / "config.json")
         work.finish(rows)
+    warn_if_moved(read)
     return MergeReport(folder=out, tensors=tuple(Merged(**row) for row in rows))
 
 
 class _Merging:
-    """W <- W + dW, and tensors that the adapter stores in full in place of the model's."""
+    """W <- W + dW, and tensors that the adapter stores in full."""
 
-    def __init__(self, structure: Structure, adapter: StockAdapter) -> None:
+    def __init__(self, structure: Structure, adapter: AdapterFolder) -> None:
         self.structure = structure
-        self.updates = {_stored_weight(structure, up): up for up in adapter.updates.values()}
-        self.whole = {
-            structure.tensor_of(key.replace(".base_layer.", ".")): value
-            for key, value in adapter.whole.items()
-        }
-        for name, value in self.whole.items():
-            if structure.checkpoint.entry(name).shape != tuple(value.shape):
-                raise UserError(
-                    f"{adapter.folder}: stores {name!r} with shape {tuple(value.shape)}, where the "
-                    f"model has {structure.checkpoint.entry(name).shape}; name its own model"
-                )
+        self.updates = {_stored_weight(structure, adapter, name): name for name in adapter.updates}
+        self.changes = adapter.updates
+        self.in_full = placed_in_full(structure, adapter)
 
     def plan_shard(self, shard: Header) -> NewShard:
         """The new tensors of a shard, and what rounding them costs."""
@@ -129,27 +125,42 @@ class _Merging:
                     stored = file.get_slice(name)
                     tensors[name], row = self._merge(name, FLOATS[entry.dtype], stored)
                     rows.append(row)
-                elif name in self.whole:
-                    tensors[name] = Replaced(value=self.whole[name], dtype=FLOATS[entry.dtype])
+                elif name in self.in_full.replaced:
+                    value = self.in_full.replaced[name]
+                    tensors[name] = Replaced(value=value, dtype=FLOATS[entry.dtype])
+        if shard is self.structure.checkpoint.shards[-1]:
+            dtype = self._usual_dtype()
+            for name, value in self.in_full.added.items():
+                tensors[name] = Replaced(value=value, dtype=dtype)
         return NewShard(tensors=tensors, rows=rows)
 
+    def write_config(self, path: Path) -> None:
+        """Change what the model's new tensors need in the copied config.json."""
+        if self.in_full.config:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            write_json(path, {**content, **self.in_full.config})
+
+    def _usual_dtype(self) -> torch.dtype:
+        """Of most floating-point tensors, for those that are added."""
+        entries = self.structure.checkpoint.where.values()
+        found = [e.dtype for shard in entries for e in shard.entries.values() if e.dtype in FLOATS]
+        return FLOATS[max(dict.fromkeys(found), key=found.count)]
+
     def _merge(self, name: str, dtype: torch.dtype, stored: Any) -> tuple[Added, Mapping[str, Any]]:
-        update = self.updates[name]
-        A, B = update.exact()
-        transposed = self.structure.is_transposed(update.name)
-        left, right = (A.T.contiguous(), B.T.contiguous()) if transposed else (B, A)
-        change = LowRank(left=left, right=right)
+        module = self.updates[name]
+        update = self.changes[module]
+        change = as_stored(update, transposed=self.structure.is_transposed(module))
         merged = Merged(
             tensor=name,
             dtype=str(dtype).removeprefix("torch."),
             rank=update.rank,
-            size=_norm(A, B),
+            size=float(update.norm()),
             loss=rounding_loss(change, stored, dtype),
         )
         return Added(change=change, dtype=dtype), asdict(merged)
 
 
-def _check_form(adapter: StockAdapter, checkpoint: Checkpoint, folded_base: bool) -> None:
+def _check_form(adapter: AdapterFolder, checkpoint: Checkpoint, folded_base: bool) -> None:
     residual = (checkpoint.folder / START_FOLDER).is_dir()
     if residual and (folded_base or not is_residual(adapter)):
         raise UserError(
@@ -160,39 +171,29 @@ def _check_form(adapter: StockAdapter, checkpoint: Checkpoint, folded_base: bool
         refuse_residual(adapter)
 
 
-def _fitting_structure(checkpoint: Checkpoint, adapter: StockAdapter) -> Structure:
-    """The model of the class whose module names the adapter has."""
-    for task in dict.fromkeys((adapter.config.task_type, None, "FEATURE_EXTRACTION")):
-        structure = read_structure(checkpoint, task)
-        modules = dict(structure.model.named_modules())
-        if all(name in modules for name in adapter.updates):
-            return structure
-    raise UserError(
-        f"{adapter.folder}: adapts {min(adapter.updates)}, which {checkpoint.name!r} does not "
-        "have; name the model that it was made for"
-    )
-
-
-def _stored_weight(structure: Structure, update: Update) -> str:
-    name = structure.weight_of(update.name)
-    shape = structure.checkpoint.entry(name).shape
-    transposed = structure.is_transposed(update.name)
-    if (shape[::-1] if transposed else shape) != update.shape:
-        raise UserError(
-            f"the adapter's update of {update.name} is {update.shape}, where the model's weight is "
-            f"{shape}; name the model that it was made for"
-        )
-    other = structure.sharer(update.name)
+def _stored_weight(structure: Structure, adapter: AdapterFolder, module: str) -> str:
+    """Name of the stored tensor that a module's update goes into."""
+    update = adapter.updates[module]
+    parameter = f"{module}.weight"
+    other = structure.sharer(module)
     if other is not None:
         raise UserError(
-            f"{update.name} shares its weight with {other}, which merging would change as well; "
+            f"{module} shares its weight with {other}, which merging would change as well; "
             "save the model untied (tie_word_embeddings=false) first"
         )
+    if parameter not in structure.stored and parameter not in structure.converted:
+        raise UserError(
+            f"{structure.checkpoint.folder}: does not hold the weight of {module}, which the "
+            "adapter changes; name the model that it was made for"
+        )
+    name = structure.tensor_of(parameter)
+    shape = structure.checkpoint.entry(name).shape
+    if (shape[::-1] if structure.is_transposed(module) else shape) != update.shape:
+        raise UserError(
+            f"the adapter's update of {module} is {update.shape}, where the model's weight is "
+            f"{shape}; name the model that it was made for"
+        )
     return name
-
-
-def _norm(A: Tensor, B: Tensor) -> float:
-    return float(torch.linalg.norm(torch.linalg.qr(B).R @ torch.linalg.qr(A.T).R.T))
 
 
 __all__ = ["MergeReport", "Merged", "merge_adapter"]

@@ -1,7 +1,8 @@
-"""Writes an adapter as servers want it."""
+"""Plain LoRA: which saved adapters are nothing more, and how one is written for servers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,84 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ailora.adapters.files.reading import WEIGHTS
-from ailora.adapters.files.saved import in_order
+from ailora.adapters.folder import (
+    A_KEY,
+    B_KEY,
+    AdapterFolder,
+    check_finite,
+    read_adapter,
+)
+from ailora.adapters.folding import CHANGE_THE_BASE
+from ailora.adapters.record import PREFIX, WEIGHTS, in_order
 from ailora.checkpoints.writer import whole_folder
-from ailora.offline.stock import A_KEY, B_KEY, PREFIX, StockAdapter
+from ailora.errors import UserError
+
+# What makes an adapter more than a sum of W and a low-rank matrix for each module.
+_NOT_PLAIN = (
+    "use_dora",
+    "lora_bias",
+    "target_parameters",
+    "layer_replication",
+    "trainable_token_indices",
+    "use_qalora",
+    "use_bdlora",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+)
 
 
-def write_adapter(adapter: StockAdapter, out: Path, base: str) -> int:
+def read_plain(folder: Path) -> AdapterFolder:
+    """Read a saved adapter that adds s B A to weights, and may store some modules in full.
+
+    Raises:
+        UserError: there is none, it is broken, no LoRA, holds NaN, or does more than that.
+    """
+    adapter = read_adapter(folder)
+    config = adapter.config
+    for name in _NOT_PLAIN:
+        if getattr(config, name, None):
+            raise UserError(
+                f"{folder}: has {name}={getattr(config, name)!r}, which is no sum of W and a low-"
+                "rank matrix; load it with PEFT and use merge_and_unload"
+            )
+    start = config.init_lora_weights
+    if isinstance(start, str) and start.startswith(CHANGE_THE_BASE):
+        raise UserError(
+            f"{folder}: was started by PEFT's {start!r}, which changes the base weights; save it "
+            "with save_pretrained(..., path_initial_model_for_weight_conversion=...) first"
+        )
+    _check_whole(adapter)
+    check_finite(adapter)
+    return adapter
+
+
+def _check_whole(adapter: AdapterFolder) -> None:
+    """Every tensor stored in full must be of ``modules_to_save``, or a trained bias."""
+    config, whole = adapter.config, adapter.whole
+    inside = {key for key in whole if _is_saved(key, config.modules_to_save or ())}
+    for key in sorted(whole, key=lambda key: "lora_" not in key):  # these say most
+        biased = config.bias != "none" and key.endswith(".bias")
+        # ensure_weight_tying stores the tied module as well, which modules_to_save does not name.
+        tied = config.ensure_weight_tying and any(
+            torch.equal(whole[key], whole[other]) for other in inside
+        )
+        if "lora_" in key or not (biased or tied or key in inside):
+            raise UserError(
+                f"{adapter.folder / WEIGHTS}: holds {key!r}, which is neither a factor of a linear "
+                "layer nor part of modules_to_save; load the adapter with PEFT instead"
+            )
+
+
+def _is_saved(key: str, modules: Sequence[str]) -> bool:
+    """Whether PEFT trains a tensor's module in full: "classifier" is "pre_classifier" as well."""
+    parts = key.split(".")
+    owners = (".".join(parts[:count]) for count in range(1, len(parts)))
+    return any(owner.endswith(module) for owner in owners for module in modules)
+
+
+def write_plain(adapter: AdapterFolder, out: Path, base: str) -> int:
     """Write an adapter as servers want it: one rank, every scale in the factors, alpha = r.
 
     Factors of lower rank are padded with zeros. A factor keeps its dtype if its values fit
@@ -25,13 +97,13 @@ def write_adapter(adapter: StockAdapter, out: Path, base: str) -> int:
     Args:
         adapter: What to write; its config gives the rest (target modules, task).
         out: A new or empty folder.
-        base: The model that it is for.
+        base: The model that it is for; may be empty.
 
     Returns:
         The rank.
 
     Raises:
-        UserError: The folder cannot be written.
+        UserError: the folder cannot be written.
     """
     rank = max(update.rank for update in adapter.updates.values())
     tensors = {PREFIX + name: tensor.contiguous() for name, tensor in adapter.whole.items()}

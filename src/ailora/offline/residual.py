@@ -10,57 +10,86 @@ a plain LoRA of twice the rank. In this form, of differences, a later cast to 16
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ailora.adapters.files.reading import SavedStart, read_start
-from ailora.adapters.files.saved import MARKER
-from ailora.adapters.starts.make import projections_of, stored_scaling
-from ailora.checkpoints.source import START_FOLDER, model_folder, origin_of
+from ailora.adapters.folder import (
+    AdapterFolder,
+    moved,
+    needs_model,
+    read_adapter,
+    read_form,
+    read_record,
+)
+from ailora.adapters.record import MARKER, Record
+from ailora.checkpoints.source import ORIGIN, START_FOLDER, model_folder
 from ailora.checkpoints.structure import build_model
 from ailora.errors import UserError
-from ailora.offline.stock import StockAdapter, Update, read_adapter
+from ailora.linalg.lowrank import LowRank
 from ailora.roles import put_rows
 
+logger = logging.getLogger(__name__)
 
-def is_residual(adapter: StockAdapter) -> bool:
+
+def is_residual(adapter: AdapterFolder) -> bool:
     """Whether the adapter is of a residual model, as far as its files and that model's say."""
-    return (Path(adapter.base) / START_FOLDER).is_dir() or _folded_start(adapter) is not None
+    return _start_in_base(adapter) is not None or read_form(adapter.folder) == "folded"
 
 
-def original_name(adapter: StockAdapter) -> str:
-    """The original model of an adapter that `is_residual`."""
-    return origin_of(Path(adapter.base)) or adapter.base
+def original_name(adapter: AdapterFolder, start: Path | None) -> str | None:
+    """The original model of an adapter of a residual one; None where nothing says it.
+
+    Args:
+        adapter: Its files.
+        start: The adapter that training began from, where the user gave it.
+    """
+    # `ailora init` writes OUT/adapter and OUT/model/ailora_start; 0.1.0 named the original in the
+    # latter only.
+    beside = start and start.absolute().parent / "model" / START_FOLDER
+    for folder in (_start_in_base(adapter), start, beside, adapter.folder):
+        if folder is None:
+            continue
+        try:
+            return str(json.loads((folder / ORIGIN).read_text(encoding="utf-8"))["base_model"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    lost = Path(adapter.base).is_absolute() and not Path(adapter.base).is_dir()
+    return None if lost or read_form(adapter.folder) != "folded" else adapter.base
 
 
-def of_original(adapter: StockAdapter, start: Path | None = None) -> StockAdapter:
+def of_original(
+    adapter: AdapterFolder, start: Path | None = None, original: str | Path | None = None
+) -> AdapterFolder:
     """What an adapter of a residual model adds to the original one.
 
     Args:
-        adapter: Trained on a model that ``ailora init`` wrote, or with ``base="folded"``.
+        adapter: Trained on a model that ``ailora init`` wrote, or with ``anchored=False``.
         start: Folder of the adapter that training began from; None looks for it in the residual
             model that the adapter's config names, then beside the adapter.
+        original: The original model, without which files of version 0.1.0 may not be readable;
+            None takes the one that the adapter's config names.
 
     Raises:
-        UserError: The start is not found, or is of another adapter.
+        UserError: the start is not found, is of another adapter, or is taken off already.
     """
-    folded = _folded_start(adapter)
-    beside_model = Path(adapter.base) / START_FOLDER
+    in_base = _start_in_base(adapter)
     if start is not None:
         began = read_adapter(start).updates
-    elif beside_model.is_dir():
-        began = read_adapter(beside_model).updates
-    elif folded is not None:
-        began = _anchored_updates(adapter, folded)
+    elif in_base is not None:
+        began = read_adapter(in_base).updates
+    elif read_form(adapter.folder) == "folded":
+        began = _folded_out(adapter, original)
     else:
         raise UserError(
-            f"{adapter.folder}: its start is not found, neither in {adapter.base!r} nor beside "
-            "it; give --start the adapter that ailora init wrote, or leave out --folded-base"
+            f"{adapter.folder}: nothing says that it was trained on a residual model: there is no "
+            f"{MARKER} beside it and no {START_FOLDER} in its base {adapter.base!r}, so its start "
+            "is not found. If it is a plain LoRA of the original, as after PEFT's conversion, "
+            "leave out --folded-base; else give --start the adapter that ailora init wrote"
         )
     _check_same(adapter, began)
     updates = {
@@ -70,51 +99,73 @@ def of_original(adapter: StockAdapter, start: Path | None = None) -> StockAdapte
     return replace(adapter, updates=updates)
 
 
-def _folded_start(adapter: StockAdapter) -> SavedStart | None:
-    """Marker and anchors beside an adapter, if they are of a folded start."""
-    path = adapter.folder / MARKER
+def warn_if_moved(adapter: AdapterFolder) -> None:
+    """Say so if something trained the half of an anchored adapter that should not move."""
+    if read_form(adapter.folder) != "anchored":
+        return
+    if needs_model(adapter.folder) and not (adapter.base and Path(adapter.base).is_dir()):
+        return  # not worth a download
     try:
-        folded = json.loads(path.read_text(encoding="utf-8"))["config"]["base"] == "folded"
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    saved = read_start(adapter.folder) if folded else None
-    return saved if saved is not None and saved.anchors else None
-
-
-def _anchored_updates(adapter: StockAdapter, saved: SavedStart) -> dict[str, Update]:
-    """s0 B0 A0 of each layer, from the roles' anchors."""
-    fused = saved.anchors.keys() - adapter.updates.keys()
-    if fused:
-        return _fused_updates(adapter, saved)
-    return {
-        name: Update(name=name, A=anchor["A"], B=anchor["B"], scale=adapter.updates[name].scale)
-        for name, anchor in saved.anchors.items()
-    }
-
-
-def _fused_updates(adapter: StockAdapter, saved: SavedStart) -> dict[str, Update]:
-    """The same where several roles lie in one layer: only the model knows which rows are whose."""
-    model = build_model(model_folder(adapter.base), saved.config.task_type)
-    parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    for projection in projections_of(model, saved.config):
-        anchor = saved.anchors.get(projection.key)
-        if anchor is None or projection.name not in adapter.updates:
-            continue
-        B = anchor["B"].double() * stored_scaling(saved.config, projection.role)
-        if projection.rows is not None:
-            B = put_rows(B, projection.rows, adapter.updates[projection.name].shape[0])
-        parts.setdefault(projection.name, []).append((anchor["A"].double(), B))
-    return {
-        name: Update(
-            name=name,
-            A=torch.cat([A for A, _ in roles]),
-            B=torch.cat([B for _, B in roles], dim=1),
+        why = moved(adapter, _record(adapter, None))
+    except UserError as error:
+        logger.warning("%s (it is exported as the plain LoRA that its other files are)", error)
+        return
+    if why:
+        logger.warning(
+            "%s: %s: its trainer did not know of anchors. What is exported is what it trained; to "
+            "train as ailora does, use ailora.load_adapter or the files of ailora init",
+            adapter.folder,
+            why,
         )
-        for name, roles in parts.items()
-    }
 
 
-def _check_same(adapter: StockAdapter, began: Mapping[str, Update]) -> None:
+def _start_in_base(adapter: AdapterFolder) -> Path | None:
+    """The start that lies in the adapter's base, if that is a residual model."""
+    start = Path(adapter.base).expanduser() / START_FOLDER
+    return start if adapter.base and start.is_dir() else None
+
+
+def _record(adapter: AdapterFolder, original: str | Path | None) -> Record:
+    if not needs_model(adapter.folder):
+        return read_record(adapter)
+    name = original or adapter.base
+    if not name:
+        raise UserError(
+            f"{adapter.folder}: was saved by ailora 0.1.0, whose files need their model to be "
+            "read, and names none; give --base the original model"
+        )
+    return read_record(adapter, build_model(model_folder(name), adapter.config.task_type))
+
+
+def _folded_out(adapter: AdapterFolder, original: str | Path | None) -> dict[str, LowRank]:
+    """s0 B0 A0 of each layer, from the anchors beside a folded adapter."""
+    record = _record(adapter, original)
+    why = moved(adapter, record)
+    if why:
+        raise UserError(
+            f"{adapter.folder}: {why}, so its {MARKER} is of another adapter. If it is a plain "
+            f"LoRA of the original, as after PEFT's conversion, delete {MARKER} there and leave "
+            "out --folded-base"
+        )
+    found = {}
+    for name, blocks in record.layers.items():
+        rows: list[Tensor] = []
+        columns: list[Tensor] = []
+        for block in blocks:
+            A, B = (record.anchors.get(f"{block.key(name)}.{letter}") for letter in "AB")
+            if A is None or B is None:  # a plain LoRA start, which is zero
+                continue
+            height = adapter.updates[name].shape[0]
+            rows.append(A)
+            columns.append(B if block.rows is None else put_rows(B, block.rows, height))
+        if rows:
+            found[name] = LowRank(
+                A=torch.cat(rows), B=torch.cat(columns, dim=1), scale=record.scaling[name]
+            )
+    return found
+
+
+def _check_same(adapter: AdapterFolder, began: Mapping[str, LowRank]) -> None:
     for name, update in began.items():
         trained = adapter.updates.get(name)
         if trained is None or trained.shape != update.shape:
@@ -123,15 +174,20 @@ def _check_same(adapter: StockAdapter, began: Mapping[str, Update]) -> None:
                 f"adapter {trained.shape if trained else 'does not'}; give --start the adapter "
                 "that its training began from"
             )
+        # PEFT converts to [B, -B0] [A; A0].
+        if trained.rank == 2 * update.rank and torch.equal(trained.A[update.rank :], update.A):
+            raise UserError(
+                f"{adapter.folder}: its start is taken off already, by PEFT's conversion "
+                "(path_initial_model_for_weight_conversion), so it is a plain LoRA of the "
+                "original; leave out --folded-base"
+            )
 
 
-def _difference(trained: Update, start: Update) -> Update:
+def _difference(trained: LowRank, start: LowRank) -> LowRank:
     (A, B), (A0, B0) = trained.exact(), start.exact()
     if A.shape != A0.shape:
-        return _update(trained, torch.cat([A, A0]), torch.cat([B, -B0], dim=1))
-    return _update(trained, torch.cat([A, A - A0]), torch.cat([B - B0, B0], dim=1))
-
-
-def _update(like: Update, A: Tensor, B: Tensor) -> Update:
-    kept: Any = torch.promote_types(like.A.dtype, torch.float32)
-    return Update(name=like.name, A=A.to(kept), B=B.to(kept))
+        rows, columns = torch.cat([A, A0]), torch.cat([B, -B0], dim=1)
+    else:
+        rows, columns = torch.cat([A, A - A0]), torch.cat([B - B0, B0], dim=1)
+    kept = torch.promote_types(trained.A.dtype, torch.float32)
+    return LowRank(A=rows.to(kept), B=columns.to(kept))

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from ailora.adapters import AILoRAConfig, get_peft_model
-from ailora.adapters.files.saved import remember
-from ailora.adapters.starts.make import Start, make_starts, projections_of, stored_scaling
-from ailora.adapters.stock import peft_layers
-from ailora.adapters.stock.lora_config import lora_config
+from ailora.adapters.attach import Wanted, seeded
+from ailora.adapters.config import AILoRAConfig
+from ailora.adapters.selection import OnProgress, Selection, make_factors, select
+from ailora.adapters.starts import Factors
+from ailora.adapters.wrap import get_peft_model, wrap
 from ailora.checkpoints import Structure
 from ailora.checkpoints.writer import whole_folder
 from ailora.errors import UserError
-
-OnWeight = Callable[[int, int, str], None]
+from ailora.files import write_atomic
 
 _NOTE = """
 That base is on disk as well, at `{base}`: any PEFT trainer can train this adapter there as it is.
 Afterwards `ailora export TRAINED --folded-base --out PLAIN` makes a plain LoRA of the original.
+Preference training (DPO, IPO, KTO) needs the anchored form: with the adapter off, that base is a
+residual and no reference model.
 """
 
 # Modules that PEFT trains and saves in full for a task.
@@ -36,87 +35,89 @@ _HEADS = {
 }
 
 
-def map_weights(structure: Structure, config: AILoRAConfig) -> None:
+def map_weights(structure: Structure, config: AILoRAConfig) -> Selection:
     """Give each projection that the config adapts its weight, mapped from its file.
 
     The rest of the model stays on the meta device. Mapped pages are the file's own: they take no
     memory that the system could not have back at any time.
 
+    Returns:
+        What the config adapts.
+
     Raises:
-        UserError: No such projection, or one whose weight is not stored as it is.
+        UserError: no such projection, or one whose weight is not stored as it is.
     """
-    for projection in projections_of(structure.model, config):
-        other = structure.sharer(projection.name)
-        if config.base == "folded" and other is not None:
+    selection = select(structure.model, config)
+    if selection.others:
+        raise UserError(
+            f"{min(selection.others)} is no linear layer, which cannot be started from files; "
+            "leave it out of target_modules, or use ailora.get_peft_model on the loaded model"
+        )
+    for name in selection.layers:
+        other = structure.sharer(name)
+        if not config.anchored and other is not None:
             raise UserError(
-                f"folding would change {projection.name}, whose weight {other} shares; use the "
-                "anchored form, which leaves it as it is"
+                f"anchored=False would change {name}, whose weight {other} shares; use "
+                "anchored=True (--anchored), which leaves it as it is"
             )
-    for projection in projections_of(structure.model, config):
-        weight = structure.checkpoint.tensor(structure.weight_of(projection.name))
-        projection.module.weight = nn.Parameter(weight, requires_grad=False)
+    for name, chosen in selection.layers.items():
+        weight = structure.checkpoint.tensor(structure.weight_of(name))
+        chosen[0].projection.module.weight = nn.Parameter(weight, requires_grad=False)
     _map_head(structure, config.task_type)
+    return selection
 
 
 def save_anchored(
-    structure: Structure, config: AILoRAConfig, folder: Path, on_weight: OnWeight
+    structure: Structure, config: AILoRAConfig, folder: Path, base: str, on_weight: OnProgress
 ) -> None:
     """Write the anchored adapter that ``ailora.get_peft_model`` starts, as it would be saved.
 
     Raises:
-        UserError: As `map_weights` and ``get_peft_model``, or the folder cannot be written.
+        UserError: as `map_weights` and ``get_peft_model``, or the folder cannot be written.
     """
     map_weights(structure, config)
     model: Any = structure.model
-    model.name_or_path = structure.checkpoint.name
-    with _seeded():
+    model.name_or_path = base
+    with seeded():
         wrapped = get_peft_model(model, config, on_progress=on_weight)
     _save(wrapped, folder)
 
 
-def make_factors(
-    structure: Structure, config: AILoRAConfig, on_weight: OnWeight
-) -> dict[str, Tensor]:
-    """The starting factors, ``key.A`` and ``key.B``, in the dtype that PEFT will train them in.
+def start(structure: Structure, config: AILoRAConfig, on_weight: OnProgress) -> dict[str, Factors]:
+    """The starting factors by projection, in the dtype that PEFT will train them in.
 
     That is fp32 over 16-bit weights, else the weight's own. What is folded into W must be these
     and not what they were rounded from.
 
     Raises:
-        UserError: As `map_weights` and `ailora.adapters.starts.make.make_starts`.
+        UserError: as `map_weights` and `ailora.adapters.selection.make_factors`.
     """
-    map_weights(structure, config)
-    with _seeded():
-        starts = make_starts(structure.model, config, on_weight)
-    factors = {}
-    for start in starts:
-        dtype = torch.promote_types(start.projection.dtype, torch.float32)
-        factors[f"{start.key}.A"] = start.A.to(dtype).contiguous()
-        factors[f"{start.key}.B"] = start.B.to(dtype).contiguous()
-    return factors
+    selection = map_weights(structure, config)
+    with seeded():
+        made = make_factors(selection, on_weight)
+    dtypes = {
+        one.projection.key: torch.promote_types(one.projection.dtype, torch.float32)
+        for one in selection.chosen
+    }
+    return {key: Factors(A=f.A.to(dtypes[key]), B=f.B.to(dtypes[key])) for key, f in made.items()}
 
 
-def starts_of(
-    structure: Structure, config: AILoRAConfig, factors: Mapping[str, Tensor]
-) -> list[Start]:
-    """The starts that have these factors."""
-    return [
-        Start(
-            projection=projection,
-            spectral=config.roles[projection.role].spectral,
-            A=factors[f"{projection.key}.A"],
-            B=factors[f"{projection.key}.B"],
-            scaling=stored_scaling(config, projection.role),
-            lr_ratio=1.0,  # of a live optimiser; files have no place for it
-        )
-        for projection in projections_of(structure.model, config)
-    ]
+def as_tensors(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
+    """The factors as tensors of a file, ``key.A`` and ``key.B``; `from_tensors` is the reverse."""
+    As = {f"{key}.A": made.A.contiguous() for key, made in factors.items()}
+    return As | {f"{key}.B": made.B.contiguous() for key, made in factors.items()}
+
+
+def from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Factors]:
+    """The factors that `as_tensors` was given."""
+    keys = [name.removesuffix(".A") for name in tensors if name.endswith(".A")]
+    return {key: Factors(A=tensors[f"{key}.A"], B=tensors[f"{key}.B"]) for key in keys}
 
 
 def save_folded(
     structure: Structure,
     config: AILoRAConfig,
-    starts: Sequence[Start],
+    factors: Mapping[str, Factors],
     folders: Sequence[Path],
     base: str,
 ) -> None:
@@ -125,29 +126,15 @@ def save_folded(
     The structure's model is wrapped in it afterwards.
 
     Raises:
-        UserError: The folder cannot be written.
+        UserError: the folder cannot be written.
     """
     map_weights(structure, config)  # PEFT looks at their dtypes
     model: Any = structure.model
     model.name_or_path = base
-    with _seeded():
-        lora = lora_config(model, config, starts)
-        wrapped = peft.get_peft_model(model, lora)
-    peft_layers.install(wrapped, "default", starts, anchored=False)
-    spectral = [start for start in starts if start.spectral]
-    anchors = {f"{start.key}.A": start.A for start in spectral}
-    anchors |= {f"{start.key}.B": start.B for start in spectral}
-    remember(wrapped, "default", config, anchors)
+    with seeded():
+        wrapped = wrap(model, config, wanted=Wanted(factors=factors, fold=False))
     for folder in folders:
         _save(wrapped, folder, note=_NOTE.format(base=base))
-
-
-@contextmanager
-def _seeded() -> Iterator[None]:
-    """Torch's random numbers as after ``torch.manual_seed(0)``, for Gaussian starts."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def _map_head(structure: Structure, task_type: str | None) -> None:
@@ -172,5 +159,5 @@ def _save(wrapped: PeftModel, folder: Path, note: str = "") -> None:
     with whole_folder(folder) as temporary:
         wrapped.save_pretrained(str(temporary))
         if note:
-            with (temporary / "README.md").open("a", encoding="utf-8") as readme:
-                readme.write(note)
+            readme = temporary / "README.md"
+            write_atomic(readme, readme.read_text(encoding="utf-8") + note)

@@ -13,8 +13,8 @@ Run = dict[str, Any]  # the content of a run's result.json
 
 NAMES = {
     "lora": "LoRA",
-    "pissa": "PiSSA",
-    "milora": "MiLoRA",
+    "pissa": "PiSSA (q, v)",
+    "milora": "MiLoRA (q, v)",
     "ailora": "AILoRA",
     "reailora": "reAILoRA",
     "full": "full fine-tuning",

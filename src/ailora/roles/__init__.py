@@ -1,9 +1,11 @@
 """Which module of a model is a query, key, value or output projection."""
 
-from ailora.roles.find import find_projections
+from ailora.roles.find import assign_roles, find_projections
 from ailora.roles.inspection import Inspection, ProjectionInfo, inspect
 from ailora.roles.projection import (
+    ROLE_NAMES,
     Projection,
+    RoleKey,
     RoleName,
     Rows,
     put_rows,
@@ -13,11 +15,14 @@ from ailora.roles.projection import (
 from ailora.roles.walk import unwrapped
 
 __all__ = [
+    "ROLE_NAMES",
     "Inspection",
     "Projection",
     "ProjectionInfo",
+    "RoleKey",
     "RoleName",
     "Rows",
+    "assign_roles",
     "find_projections",
     "inspect",
     "put_rows",

@@ -13,7 +13,7 @@ from torch import nn
 
 from ailora.roles import naming
 from ailora.roles.fused import layouts_of
-from ailora.roles.projection import ROLE_NAMES, AttentionKind, RoleName, Rows
+from ailora.roles.projection import ROLE_NAMES, AttentionKind, RoleKey, RoleName, Rows
 from ailora.roles.walk import Place
 from ailora.roles.weights import is_projection, shape_of
 
@@ -22,7 +22,7 @@ from ailora.roles.weights import is_projection, shape_of
 class Part:
     """A place that plays a role, whole (``rows`` None) or with some rows of its weight."""
 
-    role: RoleName
+    role: RoleKey
     place: Place
     rows: Rows | None = None
     attention: AttentionKind = "self"
@@ -164,7 +164,7 @@ def _fused_parts(block: Place, tree: _Tree) -> list[Part]:
     return parts
 
 
-def _separate_parts(block: Place, tree: _Tree, fused: set[RoleName]) -> list[Part]:
+def _separate_parts(block: Place, tree: _Tree, fused: set[RoleKey]) -> list[Part]:
     kind = naming.attention_of(block.name)
     for spelling in _spellings(fused):
         at = {role: tree.at(block.name, child) for role, child in spelling.items()}
@@ -175,14 +175,14 @@ def _separate_parts(block: Place, tree: _Tree, fused: set[RoleName]) -> list[Par
     return []
 
 
-def _spellings(fused: set[RoleName]) -> list[dict[RoleName, str]]:
+def _spellings(fused: set[RoleKey]) -> list[dict[RoleName, str]]:
     if fused and "q" not in fused:
         return [{"q": naming.FUSED_QUERY}]
     return [naming.children_by_role(spelling) for spelling in naming.SPELLINGS]
 
 
 def _is_block(
-    found: Mapping[RoleName, Place], fused: set[RoleName], block: Place, tree: _Tree
+    found: Mapping[RoleName, Place], fused: set[RoleKey], block: Place, tree: _Tree
 ) -> bool:
     """A role and another one; of layers that share keys and values only the query and output."""
     if not any(is_matrix(place.module) for place in found.values()):
@@ -239,7 +239,7 @@ def _has_matrix(module: nn.Module) -> bool:
     return any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
 
 
-def _check_shapes(parts: Mapping[RoleName, Part]) -> None:
+def _check_shapes(parts: Mapping[RoleKey, Part]) -> None:
     """With grouped heads too, q : k = o's columns : v, as the number of heads to key heads."""
     if len(parts) < len(ROLE_NAMES) or not all(
         is_projection(p.place.module) for p in parts.values()

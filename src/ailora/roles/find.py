@@ -70,7 +70,67 @@ def find_projections(
     for role in roles:
         if not any(projection.role == role for projection in found):
             raise UserError(messages.no_projection(role, unwrapped(model), places, reading))
+    unusable = _unusable(reading, built_in, layers)
+    if unusable:
+        raise UserError(messages.partly_usable(unusable))
     return found if layers is None else _in_layers(found, check_layers(layers))
+
+
+def assign_roles(
+    model: nn.Module,
+    names: Collection[str],
+    roles: Collection[RoleName],
+    *,
+    modules: Mapping[RoleName, Sequence[str]] | None = None,
+    strict: bool = True,
+) -> list[Projection]:
+    """The roles that chosen linear layers of ``model`` play, for a choice made by their names.
+
+    Args:
+        model: As in `find_projections`.
+        names: Dotted paths of the layers, such as PEFT's ``target_modules`` selects.
+        roles: The roles that matter; a layer that plays none of them has the role ``"*"``.
+        modules: As in `find_projections`.
+        strict: Refuse a model whose attention cannot be read for certain. Without it, the layers
+            of such attention have the role ``"*"``.
+
+    Returns:
+        The projections in the model's own order, each module once; a fused layer once a role. A
+        name that is no ``nn.Linear`` or ``Conv1D`` is left out.
+
+    Raises:
+        UserError: As `find_projections` for names by hand and for attention that cannot be read.
+    """
+    by_hand = check_modules(modules, roles)
+    places = walk(model)
+    reading = read(places)
+    for role, entries in by_hand.items():
+        for entry in entries:
+            _check_entry(role, entry, places, reading)
+    built_in = [role for role in roles if role not in by_hand]
+    if strict and built_in and reading.problems:
+        raise UserError(messages.unreadable(unwrapped(model), reading.problems[0], built_in[0]))
+    layer_by_module = _layers_by_module(places)
+    wanted = set(names)
+    return [
+        _projection(part, layer_by_module)
+        for place in places
+        if place.name in wanted and place.first and is_projection(place.module)
+        for part in (_parts(place, reading, built_in, by_hand) or [Part(role="*", place=place)])
+    ]
+
+
+def _unusable(
+    reading: Reading, roles: Collection[RoleName], layers: Collection[int] | None
+) -> list[Place]:
+    """Layers that play a role, as their names say, and are no linear layers that can be adapted."""
+    return [
+        part.place
+        for parts in reading.parts.values()
+        for part in parts
+        if part.role in roles and part.place.first and not is_projection(part.place.module)
+        if layers is None or layer_of(part.place.name) in layers
+    ]
 
 
 def _parts(

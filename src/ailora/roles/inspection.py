@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from ailora.errors import UserError
 from ailora.linalg import decompose
 from ailora.roles.find import find_projections
-from ailora.roles.projection import ROLE_NAMES, AttentionKind, Projection, RoleName, Rows, Stack
+from ailora.roles.projection import (
+    ROLE_NAMES,
+    AttentionKind,
+    Projection,
+    RoleKey,
+    RoleName,
+    Rows,
+    Stack,
+)
 
 # All values at once without vectors take 1.3 s at 2048 x 2048 on 2 cores; beyond, decompose wins.
 _DENSE_UP_TO = 2048
@@ -38,7 +46,7 @@ class ProjectionInfo:
     """
 
     name: str
-    role: RoleName
+    role: RoleKey
     layer: int | None
     attention: AttentionKind
     stack: Stack

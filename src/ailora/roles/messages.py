@@ -9,7 +9,7 @@ from torch import nn
 
 from ailora.roles.attention import Problem, Reading, is_matrix
 from ailora.roles.naming import is_attention
-from ailora.roles.projection import RoleName
+from ailora.roles.projection import RoleKey, RoleName
 from ailora.roles.walk import Place, model_type
 
 _MOST_LISTED = 12
@@ -33,6 +33,16 @@ def no_projection(
     return f"{_kind(model)} {problem}; {listed}; {_by_hand(role, '...')}"
 
 
+def partly_usable(places: Sequence[Place]) -> str:
+    """For a role that some layers play with modules that cannot be adapted."""
+    names = [place.name for place in places]
+    return (
+        f"only some of the layers can be adapted: {_listed(names)} "
+        f"{'is' if len(names) == 1 else 'are'} of class {type(places[0].module).__name__}; adapt "
+        "the others alone with layers_to_transform, or name them in target_modules"
+    )
+
+
 def unreadable(model: nn.Module, problem: Problem, role: RoleName) -> str:
     """For attention that is there but cannot be read for certain."""
     place = problem.place
@@ -43,7 +53,7 @@ def unreadable(model: nn.Module, problem: Problem, role: RoleName) -> str:
     )
 
 
-def fused(role: RoleName, entry: str, place: Place, holds: Sequence[RoleName]) -> str:
+def fused(role: RoleName, entry: str, place: Place, holds: Sequence[RoleKey]) -> str:
     """For a hand-given name of a layer that holds other things than the role, too."""
     if not holds:
         return (
@@ -69,13 +79,13 @@ def not_linear(role: RoleName, entry: str, place: Place) -> str:
     return f"modules of role {role!r}: {entry!r} fits nothing usable; {_unfit(place)}"
 
 
-def two_roles(name: str, roles: Sequence[RoleName]) -> str:
+def two_roles(name: str, roles: Sequence[RoleKey]) -> str:
     """For a module that was given more than one role."""
     both = " and ".join(repr(role) for role in roles)
     return f"module {name!r} is named for roles {both}; name each module for one role only"
 
 
-def no_layer(role: RoleName, layer: int, present: Collection[int]) -> str:
+def no_layer(role: RoleKey, layer: int, present: Collection[int]) -> str:
     """For a layer index that the projections of a role do not have."""
     if not present:
         return (

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ailora.roles.weights import dtype_of, matrix_of, shape_of
 
 RoleName = Literal["q", "k", "v", "o"]
+RoleKey = Literal["q", "k", "v", "o", "*"]  # "*": a layer that plays none of the named roles
 AttentionKind = Literal["self", "cross"]
 Stack = Literal["encoder", "decoder", ""]
 Rows = tuple[tuple[int, int], ...]
@@ -20,11 +21,11 @@ ROLE_NAMES: tuple[RoleName, ...] = get_args(RoleName)
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
-    """One query, key, value or output projection of a model.
+    """A linear layer of a model, or the rows of one, with the role that it plays.
 
     Attributes:
         name: Dotted path of the module in the model, as PEFT's ``target_modules`` names it.
-        role: ``"q"``, ``"k"``, ``"v"`` or ``"o"``.
+        role: ``"q"``, ``"k"``, ``"v"`` or ``"o"``; ``"*"`` for a layer that plays none of them.
         layer: Index of the layer in its stack, the number that PEFT's ``layers_to_transform``
             compares: the outermost one in ``name``. None where the path has no number, or where
             one module serves every layer (ALBERT).
@@ -36,7 +37,7 @@ class Projection:
     """
 
     name: str
-    role: RoleName
+    role: RoleKey
     layer: int | None
     attention: AttentionKind = "self"
     stack: Stack = ""

@@ -53,6 +53,9 @@ def walk(model: nn.Module) -> list[Place]:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model that a ``PeftModel`` wraps; any other model as it is."""
+    if getattr(model, "peft_config", None) == {} and hasattr(model, "get_base_model"):
+        tuner: Any = model.base_model  # all its adapters were deleted, by which PEFT finds the base
+        return tuner.model  # type: ignore[no-any-return]
     get_base_model = getattr(model, "get_base_model", None)
     return get_base_model() if callable(get_base_model) else model
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from ailora.adapters.config import Base, LrMode
 from ailora.baselines import Settings
+from ailora.baselines.settings import Base, LrMode
 from ailora.errors import UserError
 from ailora.roles import RoleName
 from ailora.training.settings import QA, Generation, at_least_one

@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from ailora.adapters.stock.surroundings import fsdp_version
+from ailora.adapters.surroundings import fsdp_version
 from ailora.errors import UserError
 from ailora.lock import held
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ailora.adapters import load_adapter
-from ailora.adapters.files.saved import MARKER
+from ailora.adapters.folder import is_started
 from ailora.baselines.storage import parts
 from ailora.baselines.storage.kept import Kept, keep, kept
 from ailora.errors import UserError
@@ -60,7 +60,7 @@ def load(
     Raises:
         UserError: No method has been saved there, or one of another model.
     """
-    if (folder / MARKER).exists():
+    if is_started(folder):
         return load_adapter(base, folder, is_trainable=is_trainable)
     if (folder / _ADAPTER_CONFIG).exists():
         return _load_stock(base, folder, is_trainable)

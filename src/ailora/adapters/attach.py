@@ -1,0 +1,315 @@
+"""A new adapter on its way into a model: checked, then attached around PEFT's own injection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from ailora.adapters import folding, peft_insides
+from ailora.adapters.config import AILoRAConfig, check_fields
+from ailora.adapters.factors import Block, Factor, cut, joined
+from ailora.adapters.peft_insides import LoraLayer, LoraModel
+from ailora.adapters.record import Record, Sketch, StartedConfig
+from ailora.adapters.selection import OnProgress, Selection, make_factors, select
+from ailora.adapters.starts import STARTS, Factors
+from ailora.adapters.surroundings import check_surroundings, keep_gradients
+from ailora.errors import UserError
+from ailora.roles import Projection
+from ailora.roles.naming import attention_of, layer_of, stack_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a call of this library adds to a config; PEFT's own calls add nothing.
+
+    Attributes:
+        factors: Given starting factors by projection, instead of the roles' own.
+        fold: Whether ``anchored=False`` takes the start out of the weights; a checkpoint's files
+            have it taken out already.
+        on_progress: See `ailora.adapters.selection.make_factors`.
+    """
+
+    factors: Mapping[str, Factors] | None = None
+    fold: bool = True
+    on_progress: OnProgress | None = None
+
+
+# PEFT adds the heads of these two tasks to the caller's config after the injection.
+_HEADS = {"QUESTION_ANS": ["qa_outputs"], "TOKEN_CLS": ["classifier", "score"]}
+
+
+class NewAdapter:
+    """One start of one model: `check` reads and refuses, `install` writes."""
+
+    def __init__(
+        self, model: nn.Module, adapter: str, config: AILoRAConfig, beside: Mapping[str, Any]
+    ) -> None:
+        self.model, self.adapter, self.config, self.beside = model, adapter, config, beside
+        self.wanted: Wanted = config.__dict__.pop("_wanted", None) or Wanted()
+        self.selection: Selection
+        self.factors: dict[str, Factors]
+        self.started: StartedConfig
+
+    def check(self, *, low_cpu_mem_usage: bool) -> None:
+        """Find what is to be adapted and its factors; the model is only read.
+
+        Raises:
+            UserError: whatever does not fit, see `get_peft_model`.
+        """
+        config = self.config
+        config.check_values()
+        check_fields(config)
+        check_surroundings(config)
+        config.modules_to_save = self._modules_to_save()
+        self._check_room()
+        self.selection = select(self.model, config)
+        if low_cpu_mem_usage:
+            self._check_filled()
+        if not config.anchored and self.wanted.fold:
+            folding.check_foldable(self.model, self.selection)
+        keep_gradients(self.model)
+        self.factors = self._make()
+        self.started = self._stock()
+
+    def _check_room(self) -> None:
+        if not self.adapter or "." in self.adapter:
+            raise UserError(f"adapter_name={self.adapter!r}: must be a name without dots")
+        if peft_insides.is_merged(self.model):
+            raise UserError(
+                "an adapter is merged into this model's weights; unmerge_adapter() first"
+            )
+        folding.check_whole(self.model)
+        others = [name for name in self.beside if name != self.adapter]
+        for name in others:
+            init = getattr(self.beside[name], "init_lora_weights", None)
+            if isinstance(init, str) and init.startswith(folding.CHANGE_THE_BASE):
+                raise UserError(
+                    f"adapter {name!r} was started by PEFT's {init!r}, which changes the base "
+                    "weights; start on a model of its own"
+                )
+        if others and not self.config.anchored and self.config.is_spectral:
+            raise UserError(
+                "anchored=False would change the base weights under the adapters this model has; "
+                "use anchored=True"
+            )
+
+    def _check_filled(self) -> None:
+        """Without memory for PEFT's own values, only what a start fills has any."""
+        config = self.config
+        if all(parameter.is_meta for parameter in self.model.parameters()):
+            return  # nothing of the model has values
+        if self.selection.others or config.target_parameters or config.use_dora or config.lora_bias:
+            raise UserError(
+                "low_cpu_mem_usage=True would leave what only PEFT gives values (DoRA's norms, "
+                "biases, factors of what is no linear layer) without any; leave it out"
+            )
+
+    def _make(self) -> dict[str, Factors]:
+        given = self.wanted.factors
+        if given is None:
+            return make_factors(self.selection, self.wanted.on_progress)
+        return {one.projection.key: given[one.projection.key] for one in self.selection.chosen}
+
+    def _stock(self) -> StartedConfig:
+        """The stock config of the file to be, with what it remembers.
+
+        ``init_lora_weights`` stays True: a saved "pissa" would run its SVD again at load and
+        overwrite the base. Anchored factors have twice the rank, and an alpha that leaves PEFT's
+        scale as it is; a fused layer has the sum of its roles' ranks.
+        """
+        config, layers = self.config, self.selection.layers
+        ranks = {n: sum(one.block.width for one in layer) for n, layer in layers.items()}
+        scaling = {name: layer[0].scaling for name, layer in layers.items()}
+        alphas = {name: _alpha(scaling[name], ranks[name], config) for name in layers}
+        ranks |= {name: rank for name, (rank, _) in self.selection.others.items()}
+        alphas |= {name: alpha for name, (_, alpha) in self.selection.others.items()}
+        rank, alpha = self._common(ranks), self._common(alphas)
+        if config.target_parameters or not ranks:  # their rank is the config's own
+            rank, alpha = config.r, config.lora_alpha or config.r
+        stock = LoraConfig(
+            **{
+                name: getattr(config, name)
+                for name in LoraConfig.__dataclass_fields__
+                if name not in ("peft_type", "layers_to_transform", "layers_pattern")
+            }
+            | {
+                "r": rank,
+                "lora_alpha": alpha,
+                "rank_pattern": self._rest("rank_pattern") | peft_insides.pattern(ranks, rank),
+                "alpha_pattern": self._rest("alpha_pattern") | peft_insides.pattern(alphas, alpha),
+                "target_modules": peft_insides.selecting(self.model, list(ranks)),
+                "exclude_modules": None,
+                "fan_in_fan_out": config.fan_in_fan_out or self._all_conv1d(),
+            }
+        )
+        for name, value in vars(config).items():  # what others keep beside the fields
+            if name not in vars(stock) and name not in AILoRAConfig.__dataclass_fields__:
+                setattr(stock, name, value)
+        return StartedConfig.like(stock, self._record(scaling))
+
+    def _rest(self, field: str) -> dict[str, Any]:
+        """Of a pattern, what is for parameters instead of modules."""
+        names = [*self.selection.layers, *self.selection.others]
+        return {
+            key: value
+            for key, value in (getattr(self.config, field) or {}).items()
+            if not any(peft_insides.pattern_fits(key, name) for name in names)
+        }
+
+    def _common(self, values: Mapping[str, Any]) -> Any:
+        found = list(values.values())
+        return max(dict.fromkeys(found), key=found.count, default=None)
+
+    def _all_conv1d(self) -> bool:
+        modules = [one.projection.module for one in self.selection.chosen]
+        return bool(modules) and all(isinstance(module, Conv1D) for module in modules)
+
+    def _modules_to_save(self) -> list[str] | None:
+        """The caller's, and those that PEFT adds once its own work is done."""
+        task = str(getattr(self.config.task_type, "value", self.config.task_type))
+        names = [*(self.config.modules_to_save or []), *_HEADS.get(task, [])]
+        return list(dict.fromkeys(names)) or None
+
+    def _record(self, scaling: Mapping[str, float]) -> Record:
+        anchors: dict[str, Tensor] = {}
+        sketches: dict[str, Sketch] = {}
+        for one in self.selection.chosen:
+            if not one.is_spectral:
+                continue
+            made, key = self.factors[one.projection.key], one.projection.key
+            for letter, matrix in (("A", made.A), ("B", made.B)):
+                if one.anchored:
+                    sketches[f"{key}.{letter}"] = Sketch.of(matrix)
+                else:
+                    anchors[f"{key}.{letter}"] = matrix.detach().cpu().contiguous()
+        return Record(
+            origin=self.config,
+            layers={n: tuple(o.block for o in layer) for n, layer in self.selection.layers.items()},
+            scaling=scaling,
+            anchors=anchors,
+            sketches=sketches,
+        )
+
+    def install(self, tuner: LoraModel) -> None:
+        """Put the factors into the layers that PEFT made, and fold them into the base."""
+        self.fill()
+        record = self.started.record
+        assert record is not None  # noqa: S101
+        if record.is_folded and self.wanted.fold:
+            self._fold(record)
+        else:
+            tuner.__dict__["_ailora_pending"] = self
+
+    def fill(self) -> None:
+        """Set every layer's factors to the start, in the dtype that PEFT gave the adapter."""
+        for name, chosen in self.selection.layers.items():
+            layer = peft_insides.lora_layer(self.model, name)
+            like = layer.lora_A[self.adapter].weight
+            # low_cpu_mem_usage leaves PEFT's factors without memory.
+            device = layer.get_base_layer().weight.device if like.is_meta else like.device
+            parts = [self.factors[one.projection.key] for one in chosen]
+            A, B = joined(
+                [(f.A.to(device, like.dtype), f.B.to(device, like.dtype)) for f in parts],
+                [one.block for one in chosen],
+                layer.out_features,
+            )
+            _put(layer, self.adapter, A, B, [one.block for one in chosen])
+            anchors = [f.A for f, one in zip(parts, chosen, strict=True) if one.anchored]
+            if anchors:
+                layer.lora_A[self.adapter].anchor = torch.cat(anchors).to(device, like.dtype)
+
+    def _fold(self, record: Record) -> None:
+        """What is taken out of W must be what the factors hold, and not what they were."""
+        held: dict[str, Tensor] = {}
+        for name, blocks in record.layers.items():
+            layer = peft_insides.lora_layer(self.model, name)
+            A, B = (m[self.adapter].weight.detach() for m in (layer.lora_A, layer.lora_B))
+            for block, part in zip(blocks, cut(A, B, blocks), strict=True):
+                if not STARTS[block.init].zero:
+                    held[f"{block.key(name)}.A"] = part.A.detach().cpu().clone()
+                    held[f"{block.key(name)}.B"] = part.B.detach().cpu().clone()
+        record.anchors = held
+        record.sketches = {key: Sketch.of(anchor) for key, anchor in held.items()}
+        found = {one.projection.key: one.projection for one in self.selection.chosen}
+        folding.fold(found, record, self.adapter)
+
+
+def _alpha(scaling: float, rank: int, config: AILoRAConfig) -> int | float:
+    """An integer where it is one, as PEFT's own configs have it; rounding noise removed."""
+    alpha = scaling * (rank**0.5 if config.use_rslora else rank)
+    return round(alpha) if abs(alpha - round(alpha)) <= 1e-12 * abs(alpha) else alpha
+
+
+def _put(layer: LoraLayer, adapter: str, A: Tensor, B: Tensor, blocks: Sequence[Block]) -> None:
+    sides: tuple[tuple[Any, Tensor, Literal["A", "B"]], ...] = (
+        (layer.lora_A, A, "A"),
+        (layer.lora_B, B, "B"),
+    )
+    for modules, matrix, side in sides:
+        modules[adapter] = Factor.over(modules[adapter], matrix, blocks, side)
+
+
+@torch.no_grad()
+def put_blocks(
+    model: nn.Module, adapter: str, record: Record | None, source: str | None = None
+) -> None:
+    """Make PEFT's plain factors those of a record; with the start that ``source`` has, if given."""
+    assert record is not None  # noqa: S101
+    for name, blocks in record.layers.items():
+        layer = peft_insides.lora_layer(model, name)
+        A, B = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+        if source is not None:
+            A, B = _start_of(layer, source, record, name, A, B)
+        _put(layer, adapter, A.detach(), B.detach(), blocks)
+
+
+def _start_of(
+    layer: LoraLayer, source: str, record: Record, name: str, A: Tensor, B: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A' and B' where ``source`` began; plain LoRA parts as PEFT made them (A, B)."""
+    blocks = record.layers[name]
+    theirs = cut(layer.lora_A[source].weight, layer.lora_B[source].weight, blocks)
+    own = cut(A, B, blocks)
+    parts = []
+    for block, part, fresh in zip(blocks, theirs, own, strict=True):
+        key = block.key(name)
+        if part.A0 is not None and part.B0 is not None:
+            parts.append((part.A0.to(A), part.B0.to(B)))
+        elif f"{key}.A" in record.anchors:
+            parts.append((record.anchors[f"{key}.A"].to(A), record.anchors[f"{key}.B"].to(B)))
+        else:
+            parts.append((fresh.A.to(A), fresh.B.to(B)))
+    return joined(parts, blocks, layer.out_features)
+
+
+def projections(model: nn.Module, record: Record) -> dict[str, Projection]:
+    """The record's projections in a model without wrapper, by key."""
+    found = {}
+    for name, blocks in record.layers.items():
+        module = peft_insides.base_layer(model.get_submodule(name))
+        for block in blocks:
+            found[block.key(name)] = Projection(
+                name=name,
+                role=block.role,
+                layer=layer_of(name),
+                attention=attention_of(name),
+                stack=stack_of(name),
+                rows=block.rows,
+                module=module,
+            )
+    return found
+
+
+@contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """Torch's random numbers as after ``torch.manual_seed(seed)``, for random starts."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,329 @@
+"""The folder of a saved LoRA adapter, whoever saved it: one reader for loading and export."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ailora.adapters.config import AILoRAConfig, Role, from_json
+from ailora.adapters.factors import Block
+from ailora.adapters.peft_insides import from_pattern
+from ailora.adapters.record import (
+    ANCHORS,
+    FORMAT,
+    MARKER,
+    PREFIX,
+    WEIGHTS,
+    Record,
+    Sketch,
+    differs,
+)
+from ailora.adapters.selection import select
+from ailora.errors import UserError
+from ailora.linalg.lowrank import LowRank
+
+CONFIG = "adapter_config.json"
+A_KEY, B_KEY = ".lora_A.weight", ".lora_B.weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterFolder:
+    """A saved LoRA adapter.
+
+    Attributes:
+        folder: Where it lies.
+        config: PEFT's configuration.
+        updates: What it adds to each linear layer, by the module's name in the base model.
+        whole: Tensors that are no factors of linear layers, by name (heads, embeddings, biases).
+    """
+
+    folder: Path
+    config: LoraConfig = field(repr=False)
+    updates: Mapping[str, LowRank] = field(repr=False)
+    whole: Mapping[str, Tensor] = field(repr=False)
+
+    @property
+    def base(self) -> str:
+        """The model that it was trained on, as its config names it; may be empty."""
+        return str(self.config.base_model_name_or_path or "")
+
+
+def read_adapter(folder: Path) -> AdapterFolder:
+    """Read an adapter that PEFT or this library saved; every tensor is mapped from its file.
+
+    Raises:
+        UserError: there is none, it is a pickle, broken, or no LoRA.
+    """
+    config = _read_config(folder)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        pickled = folder / "adapter_model.bin"
+        raise UserError(
+            f"{pickled}: is a pickle, which can run code and is never loaded; save the adapter "
+            "with safe_serialization=True"
+            if pickled.is_file()
+            else f"{folder}: no {WEIGHTS} there; copy the whole adapter folder again"
+        )
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(path).items()}
+    names = sorted(key.removesuffix(A_KEY) for key in tensors if key.endswith(A_KEY))
+    names = [name for name in names if not _is_of_parameter(name, config)]
+    updates = {name: _update(path, name, config, tensors) for name in names}
+    factors = {name + letter for name in names for letter in (A_KEY, B_KEY)}
+    if not updates:
+        raise UserError(f"{path}: holds no LoRA factors; give the folder of a LoRA adapter")
+    whole = {key: tensor for key, tensor in tensors.items() if key not in factors}
+    return AdapterFolder(folder=folder, config=config, updates=updates, whole=whole)
+
+
+def _is_of_parameter(name: str, config: LoraConfig) -> bool:
+    """Whether factors are of a parameter of a module (``target_parameters``), not of a layer."""
+    owners = {entry.rpartition(".")[0] for entry in config.target_parameters or ()}
+    module = name.replace(".base_layer", "")
+    return any(module == owner or module.endswith(f".{owner}") for owner in owners)
+
+
+def renamed(adapter: AdapterFolder, key_mapping: Mapping[str, str]) -> dict[str, str]:
+    """New names of modules that the model no longer has by their old ones, by PEFT's rule.
+
+    Args:
+        adapter: Saved before transformers renamed the modules.
+        key_mapping: Patterns and replacements, as PEFT's ``key_mapping``; the first that fits.
+    """
+    found = {}
+    for name in adapter.updates:
+        for pattern, replacement in key_mapping.items():
+            key, count = re.subn(pattern, replacement, name + A_KEY)
+            if count:
+                found[name] = key.removesuffix(A_KEY)
+                break
+    return found
+
+
+def check_finite(adapter: AdapterFolder) -> None:
+    """Raise a UserError if a factor holds NaN or infinity."""
+    for name, update in adapter.updates.items():
+        if not (torch.isfinite(update.A).all() and torch.isfinite(update.B).all()):
+            raise UserError(
+                f"{adapter.folder / WEIGHTS}: the factors of {name} hold NaN or infinity, so its "
+                "training diverged; use an earlier checkpoint"
+            )
+
+
+def _read_config(folder: Path) -> LoraConfig:
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder}: {_nothing_there(folder)}")
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"{folder / CONFIG}: cannot be read ({error})") from error
+    if not isinstance(config, LoraConfig):
+        raise UserError(f"{folder}: is a {type(config).__name__}; only LoRA adapters are read")
+    return config
+
+
+def _nothing_there(folder: Path) -> str:
+    if not folder.is_dir():
+        return (
+            "there is no such folder; of an adapter on a hub give the folder that "
+            "huggingface_hub.snapshot_download returns"
+        )
+    inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+    if inside:
+        return f"the adapters {', '.join(inside)} lie in folders below it; give {inside[0]!r}'s"
+    return f"no {CONFIG} there; give the folder of a saved adapter"
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}); copy the whole adapter folder again"
+        ) from error
+
+
+def _update(path: Path, name: str, config: LoraConfig, tensors: Mapping[str, Tensor]) -> LowRank:
+    A, B = tensors[name + A_KEY], tensors.get(name + B_KEY)
+    if B is None or A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
+        raise UserError(
+            f"{path}: the factors of {name} are not two matrices of one rank; copy the whole "
+            "adapter folder again (only LoRA of linear layers is read)"
+        )
+    rank = from_pattern(config.rank_pattern, name, config.r)
+    if rank != A.shape[0]:
+        raise UserError(
+            f"{path}: the factors of {name} have rank {A.shape[0]}, where {CONFIG} says {rank}; "
+            "copy the whole adapter folder again"
+        )
+    alpha = from_pattern(config.alpha_pattern, name, config.lora_alpha)
+    scale = alpha / (math.sqrt(rank) if config.use_rslora else rank)
+    return LowRank(A=A, B=B, scale=scale)
+
+
+# --- What this library wrote beside it -------------------------------------------------------
+
+
+def is_started(folder: Path) -> bool:
+    """Whether a folder has this library's marker."""
+    return (folder / MARKER).is_file()
+
+
+def read_form(folder: Path) -> str | None:
+    """``"anchored"`` or ``"folded"`` as the marker says; None without one that can be read."""
+    try:
+        stored = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        return str(stored["form"] if stored["format"] != 1 else stored["config"]["base"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def needs_model(folder: Path) -> bool:
+    """Whether `read_record` needs the base model as well: the files are of version 0.1.0."""
+    try:
+        return bool(json.loads((folder / MARKER).read_text(encoding="utf-8"))["format"] == 1)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def read_record(adapter: AdapterFolder, model: nn.Module | None = None) -> Record:
+    """How a saved adapter started.
+
+    Args:
+        adapter: Its folder.
+        model: Its base model, without which files of version 0.1.0 that adapt fused layers do not
+            say which rows are whose.
+
+    Raises:
+        UserError: no marker, one that is broken or newer than this version, or missing anchors.
+    """
+    marker = adapter.folder / MARKER
+    if not marker.is_file():
+        raise UserError(
+            f"{adapter.folder}: has no {MARKER}, so it was not started by ailora; "
+            "load it with peft.PeftModel.from_pretrained"
+        )
+    try:
+        stored = json.loads(marker.read_text(encoding="utf-8"))
+        form = stored["format"]
+        if form == FORMAT:
+            return _record(adapter, stored)
+        if form == 1:
+            return _record_of_0_1_0(adapter, stored["config"], model)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{marker}: not a marker ailora wrote ({error}); save again") from error
+    raise UserError(f"{marker}: format {form!r} is not known; update ailora")
+
+
+def _record(adapter: AdapterFolder, stored: Mapping[str, Any]) -> Record:
+    layers = {
+        name: tuple(_block(block) for block in layer["blocks"])
+        for name, layer in stored["layers"].items()
+    }
+    return Record(
+        origin=from_json(stored["config"]),
+        layers=layers,
+        scaling=_scaling(adapter, layers),
+        anchors=_anchors(adapter) if stored["form"] == "folded" else {},
+        sketches={key: Sketch(**sketch) for key, sketch in stored["sketches"].items()},
+    )
+
+
+def _block(stored: Mapping[str, Any]) -> Block:
+    rows = stored["rows"]
+    return Block(**{**stored, "rows": rows and tuple((start, stop) for start, stop in rows)})
+
+
+def _scaling(adapter: AdapterFolder, layers: Mapping[str, Any]) -> dict[str, float]:
+    for name in layers:
+        if name not in adapter.updates:
+            raise UserError(
+                f"{adapter.folder}: {MARKER} is of an adapter of {name}, which {WEIGHTS} does not "
+                "have; copy the whole adapter folder again"
+            )
+    return {name: adapter.updates[name].scale for name in layers}
+
+
+def _anchors(adapter: AdapterFolder) -> dict[str, Tensor]:
+    return read_tensors(adapter.folder / ANCHORS)
+
+
+def _record_of_0_1_0(
+    adapter: AdapterFolder, stored: Mapping[str, Any], model: nn.Module | None
+) -> Record:
+    """Version 0.1.0 wrote other names, and left it to the model which modules play a role."""
+    if model is None:
+        raise UserError(
+            f"{adapter.folder}: was saved by ailora 0.1.0, whose files need their model to be "
+            "read; load it with ailora.load_adapter(model, folder) and save it again"
+        )
+    origin = _config_of_0_1_0(stored)
+    try:
+        chosen = select(model, origin).layers
+    except UserError as error:
+        raise UserError(f"{adapter.folder} (saved by ailora 0.1.0): {error}") from error
+    layers = {name: tuple(one.block for one in layer) for name, layer in chosen.items()}
+    anchors = _anchors(adapter)
+    return Record(
+        origin=origin,
+        layers=layers,
+        scaling=_scaling(adapter, layers),
+        anchors={} if origin.anchored else anchors,
+        sketches={k: Sketch.of(A) for k, A in anchors.items()} if origin.anchored else {},
+    )
+
+
+def _config_of_0_1_0(stored: Mapping[str, Any]) -> AILoRAConfig:
+    rslora = stored.get("use_rslora", False)
+    roles = {}
+    for name, role in stored["roles"].items():
+        alpha = role["alpha"] or stored["alpha"]
+        if rslora and alpha is None:  # which was the rank then
+            alpha = role["r"] or stored["r"]
+        roles[name] = Role(
+            init=role["init"],
+            r=role["r"],
+            lora_alpha=alpha,
+            lr_ratio=role["lr_ratio"],
+            modules=role["modules"],
+        )
+    layers = stored.get("layers")
+    return AILoRAConfig(
+        r=stored["r"],
+        lora_dropout=stored["dropout"],
+        anchored=stored["base"] == "anchored",
+        bake_rates=stored["lr_mode"] == "baked",
+        use_rslora=rslora,
+        use_dora=stored.get("use_dora", False),
+        roles=roles,
+        task_type=stored["task_type"],
+        modules_to_save=list(stored["modules_to_save"]) if stored["modules_to_save"] else None,
+        layers_to_transform=list(layers) if layers else None,
+    )
+
+
+def moved(adapter: AdapterFolder, record: Record) -> str | None:
+    """Why the factors of a folder are not those its marker speaks of; None if they are."""
+    for name, blocks in record.layers.items():
+        update = adapter.updates[name]
+        why = differs(name, update.A, update.B, blocks, record)
+        if why:
+            return why
+    return None

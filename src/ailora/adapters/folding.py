@@ -1,0 +1,143 @@
+"""The paper's own form: W <- W - s B0 A0 in the base, a plain rank-r adapter beside it.
+
+A base that holds a residual says so on its layers, for as long as it does: whatever took it for the
+pre-trained model would be wrong without a word.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ailora.adapters import peft_insides
+from ailora.adapters.record import Record
+from ailora.adapters.selection import Selection
+from ailora.errors import UserError
+from ailora.roles import Projection
+from ailora.roles.weights import is_quantised
+
+logger = logging.getLogger(__name__)
+
+_MARK = "_ailora_residual"
+_OURS = "adapter"
+# PEFT's starts that write W - B A (or a quantised W) into the base.
+CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+def check_foldable(model: nn.Module, selection: Selection) -> None:
+    """Raise a UserError if a start cannot be taken out of these weights."""
+    check_weights(model, [one.projection for one in selection.chosen if one.is_spectral])
+
+
+def check_weights(model: nn.Module, projections: Iterable[Projection]) -> None:
+    """Raise a UserError for weights that are quantised or shared with another module."""
+    owners: dict[int, set[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), set()).add(name.removesuffix(".base_layer"))
+    for projection in projections:
+        module = projection.module
+        if is_quantised(module):
+            raise UserError(
+                f"anchored=False would change the quantised weight of {projection.name}; use "
+                "anchored=True, which leaves it as it is"
+            )
+        others = owners.get(id(module.weight), set()) - {projection.name}
+        if others:
+            raise UserError(
+                f"anchored=False would change {projection.name}, whose weight {min(others)} "
+                "shares; use anchored=True, which leaves it as it is"
+            )
+
+
+@torch.no_grad()
+def fold(projections: Mapping[str, Projection], record: Record, adapter: str) -> None:
+    """W <- W - s B0 A0 (eqs. 3 and 5), in fp64, rounded once to the base's dtype.
+
+    Args:
+        projections: By key; those that the record has anchors of are changed.
+        record: The anchors and the layers' scales.
+        adapter: Whose start it is, for messages.
+    """
+    lost: dict[str, float] = {}
+    for key, projection in projections.items():
+        if f"{key}.A" not in record.anchors:
+            continue
+        A, B = (record.anchors[f"{key}.{letter}"].double() for letter in "AB")
+        weight = projection.weight()
+        part = (record.scaling[projection.name] * (B @ A)).to(weight.device)
+        exact = weight.double() - part
+        projection.set_weight(exact)
+        loss = torch.linalg.norm(projection.weight().double() - exact) / torch.linalg.norm(part)
+        lost[key] = float(loss.nan_to_num())
+        mark(projection.module, f"{_OURS} {adapter!r} is folded into it")
+    worst = max(lost, key=lambda key: lost[key], default="")
+    if worst and lost[worst] > 0.01:
+        logger.warning(
+            "anchored=False: rounding W - B A to the base's dtype loses %.0f %% of B A at %s; "
+            "anchored=True loses nothing",
+            100 * lost[worst],
+            worst,
+        )
+
+
+def check_not_folded(projections: Mapping[str, Projection], record: Record, folder: Path) -> None:
+    """Raise a UserError if a model's weights lack the start already (files of ``ailora init``).
+
+    W = W_r + s B0 A0 with B0^T W_r = 0, so B0^T W A0^T = s (B0^T B0)(A0 A0^T).
+    """
+    for layer, blocks in record.layers.items():
+        for block in blocks:
+            key = block.key(layer)
+            # LoRA-GA's factors come from a gradient: nothing of the weight tells them apart.
+            if f"{key}.A" not in record.anchors or block.init == "lora_ga":
+                continue
+            A, B = (record.anchors[f"{key}.{letter}"].double() for letter in "AB")
+            wanted = record.scaling[layer] * (B.T @ B) @ (A @ A.T)
+            found = B.T @ projections[key].weight().detach().cpu().double() @ A.T
+            if wanted.any() and (found * wanted).sum() < 0.5 * wanted.square().sum():
+                raise UserError(
+                    f"{folder}: its start is already taken out of {key} (a residual model as "
+                    "`ailora init` writes): load it with peft.PeftModel.from_pretrained there, or "
+                    "ailora.load_adapter it into the original model"
+                )
+
+
+def mark(module: nn.Module, why: str) -> None:
+    """Note on a layer that its weight is a residual."""
+    setattr(module, _MARK, why)
+
+
+def is_ours(module: nn.Module) -> bool:
+    """Whether this library folded a start into a layer."""
+    return str(getattr(module, _MARK, "")).startswith(_OURS)
+
+
+def mark_stock(model: nn.Module, adapter: str, init: object) -> None:
+    """The same for the layers of an adapter that PEFT started by changing the base."""
+    if isinstance(init, str) and init.startswith(CHANGE_THE_BASE):
+        for layer in peft_insides.lora_layers(model, adapter).values():
+            mark(layer.get_base_layer(), f"PEFT's start {init!r} changed it")
+
+
+def unmark(model: nn.Module) -> None:
+    """The weights are whole again: what was taken out has been merged back."""
+    for module in model.modules():
+        if hasattr(module, _MARK):
+            delattr(module, _MARK)
+
+
+def check_whole(model: nn.Module) -> None:
+    """Raise a UserError if a weight of the model is a residual."""
+    for name, module in model.named_modules():
+        why = getattr(module, _MARK, None)
+        if why is not None:
+            raise UserError(
+                f"the weight of {name.removesuffix('.base_layer')} is a residual W - B A "
+                f"({why}): nothing else fits on it; load the base model anew, or use "
+                "anchored=True in both"
+            )

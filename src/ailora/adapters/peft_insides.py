@@ -1,0 +1,244 @@
+"""All that this library takes for granted about PEFT's insides, and the places where it steps in.
+
+Whatever is read, called or wrapped here is not PEFT's public API. It is looked for at import, so a
+PEFT that lacks it says so in one line; what each of them does has a test in
+``tests/adapters/test_peft_contract.py``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from copy import copy
+from functools import wraps
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast
+
+import peft
+from peft import LoraConfig, PeftModel
+from peft.tuners import tuners_utils
+from peft.tuners.lora import LoraLayer, LoraModel
+from peft.tuners.mixed import MixedModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import other
+from torch import nn
+
+from ailora.errors import UserError
+
+T = TypeVar("T")
+
+_NEEDED: tuple[tuple[Any, str, tuple[str, ...]], ...] = (
+    (LoraModel, "inject_adapter", ("model", "adapter_name", "low_cpu_mem_usage", "state_dict")),
+    (LoraModel, "_cast_adapter_dtype", ("adapter_name", "autocast_adapter_dtype")),
+    (LoraModel, "_unload_and_optionally_merge", ("merge", "adapter_names")),
+    (LoraModel, "delete_adapter", ("adapter_name",)),
+    (LoraModel, "disable_adapter_layers", ()),
+    (LoraModel, "add_weighted_adapter", ("adapters", "weights", "adapter_name")),
+    (BaseTunerLayer, "enable_adapters", ("enabled",)),
+    (MixedModel, "inject_adapter", ("model", "adapter_name")),
+    (PeftModel, "save_pretrained", ("path_initial_model_for_weight_conversion",)),
+    (PeftModel, "create_or_update_model_card", ("output_dir",)),
+    (PeftModel, "_upload_modified_files", ("working_dir",)),
+    (tuners_utils, "check_target_module_exists", ("config", "key")),
+    (tuners_utils, "_maybe_include_all_linear_layers", ("peft_config", "model")),
+    (other, "get_pattern_key", ("pattern_keys", "key_to_match")),
+)
+
+
+def _check_peft() -> None:
+    for owner, name, parameters in _NEEDED:
+        function = getattr(owner, name, None)
+        found = inspect.signature(function).parameters if callable(function) else {}
+        lacking = [p for p in parameters if p not in found]
+        if not callable(function) or lacking:
+            where = f"{getattr(owner, '__name__', owner)}.{name}"
+            what = f"takes no {lacking[0]!r}" if callable(function) else "is not there"
+            raise ImportError(
+                f"ailora does not fit peft {peft.__version__}: {where} {what}; install a version "
+                "that docs/compatibility.md lists"
+            )
+
+
+_check_peft()
+
+
+# --- Which modules PEFT adapts ---------------------------------------------------------------
+
+
+def keeps(config: LoraConfig, name: str) -> bool:
+    """Whether PEFT's exclusions and layer pattern let a module through that a role selects."""
+    pattern = config.layers_pattern
+    asked = SimpleNamespace(
+        exclude_modules=config.exclude_modules,
+        modules_to_save=config.modules_to_save,
+        target_modules={name.rpartition(".")[2]},
+        target_parameters=None,
+        layers_to_transform=config.layers_to_transform if pattern else None,
+        layers_pattern=pattern,
+    )
+    found = tuners_utils.check_target_module_exists(asked, name)
+    return bool(found) and not _is_exclusion(found)
+
+
+def _is_exclusion(found: object) -> bool:
+    return type(found).__name__ == "_ExcludedModule"
+
+
+def targets(config: LoraConfig, model: nn.Module) -> list[str]:
+    """The names of the modules that PEFT's ``target_modules`` selects, in the model's order."""
+    asked = copy(config)
+    if isinstance(config.target_modules, str) and config.target_modules.lower() == "all-linear":
+        asked = tuners_utils._maybe_include_all_linear_layers(asked, model)
+        asked.target_modules = set(asked.target_modules) - set(_routers(model))
+    if isinstance(asked.target_modules, list | tuple):
+        asked.target_modules = set(asked.target_modules)
+    found = [(name, tuners_utils.check_target_module_exists(asked, name)) for name in _keys(model)]
+    names = [name for name, result in found if result and not _is_exclusion(result)]
+    if not names:
+        raise UserError(
+            f"target_modules={config.target_modules!r} selects no module of this "
+            f"{type(model).__name__} (with exclude_modules, modules_to_save and "
+            "layers_to_transform as they are)"
+        )
+    return names
+
+
+def _keys(model: nn.Module) -> list[str]:
+    """Names of all modules but those inside of PEFT's layers."""
+    inside: list[str] = []
+    found = []
+    for name, module in model.named_modules():
+        if not name or any(name.startswith(prefix) for prefix in inside):
+            continue
+        if isinstance(module, BaseTunerLayer):
+            inside.append(f"{name}.")
+        found.append(name)
+    return found
+
+
+_ROUTER = re.compile(r"(^|\.)(router|gate|shared_expert_gate|wg)(\.|$)")
+
+
+def _routers(model: nn.Module) -> list[str]:
+    """Linear layers that choose experts: named so, beside experts."""
+    names = [name for name, _ in model.named_modules()]
+    blocks = {name.rpartition(".experts")[0] for name in names if ".experts" in name}
+    return [
+        name
+        for name in names
+        if (found := _ROUTER.search(name)) and name[: found.start()] in blocks
+    ]
+
+
+def selecting(model: nn.Module, names: Collection[str]) -> list[str] | str:
+    """The shortest ``target_modules`` that select just these modules.
+
+    Last parts of the names ("query"), else full names; a regular expression where a full name is
+    also the end of another module's.
+    """
+    keys, wanted = _keys(model), set(names)
+    for entries in ({name.rpartition(".")[2] for name in names}, wanted):
+        if {key for key in keys if _selects(entries, key)} == wanted:
+            return sorted(entries)
+    return "|".join(re.escape(name) for name in sorted(wanted))
+
+
+def _selects(entries: Collection[str], key: str) -> bool:
+    return key in entries or any(key.endswith(f".{entry}") for entry in entries)
+
+
+def pattern(values: Mapping[str, T], common: T) -> dict[str, T]:
+    """The shortest ``rank_pattern`` or ``alpha_pattern`` that gives each module its value."""
+    special: dict[T, list[str]] = {}
+    for name, value in values.items():
+        if value != common:
+            special.setdefault(value, []).append(name)
+    return {key: value for value, names in special.items() for key in _fitting(names, values)}
+
+
+def _fitting(names: Iterable[str], adapted: Iterable[str]) -> list[str]:
+    wanted, every = set(names), list(adapted)
+    last = sorted({name.rpartition(".")[2] for name in wanted})
+    if {name for name in every if any(pattern_fits(key, name) for key in last)} == wanted:
+        return last
+    return [
+        name if [n for n in every if pattern_fits(name, n)] == [name] else f"^{re.escape(name)}"
+        for name in sorted(wanted)
+    ]
+
+
+def pattern_fits(key: str, name: str) -> bool:
+    """Whether a key of ``rank_pattern`` or ``alpha_pattern`` is for the module of that name."""
+    # PEFT answers the name itself where no key fits, so a key that is the name fits either way.
+    return bool(other.get_pattern_key([key], name) == key)
+
+
+def from_pattern(values: Mapping[str, T] | None, name: str, default: T) -> T:
+    """A module's value of a pattern, by PEFT's rule, or the default."""
+    return (values or {}).get(other.get_pattern_key(list(values or {}), name), default)
+
+
+# --- PEFT's layers ---------------------------------------------------------------------------
+
+
+def lora_layers(model: nn.Module, adapter: str) -> dict[str, LoraLayer]:
+    """The layers that the adapter has linear factors in, by name, of a model without wrapper."""
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, LoraLayer) and adapter in layer.lora_A
+    }
+
+
+def lora_layer(model: nn.Module, name: str) -> LoraLayer:
+    """The LoRA layer that PEFT put around the module of that name."""
+    return cast(LoraLayer, model.get_submodule(name))
+
+
+def is_merged(model: nn.Module) -> bool:
+    """Whether any adapter is merged into the weights."""
+    return any(isinstance(layer, BaseTunerLayer) and layer.merged for layer in model.modules())
+
+
+def base_layer(module: nn.Module) -> nn.Module:
+    """The layer that PEFT wrapped, or the module itself."""
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
+# --- Where this library steps in -------------------------------------------------------------
+
+Original = Callable[..., Any]
+
+
+def around(owner: type, name: str, replacement: Callable[..., Any]) -> None:
+    """Call ``replacement(original, self, ...)`` in place of a method; once a process."""
+    original = getattr(owner, name)
+    if getattr(original, "_ailora", False):
+        return
+
+    @wraps(original)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return replacement(original, self, *args, **kwargs)
+
+    method._ailora = True  # type: ignore[attr-defined]
+    setattr(owner, name, method)
+
+
+__all__ = [
+    "BaseTunerLayer",
+    "LoraLayer",
+    "LoraModel",
+    "MixedModel",
+    "around",
+    "base_layer",
+    "from_pattern",
+    "is_merged",
+    "keeps",
+    "lora_layer",
+    "lora_layers",
+    "pattern",
+    "pattern_fits",
+    "selecting",
+    "targets",
+]

@@ -1,0 +1,261 @@
+"""What is known of a started adapter, in memory beside PEFT's config and on disk beside its files.
+
+PEFT writes ``adapter_model.safetensors`` and ``adapter_config.json``: a plain LoRA for anyone.
+Beside them goes ``ailora.json``, for `ailora.load_adapter` to go on training as before, and for a
+folded adapter ``ailora_anchor.safetensors`` with A0 and B0, without which its base is lost.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ailora.adapters.config import AILoRAConfig, as_json
+from ailora.adapters.factors import Block, cut
+from ailora.files import usual_mode, write_atomic, write_json
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 2
+MARKER = "ailora.json"
+ANCHORS = "ailora_anchor.safetensors"
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+
+# A cast of the file to bf16 moves a sketch by about 2^-9 of its size.
+MOST_MOVED = 0.01
+
+_ANCHORED = (
+    "This adapter was started by ailora and is a plain LoRA of the untouched base model: load it "
+    "with PEFT as it is. To *continue training*, load it with `ailora.load_adapter(model, dir, "
+    "is_trainable=True)`; stock `is_trainable=True` would train its frozen half as well. The base "
+    "is the very model it was started from: if that was a merged or otherwise changed model, keep "
+    "it and load it first."
+)
+_FOLDED = (
+    "This adapter was trained on a *residual* base (W - s B0 A0) by ailora and is wrong on the "
+    "original base model. Load it with `ailora.load_adapter(model, dir)`, which makes that base "
+    "first."
+)
+_BAKED = (
+    "Its modules have different scales (`alpha_pattern`). Servers that read one scale for all of "
+    "them (vLLM, llama.cpp) would apply it wrongly: `ailora export` writes one scale."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sketch:
+    """A number that tells whether a matrix has moved: u^T M v with fixed u and v, and ||M||_F."""
+
+    value: float
+    norm: float
+
+    @classmethod
+    def of(cls, matrix: Tensor) -> Sketch:
+        """The sketch of a matrix, in fp64 on the processor."""
+        M = matrix.detach().to("cpu", torch.float64)
+        u, v = (
+            torch.cos(1.618033988749895 * torch.arange(1, n + 1) ** 2).double() for n in M.shape
+        )
+        return cls(value=float(2 * u @ M @ v), norm=float(torch.linalg.norm(M)))
+
+    def moved(self, other: Sketch) -> float:
+        """How far the other matrix is, relative to the norm; an estimate, blind to some moves."""
+        return abs(self.value - other.value) / self.norm if self.norm else float(other.norm > 0)
+
+
+@dataclass(kw_only=True)
+class Record:
+    """How an adapter started.
+
+    Attributes:
+        origin: The config that it was started with, as the caller gave it.
+        layers: By the module's name, the blocks of its factors.
+        scaling: By the module's name, s of its factors.
+        anchors: Of a folded adapter, A0 (``key.A``) and B0 (``key.B``) by projection.
+        sketches: Of an anchored adapter, the same keys' sketches.
+        key: The same for all configs of this start, however often they are copied.
+        born: Seconds since the epoch.
+    """
+
+    origin: AILoRAConfig
+    layers: Mapping[str, tuple[Block, ...]]
+    scaling: Mapping[str, float]
+    anchors: Mapping[str, Tensor] = field(default_factory=dict)
+    sketches: Mapping[str, Sketch] = field(default_factory=dict)
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    born: float = field(default_factory=time.time)
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether its start is taken out of the base weights."""
+        return bool(self.anchors)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Record:
+        return copy.copy(self)  # nothing in it is ever changed
+
+    def as_json(self) -> dict[str, Any]:
+        """What the marker says."""
+        return {
+            "format": FORMAT,
+            "ailora": version("ailora"),
+            "form": "folded" if self.is_folded else "anchored",
+            "config": as_json(self.origin),
+            "layers": {
+                name: {"scaling": self.scaling[name], "blocks": [asdict(b) for b in blocks]}
+                for name, blocks in self.layers.items()
+            },
+            "sketches": {key: asdict(sketch) for key, sketch in self.sketches.items()},
+        }
+
+
+class StartedConfig(LoraConfig):  # type: ignore[misc]
+    """The config of an adapter that was started: a stock LoraConfig of what is in its file.
+
+    Its JSON holds stock fields only. What it remembers goes with every copy, but not through
+    ``dataclasses.replace``, with which PEFT derives configs of other adapters.
+    """
+
+    record: Record | None = None
+    loading: bool = False  # for `ailora.load_adapter`: its factors come from a file
+
+    @classmethod
+    def like(cls, config: LoraConfig, record: Record) -> StartedConfig:
+        """A stock config's fields, and a record."""
+        made = cls(
+            **{item.name: copy.copy(getattr(config, item.name)) for item in fields(LoraConfig)}
+        )
+        for name, value in vars(config).items():  # what PEFT keeps beside its fields
+            if name not in vars(made) and name != "loading":
+                setattr(made, name, value)
+        made.record = record
+        return made
+
+    def stock(self) -> LoraConfig:
+        """The same without the record."""
+        return LoraConfig(**{item.name: getattr(self, item.name) for item in fields(LoraConfig)})
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Write the stock config, and how the adapter started if the files beside are of it."""
+        ordered = copy.copy(self)  # the one in use keeps PEFT's sets
+        in_order(ordered)
+        super(StartedConfig, ordered).save_pretrained(save_directory, **kwargs)
+        if self.record is None:
+            return
+        folder = Path(save_directory)
+        if (folder / WEIGHTS).is_file():
+            (folder / WEIGHTS).chmod(usual_mode())  # safetensors leaves it to its owner alone
+        why = what_else(folder, self.record)
+        if why:
+            logger.warning(
+                "%s: %s, so these files are saved as a plain LoRA, without %s", folder, why, MARKER
+            )
+            for name in (MARKER, ANCHORS):
+                (folder / name).unlink(missing_ok=True)
+            for card in (folder / "README.md", folder.parent / "README.md"):
+                unsay_start(card, self.record)
+        else:
+            write_record(folder, self.record)
+
+
+def in_order(config: LoraConfig) -> None:
+    """Sort the names that PEFT keeps as sets: their order on disk differs from run to run."""
+    for key, value in vars(config).items():
+        if isinstance(value, set):
+            setattr(config, key, sorted(value))
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write the marker, the anchors of a folded adapter, and the README's lines."""
+    if record.anchors:
+        write_atomic(folder / ANCHORS, save(dict(record.anchors), metadata={"format": "pt"}))
+    else:
+        (folder / ANCHORS).unlink(missing_ok=True)  # an earlier adapter's
+    write_json(folder / MARKER, record.as_json())
+    say_start(folder / "README.md", record)
+
+
+def say_start(readme: Path, record: Record) -> None:
+    """Add to a card how the adapter started, where it does not say so yet."""
+    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    missing = [part for part in _lines(record) if part not in text]
+    if missing:
+        write_atomic(readme, "\n\n".join([text.rstrip(), *missing]) + "\n")
+
+
+def unsay_start(readme: Path, record: Record) -> None:
+    """Take those lines out of a card that was written for an earlier save."""
+    if not readme.exists():
+        return
+    text = readme.read_text(encoding="utf-8")
+    for part in _lines(record):
+        text = text.replace(f"\n\n{part}", "")
+    write_atomic(readme, text)
+
+
+def _lines(record: Record) -> list[str]:
+    lines = [
+        "## How this adapter started",
+        _FOLDED if record.is_folded else _ANCHORED,
+        f"- `{record.origin!r}`",
+    ]
+    return [*lines, _BAKED] if len(set(record.scaling.values())) > 1 else lines
+
+
+def what_else(folder: Path, record: Record) -> str | None:
+    """Why the weights in a folder are not what a record says; None if they are, or are not there.
+
+    PEFT writes the weights just before the config. Older ones, which transformers will yet write
+    over, say nothing.
+    """
+    path = folder / WEIGHTS
+    try:
+        if path.stat().st_mtime < record.born:
+            return None
+        with safe_open(path, framework="pt") as file:
+            found = {name.removeprefix(PREFIX): name for name in file.keys()}  # noqa: SIM118
+            for layer, blocks in record.layers.items():
+                names = [found.get(f"{layer}.lora_{letter}.weight") for letter in "AB"]
+                if None in names:
+                    return f"the weights of {layer} are not in the file"
+                A, B = (file.get_tensor(name) for name in names)
+                why = differs(layer, A, B, blocks, record)
+                if why:
+                    return why
+    except (OSError, SafetensorError):
+        return None
+    return None
+
+
+def differs(
+    layer: str, A: Tensor, B: Tensor, blocks: Sequence[Block], record: Record
+) -> str | None:
+    """Why a layer's A' and B' are not those of a start's blocks; None if they are."""
+    width = sum(block.width for block in blocks)
+    if A.shape[0] != width or B.shape[1] != width:
+        return f"{layer} has rank {A.shape[0]} instead of {width}"
+    for block, part in zip(blocks, cut(A, B, blocks), strict=True):
+        for letter, anchor in (("A", part.A0), ("B", part.B0)):
+            sketch = record.sketches.get(f"{block.key(layer)}.{letter}")
+            if anchor is None or sketch is None or not torch.isfinite(anchor).all():
+                continue
+            moved = sketch.moved(Sketch.of(anchor))
+            if not moved <= MOST_MOVED:
+                return (
+                    f"the frozen half of {block.key(layer)} was written over or trained (it moved "
+                    f"by about {moved:.0%})"
+                )
+    return None

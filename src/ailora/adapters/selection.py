@@ -1,0 +1,371 @@
+"""Which layers an AILoRAConfig adapts in a model, in which role, at which rank and scale."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ailora.adapters import peft_insides
+from ailora.adapters.config import AILoRAConfig, Role
+from ailora.adapters.factors import Block
+from ailora.adapters.starts import STARTS, Factors
+from ailora.errors import UserError
+from ailora.roles import ROLE_NAMES, Projection, RoleName, assign_roles, find_projections
+from ailora.roles.naming import matches
+from ailora.roles.walk import walk
+
+logger = logging.getLogger(__name__)
+
+OnProgress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """One projection that is adapted.
+
+    Attributes:
+        projection: The layer, or the rows of a fused one.
+        role: What its factors start from.
+        rank: r of the factors that train.
+        scaling: s of the factors as stored: lora_alpha / r (rsLoRA: / sqrt(r)), times c^2 where a
+            rate ratio c is baked in.
+        lr_ratio: What is left of the role's ratio for parameter groups.
+        baked: c, 1 where nothing is baked in.
+        anchored: Whether its factors are an anchor and differences.
+    """
+
+    projection: Projection
+    role: Role
+    rank: int
+    scaling: float
+    lr_ratio: float
+    baked: float
+    anchored: bool
+
+    @property
+    def is_spectral(self) -> bool:
+        """Whether its factors start as a product that is not zero."""
+        return not STARTS[self.role.init].zero
+
+    @property
+    def block(self) -> Block:
+        """Its share of the layer's factors."""
+        return Block(
+            role=self.projection.role,
+            init=self.role.init,
+            rank=self.rank,
+            anchored=self.anchored,
+            lr_ratio=self.lr_ratio,
+            rows=self.projection.rows,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What a config adapts in a model.
+
+    Attributes:
+        layers: By the module's name, what is adapted in it: several projections where it is fused.
+        others: Selected modules that are no linear layers (embeddings, convolutions), which start
+            as PEFT has it, with their rank and lora_alpha.
+    """
+
+    layers: dict[str, list[Chosen]]
+    others: dict[str, tuple[int, float]]
+
+    @property
+    def chosen(self) -> list[Chosen]:
+        """Every projection, in the model's order."""
+        return [one for layer in self.layers.values() for one in layer]
+
+
+def select(model: nn.Module, config: AILoRAConfig) -> Selection:
+    """What the config adapts in the model.
+
+    ``target_modules`` selects what PEFT selects (``"all-linear"``: but for routers of experts);
+    without it the roles' own modules are selected, found by the model's structure.
+
+    Raises:
+        UserError: as `ailora.roles.find_projections`; a name in ``target_modules``,
+            ``rank_pattern`` or ``alpha_pattern`` that matches nothing; roles of one fused layer
+            that need different scales.
+    """
+    by_hand: dict[RoleName, Sequence[str]] = {
+        name: role.modules
+        for name, role in config.named_roles.items()
+        if role.modules and name != "*"
+    }
+    others: list[str] = []
+    if config.target_modules is None or config.target_modules == []:
+        found = _by_role(model, config, by_hand)
+    else:
+        found, others = _by_name(model, config, by_hand)
+    _check_patterns(config, [p.name for p in found] + others)
+    layers: dict[str, list[Chosen]] = {}
+    for projection in found:
+        layers.setdefault(projection.name, []).append(_chosen(projection, config))
+    for name, layer in layers.items():
+        _check_one_scale(name, layer, config)
+    plain = {name: _rank_and_alpha(name, config, config.role_of("*")) for name in others}
+    return Selection(layers=layers, others=plain)
+
+
+def _by_role(
+    model: nn.Module, config: AILoRAConfig, by_hand: dict[RoleName, Sequence[str]]
+) -> list[Projection]:
+    if not config.named_roles and config.target_parameters:
+        return []
+    named: list[RoleName] = [name for name in config.named_roles if name != "*"]
+    layers = config.layers_to_transform
+    indices = None if layers is None else [layers] if isinstance(layers, int) else list(layers)
+    found = find_projections(model, named, modules=by_hand, layers=indices) if named else []
+    if "*" in config.roles:
+        found = _with_the_rest(model, found, named)
+    kept = [p for p in found if peft_insides.keeps(config, p.name)]
+    if not kept:
+        raise UserError(
+            "exclude_modules, modules_to_save and layers_pattern leave nothing of the roles "
+            f"{', '.join(map(repr, config.roles))} to adapt"
+        )
+    _check_heads(config, found, kept)
+    return kept
+
+
+def _with_the_rest(
+    model: nn.Module, found: list[Projection], named: Sequence[RoleName]
+) -> list[Projection]:
+    """The roles' own, and every other known role of the model's as ``"*"``, in model order."""
+    rest = [role for role in ROLE_NAMES if role not in named]
+    places = [place.name for place in walk(model) if place.text]
+    others = [p for p in assign_roles(model, places, rest, strict=False) if p.role != "*"]
+    taken = {p.name for p in found if p.rows is None}
+    starred = [_starred(p) for p in others if p.name not in taken]
+    order = {name: index for index, name in enumerate(places)}
+    return sorted([*found, *starred], key=lambda p: order.get(p.name, len(order)))
+
+
+def _by_name(
+    model: nn.Module, config: AILoRAConfig, by_hand: dict[RoleName, Sequence[str]]
+) -> tuple[list[Projection], list[str]]:
+    names = peft_insides.targets(config, model)
+    _check_names(config, model)
+    alike = set(map(_without_modules, config.roles.values()))
+    roles = [name for name in config.named_roles if name != "*"]
+    uniform = "*" in config.roles and len(alike) == 1
+    found = assign_roles(model, names, roles, modules=by_hand, strict=not uniform)
+    if "*" in config.roles:
+        found = _fused_rest(model, found, roles)
+    linear = {p.name for p in found}
+    others = [name for name in names if name not in linear]
+    if others and not STARTS[config.role_of("*").init].zero:
+        raise UserError(
+            f'roles["*"] starts from the spectrum, and {others[0]} is no linear layer; leave it '
+            'out of target_modules, or give roles["*"] the init "gaussian"'
+        )
+    if config.is_spectral and all(STARTS[config.role_of(p.role).init].zero for p in found):
+        logger.warning(
+            "target_modules=%r: no module that it selects plays %s, so all start as plain LoRA; "
+            'roles={"*": ailora.Role(init="principal")} gives them a start of their own',
+            config.target_modules,
+            " or ".join(roles),
+        )
+    return found, others
+
+
+def _fused_rest(
+    model: nn.Module, found: list[Projection], roles: Sequence[RoleName]
+) -> list[Projection]:
+    """With ``"*"`` named, the other roles of a fused layer take it, rather than nothing."""
+    fused = {p.name for p in found if p.rows is not None}
+    rest = [role for role in ROLE_NAMES if role not in roles]
+    if not fused or not rest:
+        return found
+    more = [_starred(p) for p in assign_roles(model, fused, rest, strict=False) if p.rows]
+    return [
+        p
+        for name in dict.fromkeys(p.name for p in found)
+        for p in (*(p for p in found if p.name == name), *(p for p in more if p.name == name))
+    ]
+
+
+def _starred(projection: Projection) -> Projection:
+    """The projection with the role ``"*"``; rows of a fused layer keep their own name."""
+    if projection.rows is not None:
+        return projection
+    return Projection(**{**vars(projection), "role": "*"})
+
+
+def _without_modules(role: Role) -> tuple[object, ...]:
+    return role.init, role.r, role.lora_alpha, role.lr_ratio
+
+
+def _chosen(projection: Projection, config: AILoRAConfig) -> Chosen:
+    role = config.role_of(projection.role if projection.role in config.roles else "*")
+    rank, alpha = _rank_and_alpha(projection.name, config, role)
+    baked = role.lr_ratio if config.bake_rates else 1.0
+    return Chosen(
+        projection=projection,
+        role=role,
+        rank=rank,
+        # Under Adam a step has the size of the rate whatever the gradient's: A / c moved by lr
+        # is A moved by c lr, and c^2 in the scale puts the size back.
+        scaling=alpha / (math.sqrt(rank) if config.use_rslora else rank) * baked**2,
+        lr_ratio=role.lr_ratio / baked,
+        baked=baked,
+        anchored=config.anchored and not STARTS[role.init].zero,
+    )
+
+
+def _rank_and_alpha(name: str, config: AILoRAConfig, role: Role) -> tuple[int, float]:
+    """A role's own value beats a pattern, a pattern the config's field."""
+    rank = role.r or peft_insides.from_pattern(config.rank_pattern, name, config.r)
+    alpha = role.lora_alpha or peft_insides.from_pattern(
+        config.alpha_pattern, name, config.lora_alpha
+    )
+    return rank, float(rank if alpha is None else alpha)
+
+
+def _check_one_scale(name: str, layer: Sequence[Chosen], config: AILoRAConfig) -> None:
+    """One LoRA has one scale: a fused layer's roles must agree on it."""
+    if layer[0].projection.rows is None:
+        return
+    scales = {one.projection.role: one.scaling for one in layer}
+    if max(scales.values()) > min(scales.values()) * (1 + 1e-12):
+        listed = " and ".join(f"{role!r} {scale:g}" for role, scale in scales.items())
+        why = (
+            "bake_rates=True gives different rates different scales; leave it out and use "
+            "ailora.create_optimizer"
+            if config.bake_rates
+            else "give them the same lora_alpha / r"
+        )
+        raise UserError(
+            f"{name} holds several roles in one weight, and a LoRA of it has one scale, where "
+            f"{listed} are asked for: {why}"
+        )
+    for field in ("use_dora", "lora_bias"):
+        if getattr(config, field):
+            raise UserError(
+                f"{field}=True: {name} is a fused layer, where other roles' rows would train as "
+                "well; leave it out for this model"
+            )
+
+
+def _check_names(config: AILoRAConfig, model: nn.Module) -> None:
+    if isinstance(config.target_modules, str):
+        return
+    paths = [place.name for place in walk(model)]
+    for entry in sorted(config.target_modules):
+        if not any(matches(path, entry) for path in paths):
+            raise UserError(f"target_modules: no module is named {entry!r} or ends with it")
+
+
+def _check_patterns(config: AILoRAConfig, names: Iterable[str]) -> None:
+    names = list(names)
+    for field in ("rank_pattern", "alpha_pattern"):
+        for key in getattr(config, field) or {}:
+            if not any(peft_insides.pattern_fits(key, name) for name in names):
+                if config.target_parameters:
+                    continue
+                raise UserError(f"{field}: {key!r} fits none of the modules that are adapted")
+
+
+def _check_heads(
+    config: AILoRAConfig, found: Sequence[Projection], kept: Sequence[Projection]
+) -> None:
+    """A role that was named by hand and lies in a module that is trained as a whole."""
+    left_out = {p.name for p in found} - {p.name for p in kept}
+    for name in sorted(left_out):
+        for role in config.named_roles.values():
+            inside = [w for w in config.modules_to_save or () if f".{w}." in f".{name}."]
+            if inside and any(matches(name, entry) for entry in role.modules or ()):
+                raise UserError(
+                    f"modules_to_save has {inside[0]!r}, which {name} is a part of; a module is "
+                    "either trained in full or adapted"
+                )
+
+
+def make_factors(selection: Selection, on_progress: OnProgress | None = None) -> dict[str, Factors]:
+    """The starting factors of every chosen projection, by its key; the model is only read.
+
+    A progress bar with the time left appears when this takes more than two seconds, unless
+    `on_progress` shows it: it is called with the weights done, their number, and the next one's
+    name ("" at the end).
+
+    Raises:
+        UserError: a start that can only be given, a rank above a weight's size, a weight with NaN
+            or Inf, or without values (meta device).
+    """
+    for one in selection.chosen:
+        if STARTS[one.role.init].make is None:
+            raise UserError(
+                f"Role.init={one.role.init!r}: only saved adapters have it; to start one so, call "
+                f"ailora.baselines.METHODS[{one.role.init!r}].build(model, settings, batches)"
+            )
+    chosen = selection.chosen
+    found = {one.projection.key: _make(one) for one in _reported(chosen, on_progress)}
+    _report_dead(chosen, found)
+    return found
+
+
+def _make(one: Chosen) -> Factors:
+    projection, make = one.projection, STARTS[one.role.init].make
+    assert make is not None  # noqa: S101
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if one.is_spectral and not several:  # with several, rank 0 alone needs the values
+        check_values(projection.module, projection.name)
+    try:
+        made = make(projection, one.rank, one.scaling / one.baked**2)
+    except UserError as error:
+        if projection.key in str(error):
+            raise
+        raise UserError(f"{projection.key} ({projection.role}): {error}") from error
+    if one.baked == 1:
+        return made
+    return Factors(A=made.A / one.baked, B=made.B / one.baked, dead=made.dead, check=made.check)
+
+
+def check_values(module: nn.Module, name: str) -> None:
+    """Raise a UserError if a layer's weight has no values in it."""
+    weight = module.weight
+    if not (isinstance(weight, Tensor) and weight.is_meta):
+        return
+    if hasattr(module, "_hf_hook"):
+        raise UserError(
+            f"accelerate keeps the weight of {name} elsewhere until it is needed (cpu_offload, "
+            "disk_offload, a device_map): add the adapter first, and offload the model then"
+        )
+    raise UserError(
+        f"{name} is on the meta device and has no values: load the model's weights first"
+    )
+
+
+def _reported(chosen: list[Chosen], on_progress: OnProgress | None) -> Iterator[Chosen]:
+    if on_progress is None:
+        yield from tqdm(
+            chosen, "starting factors", unit="weight", delay=2, leave=False, disable=None
+        )
+        return
+    for done, one in enumerate(chosen):
+        on_progress(done, len(chosen), one.projection.key)
+        yield one
+    on_progress(len(chosen), len(chosen), "")
+
+
+def _report_dead(chosen: Sequence[Chosen], found: dict[str, Factors]) -> None:
+    dead = [(one, found[one.projection.key].dead) for one in chosen]
+    dead = [(one, count) for one, count in dead if count]
+    if dead:
+        listed = ", ".join(f"{one.projection.key} {count} of {one.rank}" for one, count in dead[:8])
+        more = f" and {len(dead) - 8} more" if len(dead) > 8 else ""
+        logger.warning(
+            "dead triplets: the weight has singular values of zero there, so these factors start "
+            "at zero and never learn: %s%s. A smaller r or init='gaussian' avoids it.",
+            listed,
+            more,
+        )

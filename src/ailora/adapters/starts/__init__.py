@@ -1,1 +1,0 @@
-"""The starting factors of each projection, decomposed once for all processes."""

@@ -1,1 +1,0 @@
-"""All that touches the insides of PEFT."""

@@ -1,0 +1,342 @@
+"""The one way by which a start reaches a model: around PEFT's ``LoraModel.inject_adapter``.
+
+Before PEFT makes its layers, the config becomes a stock one (a copy: the caller's is left alone)
+with the modules, ranks and scales that the start needs; afterwards the factors are put in. Every
+refusal comes before anything is changed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import peft
+from peft import LoraConfig, PeftModel
+from torch import nn
+
+from ailora.adapters import folding, peft_insides
+from ailora.adapters.attach import NewAdapter, Wanted, put_blocks
+from ailora.adapters.config import AILoRAConfig, private_copy
+from ailora.adapters.peft_insides import BaseTunerLayer, LoraModel, MixedModel, around
+from ailora.adapters.record import Record, StartedConfig, say_start
+from ailora.adapters.selection import OnProgress
+from ailora.errors import UserError
+
+
+def get_peft_model(
+    model: nn.Module,
+    config: AILoRAConfig,
+    adapter_name: str = "default",
+    *,
+    autocast_adapter_dtype: bool = True,
+    on_progress: OnProgress | None = None,
+) -> PeftModel:
+    """``peft.get_peft_model``, which also adds to a PeftModel, and can report its progress.
+
+    Args:
+        model: A transformers model, or a PeftModel that gets one more adapter beside its own.
+        config: What each role starts from.
+        adapter_name: Name of the adapter in the PEFT model.
+        autocast_adapter_dtype: As in PEFT: factors over fp16 or bf16 weights are kept in fp32;
+            False gives them the base's dtype.
+        on_progress: Called with the weights done, their number, and the name of the next one, in
+            place of the progress bar that appears after two seconds.
+
+    Returns:
+        A stock ``peft.PeftModel``. `ailora.create_optimizer` gives the roles their rates.
+
+    Raises:
+        UserError: before the model is changed, if it has no such projections, a rank is too high,
+            a weight holds NaN or Inf, the adapter's name is taken, 4-bit weights were packed for
+            inference, or a field cannot be had with a start.
+    """
+    wanted = Wanted(on_progress=on_progress)
+    return wrap(model, config, adapter_name, wanted, autocast_adapter_dtype=autocast_adapter_dtype)
+
+
+def wrap(
+    model: nn.Module,
+    config: AILoRAConfig,
+    adapter_name: str = "default",
+    wanted: Wanted | None = None,
+    *,
+    autocast_adapter_dtype: bool = True,
+) -> PeftModel:
+    """`get_peft_model` for callers that bring factors of their own.
+
+    Raises:
+        UserError: as there.
+    """
+    if not isinstance(config, AILoRAConfig):
+        raise UserError(
+            f"config is a {type(config).__name__}: give an ailora.AILoRAConfig, "
+            "or call peft.get_peft_model for PEFT's own configs"
+        )
+    given = private_copy(config)
+    given._wanted = wanted
+    if isinstance(model, peft.PeftMixedModel):
+        raise UserError(_MIXED)
+    if not isinstance(model, PeftModel):
+        return peft.get_peft_model(
+            model, given, adapter_name, autocast_adapter_dtype=autocast_adapter_dtype
+        )
+    if adapter_name in model.peft_config:
+        raise UserError(
+            f"adapter_name={adapter_name!r}: this model has that adapter; choose another name"
+        )
+    alone = not model.peft_config
+    model.add_adapter(adapter_name, given, autocast_adapter_dtype=autocast_adapter_dtype)
+    if alone:  # PEFT activates the first adapter of a new model only
+        model.set_adapter(adapter_name)
+    return model
+
+
+# --- Around PEFT's methods -------------------------------------------------------------------
+
+
+def _inject(
+    original: Any,
+    tuner: LoraModel,
+    model: nn.Module,
+    adapter_name: str,
+    *args: Any,
+    **kwargs: Any,
+) -> None:
+    config = tuner.peft_config[adapter_name]
+    if not isinstance(config, LoraConfig):  # AdaLoRA and others that derive from it
+        original(tuner, model, adapter_name, *args, **kwargs)
+        return
+    try:
+        if isinstance(config, StartedConfig):
+            config = _again(tuner, adapter_name, config)
+        if isinstance(config, AILoRAConfig):
+            if kwargs.get("state_dict") is not None:
+                raise UserError(
+                    "an AILoRAConfig starts a new adapter; to load a saved one, call "
+                    "ailora.load_adapter(model, folder)"
+                )
+            start = NewAdapter(model, adapter_name, private_copy(config), tuner.peft_config)
+            start.check(low_cpu_mem_usage=bool(kwargs.get("low_cpu_mem_usage")) or _makes_meta())
+            tuner.peft_config[adapter_name] = start.started
+            original(tuner, model, adapter_name, *args, **kwargs)
+            start.install(tuner)
+        elif isinstance(config, StartedConfig):
+            tuner.peft_config[adapter_name] = config
+            original(tuner, model, adapter_name, *args, **kwargs)
+            put_blocks(model, adapter_name, config.record, _carrier(tuner, adapter_name, config))
+        else:
+            _refuse_beside_folded(tuner, model, adapter_name)
+            original(tuner, model, adapter_name, *args, **kwargs)
+            folding.mark_stock(model, adapter_name, config.init_lora_weights)
+    except Exception:  # nothing of a start that failed stays behind
+        if isinstance(config, AILoRAConfig | StartedConfig):
+            tuner.peft_config.pop(adapter_name, None)
+        raise
+
+
+def _makes_meta() -> bool:
+    """Whether modules are made without memory now, as inside accelerate's init_empty_weights."""
+    return bool(nn.Linear(1, 1).weight.is_meta)
+
+
+def _again(tuner: LoraModel, adapter: str, config: StartedConfig) -> LoraConfig:
+    """What a started adapter's config means where it is given to a model once more."""
+    if config.record is None:  # made by dataclasses.replace
+        if getattr(tuner, "_ailora_deriving", False):
+            tuner.peft_config[adapter] = config.stock()
+            return tuner.peft_config[adapter]
+        raise UserError(
+            "this config was made from that of a started adapter, whose rank and modules are "
+            "those of its file; change the AILoRAConfig instead (config.record.origin) and give "
+            "that"
+        )
+    if config.loading:
+        return StartedConfig.like(config, config.record)
+    if _is_called_by("reduce_intruder_dimension"):
+        tuner.peft_config[adapter] = config.stock()
+        return tuner.peft_config[adapter]
+    if _carrier(tuner, adapter, config) is not None:
+        return StartedConfig.like(config, config.record)
+    return config.record.origin  # another model: a start of its own
+
+
+def _is_called_by(name: str) -> bool:
+    """Whether a function of that name is being called.
+
+    PEFT's `reduce_intruder_dimension` adds an adapter as TRL does, by a config of the model, but
+    then writes factors of its own into it.
+    """
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code.co_name == name:
+            return True
+    return False
+
+
+def _carrier(tuner: LoraModel, adapter: str, config: StartedConfig) -> str | None:
+    """The adapter of this model that has the config's start."""
+    assert config.record is not None  # noqa: S101
+    if config.loading:
+        return None
+    carriers = (
+        name
+        for name, record in _records(tuner.peft_config).items()
+        if name != adapter and record.key == config.record.key
+    )
+    return next(carriers, None)
+
+
+def _refuse_beside_folded(tuner: LoraModel, model: nn.Module, adapter: str) -> None:
+    """A stock adapter on our residual base would be one of another model."""
+    if not _converting and any(
+        r.is_folded for name, r in _records(tuner.peft_config).items() if name != adapter
+    ):
+        folding.check_whole(model)
+
+
+def _cast(
+    original: Any, tuner: LoraModel, adapter_name: str, autocast_adapter_dtype: bool = True
+) -> None:
+    """PEFT keeps factors over 16-bit weights in fp32: then they start there, not rounded."""
+    original(tuner, adapter_name, autocast_adapter_dtype)
+    pending = tuner.__dict__.pop("_ailora_pending", None)
+    if pending is not None and pending.adapter == adapter_name:
+        pending.fill()
+
+
+def _unload(
+    original: Any,
+    tuner: LoraModel,
+    merge: bool = True,
+    progressbar: bool = False,
+    safe_merge: bool = False,
+    adapter_names: list[str] | None = None,
+) -> nn.Module:
+    merged = (adapter_names or tuner.active_adapters) if merge else []
+    for name, record in _records(tuner.peft_config).items():
+        if record.is_folded and name not in merged:
+            raise UserError(
+                f"adapter {name!r} is folded into the base weights (anchored=False): without it "
+                "they are a residual and no model; merge_and_unload() it, or load the base anew"
+            )
+    whole: nn.Module = original(tuner, merge, progressbar, safe_merge, adapter_names)
+    if merge:
+        folding.unmark(whole)
+    return whole
+
+
+def _delete(original: Any, tuner: LoraModel, adapter_name: str) -> None:
+    record = _records(tuner.peft_config).get(adapter_name)
+    if record is not None and record.is_folded:
+        others = _records(tuner.peft_config).items()
+        if not any(n != adapter_name and r.key == record.key for n, r in others):
+            raise UserError(
+                f"adapter {adapter_name!r} is folded into the base weights (anchored=False): "
+                "without it they are a residual and no model; load the base anew"
+            )
+    original(tuner, adapter_name)
+
+
+def _enable(original: Any, layer: BaseTunerLayer, enabled: bool) -> None:
+    if not enabled and folding.is_ours(peft_insides.base_layer(layer)):
+        raise UserError(
+            "an adapter is folded into the base weights (anchored=False): disabling it leaves a "
+            "residual, not the pre-trained model that a reference must be; use anchored=True"
+        )
+    original(layer, enabled)
+
+
+def _disable(original: Any, tuner: LoraModel) -> None:
+    for name in _records(tuner.peft_config):
+        bias = tuner.peft_config[name].bias
+        if bias != "none" and tuner.training:
+            raise UserError(
+                f"bias={bias!r} trains the base's own biases, so the disabled adapter is no "
+                "reference model; use bias='none'"
+            )
+    original(tuner)
+
+
+def _derive(original: Any, tuner: LoraModel, *args: Any, **kwargs: Any) -> None:
+    """``add_weighted_adapter`` replaces fields of a config: what it makes is a stock adapter."""
+    if any(record.is_folded for record in _records(tuner.peft_config).values()):
+        raise UserError(
+            "a folded adapter (anchored=False) cannot be weighted: its base is a residual that "
+            "needs all of it; use anchored=True"
+        )
+    tuner._ailora_deriving = True
+    try:
+        original(tuner, *args, **kwargs)
+    finally:
+        tuner._ailora_deriving = False
+
+
+_converting: list[PeftModel] = []
+
+
+def _save(original: Any, model: PeftModel, *args: Any, **kwargs: Any) -> None:
+    """While PEFT converts a folded adapter, it loads the start beside it for a moment."""
+    if kwargs.get("path_initial_model_for_weight_conversion") is None:
+        original(model, *args, **kwargs)
+        return
+    _converting.append(model)
+    try:
+        original(model, *args, **kwargs)
+    finally:
+        _converting.pop()
+
+
+_MIXED = (
+    "a PeftMixedModel mixes kinds of adapters and starts none: leave out mixed=True, or start from "
+    "the plain model"
+)
+
+
+def _mixed(
+    original: Any, tuner: MixedModel, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
+) -> None:
+    config = tuner.peft_config[adapter_name]
+    if isinstance(config, AILoRAConfig) or getattr(config, "record", None) is not None:
+        raise UserError(_MIXED)
+    original(tuner, model, adapter_name, *args, **kwargs)
+
+
+def _card(original: Any, model: PeftModel, output_dir: str) -> None:
+    """The model card says how an adapter started, also where Trainer or the hub write it anew."""
+    original(model, output_dir)
+    for record in _records(model.peft_config).values():
+        if not _converting:  # to a plain LoRA
+            say_start(Path(output_dir) / "README.md", record)
+
+
+def _upload(original: Any, model: PeftModel, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
+    if _records(model.peft_config):
+        model.create_or_update_model_card(working_dir)
+    return original(model, working_dir, *args, **kwargs)
+
+
+def _records(configs: Mapping[str, Any]) -> dict[str, Record]:
+    """The records of a model's started adapters."""
+    found = {name: getattr(config, "record", None) for name, config in configs.items()}
+    return {name: record for name, record in found.items() if record is not None}
+
+
+def step_in() -> None:
+    """Reach PEFT's calls; once a process, when `AILoRAConfig` is imported."""
+    around(LoraModel, "inject_adapter", _inject)
+    around(LoraModel, "_cast_adapter_dtype", _cast)
+    around(LoraModel, "_unload_and_optionally_merge", _unload)
+    around(LoraModel, "delete_adapter", _delete)
+    around(LoraModel, "disable_adapter_layers", _disable)
+    around(BaseTunerLayer, "enable_adapters", _enable)
+    around(LoraModel, "add_weighted_adapter", _derive)
+    around(MixedModel, "inject_adapter", _mixed)
+    around(PeftModel, "save_pretrained", _save)
+    around(PeftModel, "create_or_update_model_card", _card)
+    around(PeftModel, "_upload_modified_files", _upload)
+
+
+__all__ = ["Wanted", "get_peft_model", "step_in", "wrap"]
