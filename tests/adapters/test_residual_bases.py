@@ -358,3 +358,14 @@ def test_a_base_without_values_is_refused_by_the_layer(folder: Path) -> None:
         with pytest.raises(UserError, match=rf"^{Q0}[^\n]* is on the meta device[^\n]*$"):
             start()
     assert "lora" not in str(empty)
+
+
+def test_a_folded_adapter_that_was_merged_in_place_can_be_unloaded() -> None:
+    model = ailora.get_peft_model(tiny(), AILoRAConfig(r=2, anchored=False))
+    train(model, batch(model), 2)
+    wanted = logits(model, batch(model))
+    model.merge_adapter()
+    whole = model.unload()
+    torch.testing.assert_close(logits(whole, batch(whole)), wanted, rtol=0, atol=1e-12)
+    again = ailora.get_peft_model(whole, AILoRAConfig(r=2))
+    torch.testing.assert_close(logits(again, batch(whole)), wanted, rtol=0, atol=1e-12)

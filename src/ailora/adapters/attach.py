@@ -199,6 +199,7 @@ class NewAdapter:
 
     def install(self, tuner: LoraModel) -> None:
         """Put the factors into the layers that PEFT made, and fold them into the base."""
+        self._check_layers()
         self.fill()
         record = self.started.record
         assert record is not None  # noqa: S101
@@ -206,6 +207,20 @@ class NewAdapter:
             self._fold(record)
         else:
             tuner.__dict__["_ailora_pending"] = self
+
+    def _check_layers(self) -> None:
+        """PEFT may have read other modules into the names than were meant."""
+        layers = peft_insides.lora_layers(self.model, self.adapter)
+        made = {name.replace(".base_layer", "") for name in layers}
+        parameters = {entry.rpartition(".")[0] for entry in self.config.target_parameters or ()}
+        more = made - set(self.selection.layers) - set(self.selection.others)
+        more = {name for name in more if not any(name.endswith(owner) for owner in parameters)}
+        if more:
+            raise UserError(
+                f"PEFT adapted {min(more)}, which was not asked for (nor {len(more) - 1} others): "
+                "the model is not to be used; name the modules by a regular expression in "
+                "target_modules"
+            )
 
     def fill(self) -> None:
         """Set every layer's factors to the start, in the dtype that PEFT gave the adapter."""

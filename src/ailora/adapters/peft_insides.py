@@ -201,6 +201,17 @@ def is_merged(model: nn.Module) -> bool:
     return any(isinstance(layer, BaseTunerLayer) and layer.merged for layer in model.modules())
 
 
+def merged_adapters(model: nn.Module) -> set[str]:
+    """The adapters that are merged into the weights of every layer they have."""
+    merged: set[str] = set()
+    left_out: set[str] = set()
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            merged |= set(layer.merged_adapters)
+            left_out |= set(layer.lora_A) - set(layer.merged_adapters)
+    return merged - left_out
+
+
 def base_layer(module: nn.Module) -> nn.Module:
     """The layer that PEFT wrapped, or the module itself."""
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
@@ -237,6 +248,7 @@ __all__ = [
     "keeps",
     "lora_layer",
     "lora_layers",
+    "merged_adapters",
     "pattern",
     "pattern_fits",
     "selecting",

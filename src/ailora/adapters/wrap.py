@@ -215,7 +215,8 @@ def _unload(
     safe_merge: bool = False,
     adapter_names: list[str] | None = None,
 ) -> nn.Module:
-    merged = (adapter_names or tuner.active_adapters) if merge else []
+    merged = set(adapter_names or tuner.active_adapters) if merge else set()
+    merged |= peft_insides.merged_adapters(tuner.model)
     for name, record in _records(tuner.peft_config).items():
         if record.is_folded and name not in merged:
             raise UserError(
@@ -223,7 +224,7 @@ def _unload(
                 "they are a residual and no model; merge_and_unload() it, or load the base anew"
             )
     whole: nn.Module = original(tuner, merge, progressbar, safe_merge, adapter_names)
-    if merge:
+    if merged:
         folding.unmark(whole)
     return whole
 
