@@ -16,6 +16,7 @@ from ailora.experiments.failure import Failure
 from ailora.files import write_json
 from ailora.lock import LOCK, Owner, held, holder
 from ailora.training.folder import FAILED, RunFolder
+from ailora.training.results import read_result
 
 Run = dict[str, Any]  # the content of a run's result.json
 State = Literal["finished", "running", "failed", "interrupted", "unknown"]
@@ -56,14 +57,20 @@ class Store:
         return RunFolder(self.path / run_id)
 
     def runs(self) -> list[Stored]:
-        """Every run, by name. Folders that are named otherwise than runs are nobody's business."""
-        found = self.path.iterdir() if self.path.is_dir() else ()
-        names = (path.name for path in found if path.is_dir())
+        """Every run, by name: folders, and results that lie as ``<run id>.json``.
+
+        What is named otherwise than a run is ignored.
+        """
+        found = list(self.path.iterdir()) if self.path.is_dir() else []
+        names = {path.name for path in found if path.is_dir()}
+        names |= {path.stem for path in found if path.suffix == ".json" and path.is_file()}
         return [self.read(name) for name in sorted(names) if _RUN_ID.fullmatch(name)]
 
     def read(self, run_id: str) -> Stored:
         """One run; a result that is not whole counts as none."""
         path, result = self.path / run_id, self.folder(run_id).result()
+        if result is None:
+            result = read_result(self.path / f"{run_id}.json")
         if result is not None and "config" in result:
             return Stored(run_id=run_id, state="finished", config=result["config"], result=result)
         config = _settings(path / "config.json")

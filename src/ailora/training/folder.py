@@ -14,6 +14,7 @@ from ailora.errors import UserError
 from ailora.files import append_line, write_atomic, write_json
 from ailora.training.config import RunConfig
 from ailora.training.environment import environment
+from ailora.training.results import read_result, stamped
 
 STATE = "trainer_state.json"  # what Trainer writes last into a checkpoint
 FAILED = "failed.json"  # why a sweep gave the run up
@@ -38,11 +39,7 @@ class RunFolder:
 
     def result(self) -> dict[str, Any] | None:
         """The finished run's result; None for one that is unfinished, half-written or foreign."""
-        try:
-            result = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return result if isinstance(result, dict) and "metrics" in result else None
+        return read_result(self.path / "result.json")
 
     def start(self, config: RunConfig, fingerprint: str) -> None:
         """Write down what the run is made of."""
@@ -51,7 +48,7 @@ class RunFolder:
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
         """Write the result, drop the checkpoints, and return the result as it will be read."""
-        write_json(self.path / "result.json", result)
+        write_json(self.path / "result.json", stamped(result))
         (self.path / FAILED).unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         return self.result() or result
