@@ -207,7 +207,7 @@ class AILoRAConfig(LoraConfig):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         """The fields that differ from their defaults, and the roles."""
-        hidden = ("peft_type", "peft_version", "runtime_config")
+        hidden = ("peft_type", "peft_version", "runtime_config", "base_model_name_or_path")
         return f"AILoRAConfig({_shown(self, ('r', 'roles'), hidden)})"
 
 
