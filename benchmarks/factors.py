@@ -43,11 +43,16 @@ def smollm2() -> tuple[nn.Module, dict[str, torch.Tensor]]:
 
 
 MODELS = {"MiniLM": minilm, "SmolLM2-135M": smollm2}
+TASKS = {"MiniLM": "SEQ_CLS", "SmolLM2-135M": "CAUSAL_LM"}
 
 
-def contenders(rank: int, all_linear: bool) -> dict[str, Callable[[nn.Module], nn.Module]]:
+def contenders(
+    rank: int, task: str, all_linear: bool
+) -> dict[str, Callable[[nn.Module], nn.Module]]:
     """Name and how a model is wrapped."""
-    fields: dict[str, Any] = {"target_modules": "all-linear"} if all_linear else {}
+    fields: dict[str, Any] = {}
+    if all_linear:  # which leaves out a classifier by its task
+        fields = {"target_modules": "all-linear", "task_type": task}
     preset = ailora.presets.pissa if all_linear else ailora.presets.ailora
 
     def plain(times: int) -> Callable[[nn.Module], nn.Module]:
@@ -68,7 +73,7 @@ def contenders(rank: int, all_linear: bool) -> dict[str, Callable[[nn.Module], n
 def run(name: str, rank: int, steps: int, *, all_linear: bool) -> list[dict[str, Any]]:
     """Steps of every contender, interleaved; one row per contender."""
     ready = {}
-    for what, wrap in contenders(rank, all_linear).items():
+    for what, wrap in contenders(rank, TASKS[name], all_linear).items():
         base, batch = MODELS[name]()
         model = wrap(base).train()
         decay = 0.01 if "decay" in what else 0.0
