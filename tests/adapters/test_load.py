@@ -206,3 +206,47 @@ def test_loading_says_nothing_when_all_is_well(
     with caplog.at_level(logging.INFO, logger="ailora"):
         ailora.load_adapter(tiny(), folder)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("anchored", [True, False])
+@pytest.mark.parametrize("given", [True, False])
+def test_an_adapter_from_before_modules_were_renamed_loads(
+    tmp_path: Path, anchored: bool, given: bool
+) -> None:
+    """As after an update of transformers, whose models bring the mapping along."""
+    model = trained(anchored=anchored)
+    wanted = logits(model, batch(model))
+    model.save_pretrained(tmp_path)
+    for name in ("adapter_model.safetensors", "ailora_anchor.safetensors"):
+        if (tmp_path / name).exists():
+            tensors = load_file(tmp_path / name)
+            old = {key.replace("bert.encoder", "bert.body"): t for key, t in tensors.items()}
+            save_file(old, tmp_path / name, metadata={"format": "pt"})
+    marker = (tmp_path / "ailora.json").read_text()
+    (tmp_path / "ailora.json").write_text(marker.replace("bert.encoder", "bert.body"))
+
+    mapping = {r"^bert\.body": "bert.encoder"}
+    with pytest.raises(UserError, match=r"adapts bert\.body\..* does not have"):
+        ailora.load_adapter(tiny(), tmp_path)
+    base = tiny()
+    if not given:
+        base._checkpoint_conversion_mapping = mapping
+    again = ailora.load_adapter(
+        base, tmp_path, is_trainable=True, key_mapping=mapping if given else None
+    )
+    torch.testing.assert_close(logits(again, batch(again)), wanted, rtol=0, atol=1e-12)
+    train(again, batch(again), 2)
+    again.save_pretrained(tmp_path / "new")
+    last = ailora.load_adapter(tiny(), tmp_path / "new")
+    torch.testing.assert_close(
+        logits(last, batch(last)), logits(again, batch(again)), rtol=0, atol=1e-12
+    )
+
+
+def test_an_adapter_loaded_for_use_does_not_train_whatever_was_there_before(tmp_path: Path) -> None:
+    model = trained()
+    model.save_pretrained(tmp_path)
+    model.delete_adapter("default")
+    again = ailora.load_adapter(model, tmp_path)
+    assert again.active_adapters == ["default"]
+    assert not [n for n, p in again.named_parameters() if p.requires_grad and "lora_" in n]

@@ -102,8 +102,8 @@ def _load(
     model.load_adapter(str(folder), name, **options)
     if alone:
         model.set_adapter(name)
-    if options["is_trainable"]:  # PEFT does this only where it adds the adapter itself
-        model.set_requires_grad(name)
+    # PEFT does this only where it adds the adapter itself, and set_adapter always turns it on.
+    model.set_requires_grad(name, options["is_trainable"])
     return model
 
 
