@@ -45,8 +45,8 @@ def arguments(kind: Any, out: Path, **more: Any) -> Any:
         report_to=[],
         use_cpu=True,
         bf16=False,
-        max_length=24,
         disable_tqdm=True,
+        **({"max_length": 24} if "max_length" in kind.__dataclass_fields__ else {}),
         **more,
     )
 

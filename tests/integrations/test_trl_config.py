@@ -76,24 +76,11 @@ def grpo(folder: Path, out: Path) -> Any:
         return [float(len(set(text.split()))) for text in completions]
 
     options = {"max_completion_length": 6, "num_generations": 4, "beta": 0.1}
-    config = trl.GRPOConfig(
-        output_dir=str(out),
-        max_steps=3,
-        per_device_train_batch_size=4,
-        learning_rate=5e-3,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        use_cpu=True,
-        bf16=False,
-        disable_tqdm=True,
-        **options,
-    )
     return trl.GRPOTrainer(
         model=base(folder),
         peft_config=CONFIG,
         reward_funcs=many_words,
-        args=config,
+        args=arguments(trl.GRPOConfig, out, **options),
         train_dataset=Dataset.from_list([{"prompt": "the film was"}] * 8),
         processing_class=hf.AutoTokenizer.from_pretrained(folder),
     )

@@ -45,6 +45,15 @@ class Wanted:
 _HEADS = {"QUESTION_ANS": ["qa_outputs"], "TOKEN_CLS": ["classifier", "score"]}
 
 
+def check_room(model: nn.Module, adapter: str) -> None:
+    """Raise a UserError if no adapter of that name fits on the weights of a model as they are."""
+    if not adapter or "." in adapter:
+        raise UserError(f"adapter_name={adapter!r}: must be a name without dots")
+    if peft_insides.is_merged(model):
+        raise UserError("an adapter is merged into this model's weights; unmerge_adapter() first")
+    folding.check_whole(model)
+
+
 class NewAdapter:
     """One start of one model: `check` reads and refuses, `install` writes."""
 
@@ -73,19 +82,14 @@ class NewAdapter:
         if low_cpu_mem_usage:
             self._check_filled()
         if not config.anchored and self.wanted.fold:
-            folding.check_foldable(self.model, self.selection)
+            spectral = [one.projection for one in self.selection.chosen if one.is_spectral]
+            folding.check_weights(self.model, spectral)
         keep_gradients(self.model)
         self.factors = self._make()
         self.started = self._stock()
 
     def _check_room(self) -> None:
-        if not self.adapter or "." in self.adapter:
-            raise UserError(f"adapter_name={self.adapter!r}: must be a name without dots")
-        if peft_insides.is_merged(self.model):
-            raise UserError(
-                "an adapter is merged into this model's weights; unmerge_adapter() first"
-            )
-        folding.check_whole(self.model)
+        check_room(self.model, self.adapter)
         others = [name for name in self.beside if name != self.adapter]
         for name in others:
             init = getattr(self.beside[name], "init_lora_weights", None)

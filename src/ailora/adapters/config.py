@@ -13,7 +13,7 @@ from peft import LoraConfig, TaskType
 
 from ailora.adapters.starts import STARTS
 from ailora.errors import UserError
-from ailora.roles import RoleKey
+from ailora.roles import RoleKey, RoleName
 
 # What becomes of each field of LoraConfig. Fields in neither table, as a future PEFT may have, are
 # refused where they differ from their default.
@@ -164,7 +164,7 @@ class AILoRAConfig(LoraConfig):  # type: ignore[misc]
         self.roles = _roles(self.roles)
 
     @property
-    def named_roles(self) -> dict[RoleKey, Role]:
+    def named_roles(self) -> dict[RoleName, Role]:
         """The roles but for ``"*"``."""
         return {name: role for name, role in self.roles.items() if name != "*"}
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ailora.errors import UserError
-from ailora.roles import RoleKey, Rows, row_index
+from ailora.roles import RoleKey, Rows, count_rows, put_rows, row_index, take_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +113,7 @@ class Factor(nn.Linear):
         if self.side == "A":
             return sum(block.rank * self.in_features for block in self.blocks)
         return sum(
-            block.rank
-            * (
-                self.out_features
-                if block.rows is None
-                else sum(stop - start for start, stop in block.rows)
-            )
+            block.rank * (self.out_features if block.rows is None else count_rows(block.rows))
             for block in self.blocks
         )
 
@@ -151,13 +146,17 @@ class Factor(nn.Linear):
         return f"{super().extra_repr()}, {roles}"
 
 
-class _Tied(torch.autograd.Function):
-    """A' as it is; both halves of an anchored block get the sum of their gradients."""
+class _AsItIs(torch.autograd.Function):
+    """A matrix as it is; what its blocks' gradients are is for the subclasses to say."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, blocks: tuple[Block, ...]) -> Tensor:
         ctx.blocks = blocks
         return weight.view_as(weight)
+
+
+class _Tied(_AsItIs):
+    """A': both halves of an anchored block get the sum of their gradients."""
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -173,13 +172,8 @@ class _Tied(torch.autograd.Function):
         return torch.cat(pieces), None
 
 
-class _Kept(torch.autograd.Function):
-    """B' as it is; a gradient only for what trains: a role's rows, and not the anchor."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, blocks: tuple[Block, ...]) -> Tensor:
-        ctx.blocks = blocks
-        return weight.view_as(weight)
+class _Kept(_AsItIs):
+    """B': a gradient only for what trains: a role's rows, and not the anchor."""
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -225,7 +219,7 @@ def cut(A: Tensor, B: Tensor, blocks: Sequence[Block]) -> list[Part]:
 def _part(block: Block, start: int, A: Tensor, B: Tensor) -> Part:
     rows, columns = A[start : start + block.width], B[:, start : start + block.width]
     if block.rows is not None:
-        columns = columns[_index(block.rows, B.device)]
+        columns = take_rows(columns, block.rows)
     if not block.anchored:
         return Part(A=rows, B=columns)
     r = block.rank
@@ -242,7 +236,7 @@ def joined(
     """
     rows, columns = [], []
     for (A, B), block in zip(parts, blocks, strict=True):
-        whole = B if block.rows is None else _scattered(B, block.rows, out_features)
+        whole = B if block.rows is None else put_rows(B, block.rows, out_features)
         if block.anchored:
             rows += [A, torch.zeros_like(A)]
             columns += [torch.zeros_like(whole), whole]
@@ -250,8 +244,3 @@ def joined(
             rows.append(A)
             columns.append(whole)
     return torch.cat(rows), torch.cat(columns, dim=1)
-
-
-def _scattered(B: Tensor, rows: Rows, out_features: int) -> Tensor:
-    whole = B.new_zeros(out_features, B.shape[1])
-    return whole.index_copy(0, _index(rows, B.device), B)

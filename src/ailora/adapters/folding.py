@@ -15,7 +15,6 @@ from torch import nn
 
 from ailora.adapters import peft_insides
 from ailora.adapters.record import Record
-from ailora.adapters.selection import Selection
 from ailora.errors import UserError
 from ailora.roles import Projection
 from ailora.roles.weights import is_quantised
@@ -26,11 +25,6 @@ _MARK = "_ailora_residual"
 _OURS = "adapter"
 # PEFT's starts that write W - B A (or a quantised W) into the base.
 CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-
-
-def check_foldable(model: nn.Module, selection: Selection) -> None:
-    """Raise a UserError if a start cannot be taken out of these weights."""
-    check_weights(model, [one.projection for one in selection.chosen if one.is_spectral])
 
 
 def check_weights(model: nn.Module, projections: Iterable[Projection]) -> None:

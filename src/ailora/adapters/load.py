@@ -14,7 +14,7 @@ from peft import PeftMixedModel, PeftModel
 from torch import nn
 
 from ailora.adapters import folding, peft_insides
-from ailora.adapters.attach import projections
+from ailora.adapters.attach import check_room, projections
 from ailora.adapters.factors import cut
 from ailora.adapters.folder import (
     AdapterFolder,
@@ -28,6 +28,7 @@ from ailora.adapters.record import MARKER, Record, Sketch, StartedConfig
 from ailora.adapters.selection import check_values
 from ailora.adapters.starts import STARTS
 from ailora.adapters.surroundings import check_surroundings, keep_gradients
+from ailora.adapters.wrap import add_beside, check_name_is_free
 from ailora.errors import UserError
 from ailora.roles import unwrapped
 from ailora.roles.weights import shape_of
@@ -64,8 +65,14 @@ def load_adapter(
             trained, if 4-bit weights were packed for inference.
     """
     adapter = read_adapter(Path(folder))
-    _check_room(model, adapter_name)
+    if isinstance(model, PeftMixedModel):
+        raise UserError(
+            "the model is a PeftMixedModel, which mixes kinds of adapters; load into the plain "
+            "model, or into a PeftModel with adapters beside"
+        )
+    check_name_is_free(model, adapter_name)
     base = unwrapped(model)
+    check_room(base, adapter_name)
     mapping = key_mapping or getattr(base, "_checkpoint_conversion_mapping", None) or {}
     names = renamed(adapter, mapping)
     record = read_record(adapter, base)
@@ -96,12 +103,9 @@ def _load(
 ) -> PeftModel:
     if not isinstance(model, PeftModel):
         return PeftModel.from_pretrained(model, str(folder), name, config=config, **options)
-    alone = not model.peft_config
     autocast = options["autocast_adapter_dtype"]
-    model.add_adapter(name, config, autocast_adapter_dtype=autocast)
+    add_beside(model, config, name, autocast_adapter_dtype=autocast)
     model.load_adapter(str(folder), name, **options)
-    if alone:
-        model.set_adapter(name)
     # PEFT does this only where it adds the adapter itself, and set_adapter always turns it on.
     model.set_requires_grad(name, options["is_trainable"])
     return model
@@ -136,21 +140,6 @@ def _with_names(
         sketches={moved_key(key): sketch for key, sketch in record.sketches.items()},
     )
     return replace(adapter, updates=updates, config=config), record
-
-
-def _check_room(model: nn.Module, name: str) -> None:
-    if not name or "." in name:
-        raise UserError(f"adapter_name={name!r}: must be a name without dots")
-    if isinstance(model, PeftMixedModel):
-        raise UserError(
-            "the model is a PeftMixedModel, which mixes kinds of adapters; load into the plain "
-            "model, or into a PeftModel with adapters beside"
-        )
-    if isinstance(model, PeftModel) and name in model.peft_config:
-        raise UserError(f"adapter_name={name!r}: this model has that adapter; choose another name")
-    if peft_insides.is_merged(model):
-        raise UserError("an adapter is merged into this model's weights; unmerge_adapter() first")
-    folding.check_whole(unwrapped(model))
 
 
 def _check_shapes(base: nn.Module, adapter: AdapterFolder) -> None:

@@ -97,9 +97,7 @@ def select(model: nn.Module, config: AILoRAConfig) -> Selection:
             that need different scales.
     """
     by_hand: dict[RoleName, Sequence[str]] = {
-        name: role.modules
-        for name, role in config.named_roles.items()
-        if role.modules and name != "*"
+        name: role.modules for name, role in config.named_roles.items() if role.modules
     }
     others: list[str] = []
     if config.target_modules is None or config.target_modules == []:
@@ -121,7 +119,7 @@ def _by_role(
 ) -> list[Projection]:
     if not config.named_roles and config.target_parameters:
         return []
-    named: list[RoleName] = [name for name in config.named_roles if name != "*"]
+    named = list(config.named_roles)
     layers = config.layers_to_transform
     indices = None if layers is None else [layers] if isinstance(layers, int) else list(layers)
     found = find_projections(model, named, modules=by_hand, layers=indices) if named else []
@@ -156,7 +154,7 @@ def _by_name(
     names = peft_insides.targets(config, model)
     _check_names(config, model)
     alike = set(map(_without_modules, config.roles.values()))
-    roles = [name for name in config.named_roles if name != "*"]
+    roles = list(config.named_roles)
     uniform = "*" in config.roles and len(alike) == 1
     found = assign_roles(model, names, roles, modules=by_hand, strict=not uniform)
     if "*" in config.roles:

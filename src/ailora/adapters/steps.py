@@ -80,7 +80,7 @@ def _before_step(optimizer: Optimizer, *_: Any) -> None:
     kept = []
     for held in known.held:
         group = optimizer.param_groups[held.group]
-        start = _weight(held) if group.get(RATES) and _is_mixed(held.factor) else None
+        start = held.factor.weight if group.get(RATES) and _is_mixed(held.factor) else None
         anchor = _anchor(held) if _must_put_back(optimizer, group, held.factor) else None
         if start is not None or anchor is not None:
             kept.append((held, None if start is None else start.detach().clone(), anchor))
@@ -171,10 +171,6 @@ def _rescale(factor: Factor, start: Tensor) -> None:
         full = scale.expand(weight.shape).contiguous()
         scale = distribute_tensor(full, weight.device_mesh, weight.placements)
     weight.copy_(start + scale * (weight - start))
-
-
-def _weight(held: _Held) -> Tensor:
-    return held.factor.weight
 
 
 def _whole(weight: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from ailora.adapters.attach import projections
 from ailora.adapters.factors import Block, Part, cut
 from ailora.adapters.record import Record
 from ailora.linalg.lowrank import LowRank
-from ailora.roles import Projection, RoleKey, find_projections, unwrapped
+from ailora.roles import Projection, RoleKey, find_projections, take_rows, unwrapped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ def update_norms(model: PeftModel, adapter: str = "default") -> list[UpdateNorm]
 def _stock(projection: Projection, layer: peft_insides.LoraLayer, adapter: str) -> RoleUpdate:
     A, B = (m[adapter].weight.detach().double() for m in (layer.lora_A, layer.lora_B))
     if projection.rows is not None:
-        B = torch.cat([B[start:stop] for start, stop in projection.rows])
+        B = take_rows(B, projection.rows)
     change = LowRank(A=A, B=B, scale=layer.scaling[adapter])
     return RoleUpdate(projection=projection, change=change, A=A, B=B)
 

@@ -82,15 +82,27 @@ def wrap(
         return peft.get_peft_model(
             model, given, adapter_name, autocast_adapter_dtype=autocast_adapter_dtype
         )
-    if adapter_name in model.peft_config:
+    check_name_is_free(model, adapter_name)
+    add_beside(model, given, adapter_name, autocast_adapter_dtype=autocast_adapter_dtype)
+    return model
+
+
+def check_name_is_free(model: nn.Module, adapter_name: str) -> None:
+    """Raise a UserError if a model has an adapter of that name."""
+    if isinstance(model, PeftModel) and adapter_name in model.peft_config:
         raise UserError(
             f"adapter_name={adapter_name!r}: this model has that adapter; choose another name"
         )
+
+
+def add_beside(
+    model: PeftModel, config: LoraConfig, adapter_name: str, *, autocast_adapter_dtype: bool
+) -> None:
+    """Add an adapter to a PEFT model; the only one it has is the active one."""
     alone = not model.peft_config
-    model.add_adapter(adapter_name, given, autocast_adapter_dtype=autocast_adapter_dtype)
+    model.add_adapter(adapter_name, config, autocast_adapter_dtype=autocast_adapter_dtype)
     if alone:  # PEFT activates the first adapter of a new model only
         model.set_adapter(adapter_name)
-    return model
 
 
 # --- Around PEFT's methods -------------------------------------------------------------------
@@ -340,4 +352,4 @@ def step_in() -> None:
     around(PeftModel, "_upload_modified_files", _upload)
 
 
-__all__ = ["Wanted", "get_peft_model", "step_in", "wrap"]
+__all__ = ["Wanted", "add_beside", "check_name_is_free", "get_peft_model", "step_in", "wrap"]

@@ -13,7 +13,14 @@ from torch import nn
 
 from ailora.roles import naming
 from ailora.roles.fused import layouts_of
-from ailora.roles.projection import ROLE_NAMES, AttentionKind, RoleKey, RoleName, Rows
+from ailora.roles.projection import (
+    ROLE_NAMES,
+    AttentionKind,
+    RoleKey,
+    RoleName,
+    Rows,
+    count_rows,
+)
 from ailora.roles.walk import Place
 from ailora.roles.weights import is_projection, shape_of
 
@@ -32,7 +39,7 @@ class Part:
         """Number of rows of W that play the role."""
         if self.rows is None:
             return shape_of(self.place.module)[0]
-        return sum(stop - start for start, stop in self.rows)
+        return count_rows(self.rows)
 
 
 @dataclass(frozen=True, kw_only=True)

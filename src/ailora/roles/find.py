@@ -51,26 +51,13 @@ def find_projections(
             have; an argument makes no sense in itself.
     """
     check_roles(roles)
-    by_hand = check_modules(modules, roles)
-    places = walk(model)
-    reading = read(places)
-    for role, entries in by_hand.items():
-        for entry in entries:
-            _check_entry(role, entry, places, reading)
-    built_in = [role for role in roles if role not in by_hand]
-    if built_in and reading.problems:
-        raise UserError(messages.unreadable(unwrapped(model), reading.problems[0], built_in[0]))
-    layer_by_module = _layers_by_module(places)
-    found = [
-        _projection(part, layer_by_module)
-        for place in places
-        if place.first and is_projection(place.module)
-        for part in _parts(place, reading, built_in, by_hand)
-    ]
+    asked = _Asked(model, roles, modules, strict=True)
+    found = [asked.projection(part) for place in asked.linear for part in asked.parts(place)]
     for role in roles:
         if not any(projection.role == role for projection in found):
-            raise UserError(messages.no_projection(role, unwrapped(model), places, reading))
-    unusable = _unusable(reading, built_in, layers)
+            message = messages.no_projection(role, unwrapped(model), asked.places, asked.reading)
+            raise UserError(message)
+    unusable = _unusable(asked.reading, asked.built_in, layers)
     if unusable:
         raise UserError(messages.partly_usable(unusable))
     return found if layers is None else _in_layers(found, check_layers(layers))
@@ -101,23 +88,68 @@ def assign_roles(
     Raises:
         UserError: As `find_projections` for names by hand and for attention that cannot be read.
     """
-    by_hand = check_modules(modules, roles)
-    places = walk(model)
-    reading = read(places)
-    for role, entries in by_hand.items():
-        for entry in entries:
-            _check_entry(role, entry, places, reading)
-    built_in = [role for role in roles if role not in by_hand]
-    if strict and built_in and reading.problems:
-        raise UserError(messages.unreadable(unwrapped(model), reading.problems[0], built_in[0]))
-    layer_by_module = _layers_by_module(places)
-    wanted = set(names)
+    asked, wanted = _Asked(model, roles, modules, strict=strict), set(names)
     return [
-        _projection(part, layer_by_module)
-        for place in places
-        if place.name in wanted and place.first and is_projection(place.module)
-        for part in (_parts(place, reading, built_in, by_hand) or [Part(role="*", place=place)])
+        asked.projection(part)
+        for place in asked.linear
+        if place.name in wanted
+        for part in (asked.parts(place) or [Part(role="*", place=place)])
     ]
+
+
+class _Asked:
+    """A model read for some roles, of which some are named by hand."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        roles: Collection[RoleName],
+        modules: Mapping[RoleName, Sequence[str]] | None,
+        *,
+        strict: bool,
+    ) -> None:
+        self.by_hand = check_modules(modules, roles)
+        self.built_in = [role for role in roles if role not in self.by_hand]
+        self.places = walk(model)
+        self.reading = read(self.places)
+        for role, entries in self.by_hand.items():
+            for entry in entries:
+                _check_entry(role, entry, self.places, self.reading)
+        if strict and self.built_in and self.reading.problems:
+            problem = self.reading.problems[0]
+            raise UserError(messages.unreadable(unwrapped(model), problem, self.built_in[0]))
+        self._layers = _layers_by_module(self.places)
+
+    @property
+    def linear(self) -> list[Place]:
+        """Its linear layers, each module once."""
+        return [place for place in self.places if place.first and is_projection(place.module)]
+
+    def parts(self, place: Place) -> list[Part]:
+        """The roles of one module, by hand or as read; several only in a fused layer."""
+        kind = attention_of(place.name)
+        named = [
+            Part(role=role, place=place, attention=kind)
+            for role, entries in self.by_hand.items()
+            if any(matches(place.name, entry) for entry in entries)
+        ]
+        known = self.reading.parts.get(place.name, ())
+        parts = [*named, *(part for part in known if part.role in self.built_in)]
+        if len(parts) > 1 and any(part.rows is None for part in parts):
+            raise UserError(messages.two_roles(place.name, [part.role for part in parts]))
+        return parts
+
+    def projection(self, part: Part) -> Projection:
+        """The part as others know it."""
+        return Projection(
+            name=part.place.name,
+            role=part.role,
+            layer=self._layers[id(part.place.module)],
+            attention=part.attention,
+            stack=stack_of(part.place.name),
+            rows=part.rows,
+            module=part.place.module,
+        )
 
 
 def _unusable(
@@ -133,43 +165,12 @@ def _unusable(
     ]
 
 
-def _parts(
-    place: Place,
-    reading: Reading,
-    built_in: Collection[RoleName],
-    by_hand: Mapping[RoleName, Sequence[str]],
-) -> list[Part]:
-    """The roles of one module, by hand or as read; several only in a fused layer."""
-    kind = attention_of(place.name)
-    named = [
-        Part(role=role, place=place, attention=kind)
-        for role, entries in by_hand.items()
-        if any(matches(place.name, entry) for entry in entries)
-    ]
-    parts = [*named, *(p for p in reading.parts.get(place.name, ()) if p.role in built_in)]
-    if len(parts) > 1 and any(part.rows is None for part in parts):
-        raise UserError(messages.two_roles(place.name, [part.role for part in parts]))
-    return parts
-
-
 def _layers_by_module(places: Sequence[Place]) -> dict[int, int | None]:
     """By ``id`` of the module, its layer; None where several layers share it."""
     found: dict[int, set[int | None]] = {}
     for place in places:
         found.setdefault(id(place.module), set()).add(layer_of(place.name))
     return {key: layers.pop() if len(layers) == 1 else None for key, layers in found.items()}
-
-
-def _projection(part: Part, layers: Mapping[int, int | None]) -> Projection:
-    return Projection(
-        name=part.place.name,
-        role=part.role,
-        layer=layers[id(part.place.module)],
-        attention=part.attention,
-        stack=stack_of(part.place.name),
-        rows=part.rows,
-        module=part.place.module,
-    )
 
 
 def _check_entry(role: RoleName, entry: str, places: Sequence[Place], reading: Reading) -> None:

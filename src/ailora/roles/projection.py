@@ -54,7 +54,7 @@ class Projection:
         """(m, n) of this role's part of W in y = W x: its rows, and in_features."""
         rows, columns = shape_of(self.module)
         if self.rows is not None:
-            rows = sum(stop - start for start, stop in self.rows)
+            rows = count_rows(self.rows)
         return rows, columns
 
     @property
@@ -88,6 +88,11 @@ def put_rows(part: Tensor, rows: Rows, height: int) -> Tensor:
     """The reverse of `take_rows`: (m, k) on these rows of a matrix (height, k), zero elsewhere."""
     whole = part.new_zeros(height, part.shape[1])
     return whole.index_copy(0, row_index(rows).to(part.device), part)
+
+
+def count_rows(rows: Rows) -> int:
+    """How many rows are in these blocks."""
+    return sum(stop - start for start, stop in rows)
 
 
 def row_index(rows: Rows) -> Tensor:
