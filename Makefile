@@ -15,7 +15,7 @@ help: ## show this list
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing ailora into $(VENV) (a few minutes the first time)"
-	@$(PIP) -e .
+	@$(PIP) -e '.[lab]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -22,7 +22,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import ailora
-from ailora.demo import decoder_dir, encoder_dir
+from ailora.lab.demo import decoder_dir, encoder_dir
 
 OUT = Path(__file__).parent / "results" / "factors.json"
 PLAIN = "LoRA, rank r"

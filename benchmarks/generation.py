@@ -24,10 +24,10 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ailora
-from ailora import demo
 from ailora.files import write_json
-from ailora.tasks.tables.read import read_table
-from ailora.training.generate import Search, generate
+from ailora.lab import demo
+from ailora.lab.tasks.tables.read import read_table
+from ailora.lab.training.generate import Search, generate
 
 RESULTS = Path(__file__).parent / "results" / "generation.json"
 ASKED = (

@@ -42,7 +42,7 @@ def encoder_weights() -> Iterator[tuple[str, Tensor]]:
     """Role and float32 weight of every query and value projection of the embedded encoder."""
     from transformers import AutoModel  # noqa: PLC0415 - only this part needs it
 
-    from ailora.demo import encoder_dir  # noqa: PLC0415
+    from ailora.lab.demo import encoder_dir  # noqa: PLC0415
 
     for name, parameter in AutoModel.from_pretrained(encoder_dir()).named_parameters():
         for role in ("query", "value"):

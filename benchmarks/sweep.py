@@ -23,12 +23,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ailora.cli.console import quiet_libraries
-from ailora.experiments import Grid, Store, sweep
-from ailora.experiments.engines.here import Here
-from ailora.experiments.engines.local import Local
-from ailora.experiments.jobs import Tasks, jobs_of
 from ailora.files import write_json
-from ailora.training import RunConfig
+from ailora.lab.experiments import Grid, Store, sweep
+from ailora.lab.experiments.engines.here import Here
+from ailora.lab.experiments.engines.local import Local
+from ailora.lab.experiments.jobs import Tasks, jobs_of
+from ailora.lab.training import RunConfig
 
 RESULTS = Path(__file__).parent / "results" / "sweep.json"
 

@@ -43,16 +43,16 @@ from transformers import (
     set_seed,
 )
 
-from ailora import demo
 from ailora.files import write_json
-from ailora.tasks import TextTask, load_movies
-from ailora.tasks.classification.glue import load_glue
-from ailora.training import RunConfig
-from ailora.training.environment import computes_bf16_natively
-from ailora.training.folder import RunFolder
-from ailora.training.kinds import kind_of
-from ailora.training.methods import adapt
-from ailora.training.trainer import build_trainer
+from ailora.lab import demo
+from ailora.lab.tasks import TextTask, load_movies
+from ailora.lab.tasks.classification.glue import load_glue
+from ailora.lab.training import RunConfig
+from ailora.lab.training.environment import computes_bf16_natively
+from ailora.lab.training.folder import RunFolder
+from ailora.lab.training.kinds import kind_of
+from ailora.lab.training.methods import adapt
+from ailora.lab.training.trainer import build_trainer
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 PADDED_TO = 128  # run_glue.py's max_seq_length

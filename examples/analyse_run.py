@@ -15,10 +15,10 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ailora.analysis.layers import LayerRow, flat, layer_rows
-from ailora.analysis.runs import read_run
-from ailora.tasks import load_task
-from ailora.training import RunConfig, train
+from ailora.lab.analysis.layers import LayerRow, flat, layer_rows
+from ailora.lab.analysis.runs import read_run
+from ailora.lab.tasks import load_task
+from ailora.lab.training import RunConfig, train
 
 MEASURES = {"relative": "||dW|| / ||W||", "effective_rank": "effective rank of dW"}
 

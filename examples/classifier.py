@@ -13,8 +13,8 @@ import random
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ailora.tasks import load_task
-from ailora.training import RunConfig, train
+from ailora.lab.tasks import load_task
+from ailora.lab.training import RunConfig, train
 
 MESSAGES = {
     "billing": ("My card was charged twice", "Please send the invoice again", "Refund my payment"),

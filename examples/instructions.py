@@ -12,9 +12,9 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ailora.tasks import load_task
-from ailora.training import RunConfig, train
-from ailora.training.settings import Generation
+from ailora.lab.tasks import load_task
+from ailora.lab.training import RunConfig, train
+from ailora.lab.training.settings import Generation
 
 CITIES = ("Bern", "Oslo", "Lima", "Rome", "Cairo", "Delhi", "Quito", "Seoul", "Paris", "Dakar")
 SHELVES = ("A", "B", "C", "D", "E", "F")

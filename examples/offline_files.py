@@ -16,7 +16,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BatchEncoding, PreTrainedModel
 
 from ailora import presets
-from ailora.demo import decoder_dir
+from ailora.lab.demo import decoder_dir
 from ailora.offline import export_adapter, init_files
 
 TEXTS = (

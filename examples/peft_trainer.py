@@ -23,8 +23,8 @@ from transformers import (
 )
 
 import ailora
-from ailora.demo import encoder_dir
-from ailora.tasks import load_task
+from ailora.lab.demo import encoder_dir
+from ailora.lab.tasks import load_task
 
 
 def load_base(model: str, labels: int) -> PreTrainedModel:

@@ -12,9 +12,9 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ailora.tasks import load_task
-from ailora.training import RunConfig, train
-from ailora.training.settings import QA
+from ailora.lab.tasks import load_task
+from ailora.lab.training import RunConfig, train
+from ailora.lab.training.settings import QA
 
 PLACES = ("museum", "library", "market", "swimming pool", "town hall", "station", "theatre", "zoo")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")

@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BatchEncoding, PreTrainedModel
 
 import ailora
-from ailora.demo import decoder_dir
+from ailora.lab.demo import decoder_dir
 from ailora.offline import export_adapter
 
 TEXTS = (

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from trl import SFTConfig, SFTTrainer
 
 import ailora
-from ailora.demo import decoder_dir
+from ailora.lab.demo import decoder_dir
 
 PROMPT = "Message: {}\nTeam:"
 SORTED = {

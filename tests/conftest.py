@@ -116,8 +116,8 @@ def runs(
     tiny_model: Path, reviews: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
     """A finished run of each kind of method, on one task with one seed."""
-    from ailora.tasks import load_task
-    from ailora.training import RunConfig, train
+    from ailora.lab.tasks import load_task
+    from ailora.lab.training import RunConfig, train
 
     out, found = tmp_path_factory.mktemp("runs"), {}
     with one_thread():

@@ -17,29 +17,34 @@ MODULES = {
 }
 FOUNDATION = {"errors", "files"}
 METHOD = FOUNDATION | {"linalg", "cache", "roles", "adapters"}
+LIBRARY = METHOD | {"pretrained", "checkpoints", "offline"}
 
 # What each part of the package may import of the others; a new part needs a line here.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
-    "lock": FOUNDATION,
+    "pretrained": {"errors"},
     "linalg": {"errors"},
     "cache": FOUNDATION | {"linalg"},
     "roles": {"errors", "linalg"},
     "adapters": FOUNDATION | {"linalg", "cache", "roles"},
     "checkpoints": FOUNDATION | {"linalg"},
-    "baselines": METHOD,
     "offline": METHOD | {"checkpoints"},
-    "demo": FOUNDATION,
-    "tasks": FOUNDATION | {"demo"},
-    "training": METHOD | {"lock", "baselines", "demo", "tasks"},
-    "analysis": METHOD | {"baselines", "training"},
-    "experiments": METHOD | {"lock", "baselines", "demo", "tasks", "training"},
-    "statistics": {"errors"},
-    "report": FOUNDATION | {"roles", "experiments", "statistics", "analysis"},
-    "cli": METHOD
-    | {"checkpoints", "offline", "baselines", "demo", "tasks", "training", "experiments", "report"}
-    | {"analysis", "lock"},
+    "cli": LIBRARY,
+    "lab": {"pretrained", "lab.demo"},
+    "lab.lock": FOUNDATION,
+    "lab.statistics": {"errors"},
+    "lab.demo": FOUNDATION,
+    "lab.methods": METHOD,
+    "lab.tasks": FOUNDATION | {"lab.demo"},
+    "lab.training": METHOD | {"pretrained", "lab.lock", "lab.methods", "lab.demo", "lab.tasks"},
+    "lab.analysis": METHOD | {"pretrained", "lab.methods", "lab.training"},
+    "lab.experiments": METHOD
+    | {"lab.lock", "lab.methods", "lab.demo", "lab.tasks", "lab.training"},
+    "lab.report": FOUNDATION | {"roles", "lab.experiments", "lab.statistics", "lab.analysis"},
+    "lab.cli": LIBRARY
+    | {"cli", "lab.methods", "lab.demo", "lab.tasks", "lab.training", "lab.experiments"}
+    | {"lab.report", "lab.analysis", "lab.lock"},
 }
 FORBIDDEN = {
     "pickle": r"\bimport pickle\b|\bfrom pickle\b|\bpickle\.",
@@ -77,7 +82,9 @@ EDGES = {name: set(imported(name, path)) for name, path in MODULES.items()}
 
 
 def part_of(module: str) -> str:
-    return [*module.split("."), ""][1]
+    """``linalg`` of ``ailora.linalg.dense``, ``lab.tasks`` of ``ailora.lab.tasks.own``."""
+    names = module.split(".")[1:]
+    return ".".join(names[:2] if names[:1] == ["lab"] else names[:1])
 
 
 def violations(edges: dict[str, set[str]]) -> list[str]:
@@ -108,9 +115,24 @@ def test_imports_run_downwards() -> None:
     assert violations(EDGES) == []
 
 
+def test_nothing_outside_the_laboratory_imports_it() -> None:
+    assert not [
+        (name, other)
+        for name, others in EDGES.items()
+        for other in others
+        if other.startswith("ailora.lab") and not name.startswith("ailora.lab")
+    ]
+
+
 def test_an_upward_import_would_be_seen() -> None:
     assert violations({"ailora.linalg.dense": {"ailora.roles"}}) == [
         "ailora.linalg.dense imports ailora.roles"
+    ]
+    assert violations({"ailora.roles.find": {"ailora.lab.tasks"}}) == [
+        "ailora.roles.find imports ailora.lab.tasks"
+    ]
+    assert violations({"ailora.lab.tasks.own": {"ailora.lab.training"}}) == [
+        "ailora.lab.tasks.own imports ailora.lab.training"
     ]
     assert violations({"ailora.adapters.load": {"ailora"}}) == [
         "ailora.adapters.load imports ailora"

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.cli import get_docs_for_click
 
-from ailora.cli.main import app
+from ailora.lab.cli.main import app
 
 PLACE = "<!-- commands -->"
 

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 import ailora
 from ailora import AILoRAConfig, Role
 from ailora.adapters.factors import cut
-from ailora.demo import encoder_dir
+from ailora.lab.demo import encoder_dir
 from tests.families import FAMILIES, inputs_for
 
 Q0 = "bert.encoder.layer.0.attention.self.query"

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import ailora
 from ailora import AILoRAConfig, Role, presets
-from ailora.demo import encoder_dir
+from ailora.lab.demo import encoder_dir
 from tests.adapters.models import encoder, logits, sentences, train
 
 STOCK_PROCESS = """

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ailora.cache import store
-from tests.cli.conftest import Call
+from tests.commands import Call
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def test_a_folder_named_like_markup_is_printed_as_it_is(
 
 def test_it_does_not_import_torch() -> None:
     script = (
-        "import sys; from ailora.cli.main import main; sys.argv = ['ailora', 'cache']\n"
+        "import sys; from ailora.lab.cli.main import main; sys.argv = ['ailora', 'cache']\n"
         "try: main()\nexcept SystemExit: pass\n"
         "assert 'torch' not in sys.modules"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints.models import files, saved
-from tests.cli.conftest import Call, check_refused
+from tests.commands import Call, check_refused
 
 
 @pytest.fixture

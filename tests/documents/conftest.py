@@ -11,7 +11,7 @@ import pytest
 import transformers as hf
 
 import ailora
-from tests.cli.conftest import Call, Ended, call
+from tests.commands import Call, Ended, call
 from tests.conftest import one_thread, sentences, write_csv
 from tests.documents.pages import ROOT
 from tests.writers import save_bart, save_llama

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ailora.cli.main import app
-from ailora.experiments.grid import distinct
-from ailora.experiments.plan import read_plan
-from tests.cli.conftest import Ended
+from ailora.lab.cli.main import app
+from ailora.lab.experiments.grid import distinct
+from ailora.lab.experiments.plan import read_plan
+from tests.commands import Ended
 from tests.documents.pages import ROOT, commands
 
 STAND_INS = {  # the published settings are found by the folder's name

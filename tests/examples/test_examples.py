@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ailora.tasks import TextTask, load_task
-from ailora.training import RunConfig, train
+from ailora.lab.tasks import TextTask, load_task
+from ailora.lab.training import RunConfig, train
 from tests.examples.conftest import EXAMPLES, Script
 
 Run = Callable[[str, Path], tuple[str, dict[str, Any]]]

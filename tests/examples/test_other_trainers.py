@@ -13,7 +13,7 @@ import transformers as hf
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ailora.tasks import TextTask, load_task
+from ailora.lab.tasks import TextTask, load_task
 from tests.examples.conftest import Script
 
 TOKENS = torch.arange(10, 50).view(4, 10)

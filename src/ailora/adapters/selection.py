@@ -303,7 +303,7 @@ def make_factors(selection: Selection, on_progress: OnProgress | None = None) ->
         if STARTS[one.role.init].make is None:
             raise UserError(
                 f"Role.init={one.role.init!r}: only saved adapters have it; to start one so, call "
-                f"ailora.baselines.METHODS[{one.role.init!r}].build(model, settings, batches)"
+                f"ailora.lab.methods.METHODS[{one.role.init!r}].build(model, settings, batches)"
             )
     chosen = selection.chosen
     found = {one.projection.key: _make(one) for one in _reported(chosen, on_progress)}

@@ -76,7 +76,7 @@ STARTS: Mapping[str, StartKind] = {
     "principal": StartKind(make=_part("principal")),
     "minor": StartKind(make=_part("minor")),
     "gaussian": StartKind(make=_gaussian, zero=True),
-    # PEFT's starts, whose factors `ailora.baselines` has PEFT make and gives.
+    # PEFT's starts, whose factors `ailora.lab.methods` has PEFT make and gives.
     "olora": StartKind(make=None),
     "lora_ga": StartKind(make=None),
     "corda": StartKind(make=None),

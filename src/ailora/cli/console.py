@@ -27,14 +27,13 @@ console = Console(quiet=int(os.environ.get("RANK", "0")) > 0)  # of torchrun's p
 
 def quiet_libraries() -> None:
     """Show ailora's own warnings, and not the notices of what it stands on."""
-    import datasets
     import transformers
 
     handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
     logging.getLogger("ailora").addHandler(handler)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
 

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ailora.cli.options import Rank
-
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -21,7 +19,7 @@ def init(
         typer.Argument(help="'demo', a folder with config.json and safetensors, or a hub name."),
     ],
     out: Annotated[Path, typer.Option(help="New folder for the files; the same goes on.")],
-    rank: Rank = 8,
+    rank: Annotated[int, typer.Option(help="Rank of the factors.")] = 8,
     preset: Annotated[
         str, typer.Option(help="ailora, reailora, pissa, milora or lora.")
     ] = "ailora",
@@ -56,6 +54,7 @@ def init(
     from ailora.cli.streaming import streaming
     from ailora.errors import UserError
     from ailora.offline import init_files
+    from ailora.pretrained import resolve
 
     if preset not in presets.__all__:
         raise UserError(f"--preset {preset!r}: must be one of {', '.join(sorted(presets.__all__))}")
@@ -67,7 +66,7 @@ def init(
         task_type=task_type,
     )
     with streaming() as on_progress:
-        report = init_files(_folder(model), out, config, dtype=dtype, on_progress=on_progress)
+        report = init_files(resolve(model), out, config, dtype=dtype, on_progress=on_progress)
     if report.folded:
         console.print(table(report))
     console.print(f"adapter: {report.adapter}", soft_wrap=True)
@@ -82,12 +81,6 @@ def init(
         console.print(
             "for DPO, IPO or KTO take --anchored: this model is no reference", soft_wrap=True
         )
-
-
-def _folder(model: str) -> str | Path:
-    from ailora import demo
-
-    return demo.encoder_dir() if model == "demo" else model
 
 
 def table(report: InitReport) -> Table:

@@ -20,10 +20,10 @@ def inspect(
     Example: `ailora inspect demo --spectra`
     """
     from ailora import roles
-    from ailora.analysis.spectra import spectra as spectra_of
     from ailora.cli.console import console, quiet_libraries
-    from ailora.cli.tables import spectra_table
-    from ailora.training.model import load_backbone
+    from ailora.cli.spectra import spectra_table
+    from ailora.pretrained import load_backbone
+    from ailora.roles.spectra import spectra as spectra_of
 
     quiet_libraries()
     with console.status("reading the model"):

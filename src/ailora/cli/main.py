@@ -1,4 +1,4 @@
-"""``ailora``: the commands, and how bad input ends."""
+"""The commands of the library, and how bad input ends."""
 
 from __future__ import annotations
 
@@ -7,22 +7,10 @@ import sys
 
 import typer
 
-from ailora.cli import (
-    analyze,
-    cache,
-    compare,
-    export,
-    init,
-    inspect,
-    paper,
-    params,
-    report,
-    runs,
-    score,
-    sweep,
-    train,
-)
+from ailora.cli import cache, export, init, inspect
 from ailora.errors import UserError
+
+PANEL = "Models and adapters"
 
 app = typer.Typer(
     name="ailora",
@@ -33,19 +21,10 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-app.command("compare")(compare.compare)
-app.command("train")(train.train)
-app.command("score")(score.score)
-app.command("sweep")(sweep.sweep)
-app.command("runs")(runs.runs)
-app.command("report")(report.report)
-app.command("paper")(paper.paper)
-app.command("inspect")(inspect.inspect)
-app.command("analyze")(analyze.analyze)
-app.command("params")(params.params)
-app.command("init")(init.init)
-app.command("export")(export.export)
-app.command("cache")(cache.cache)
+app.command("inspect", rich_help_panel=PANEL)(inspect.inspect)
+app.command("init", rich_help_panel=PANEL)(init.init)
+app.command("export", rich_help_panel=PANEL)(export.export)
+app.command("cache", rich_help_panel=PANEL)(cache.cache)
 
 
 def main() -> None:

@@ -1,0 +1,212 @@
+"""``ailora analyze``: what training did to a model's weights, or what they are like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ailora.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ailora.lab.analysis.changes import Change
+    from ailora.lab.analysis.runs import Run
+    from ailora.lab.analysis.texts import OnTexts
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What a command shows.
+
+    Attributes:
+        title: Above the table.
+        tables: For the terminal.
+        files: Rows of each CSV file, by its name; the first are those of the JSON.
+        words: Lines below the table.
+        texts: What was measured on texts.
+    """
+
+    title: str
+    tables: list[Table]
+    files: dict[str, Sequence[Row]]
+    words: list[str]
+    texts: Row | None = field(default=None)
+
+
+def analyze(
+    what: Annotated[str, typer.Argument(help="A run's folder; or a model, whose spectra to see.")],
+    other: Annotated[
+        str | None, typer.Argument(help="A second model: what changed from the first to it.")
+    ] = None,
+    full: Annotated[
+        Path | None,
+        typer.Option(help="Of a run: a run of method 'full' on the same task, to compare with."),
+    ] = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option(help="Of a run: a file with a text a line, on which to compare predictions."),
+    ] = None,
+    rank: Annotated[int, typer.Option(help="Of a model: values in the part that trains.")] = 8,
+    intruders: Annotated[
+        bool, typer.Option(help="Look for intruder dimensions: a full SVD a weight.")
+    ] = True,
+    out: Annotated[Path | None, typer.Option(help="Folder for CSV files.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+) -> None:
+    """Measure how far training moved each weight, and where to; or a model's spectra.
+
+    Examples: `ailora analyze runs/ailora-cola-1a2b3c4d5e` ·
+    `ailora analyze runs/ailora-cola-1a2b3c4d5e --full runs/full-cola-6f7a8b9c0d --out analysis` ·
+    `ailora analyze demo` · `ailora analyze bert-base-uncased my-finetuned-bert`
+    """
+    from ailora.cli.console import console, quiet_libraries
+    from ailora.lab.analysis.runs import is_run
+
+    quiet_libraries()
+    _check(other, full, texts, of_run=is_run(Path(what)))
+    with console.status("measuring"):
+        if is_run(Path(what)):
+            found = _of_run(Path(what), full, texts, intruders)
+        elif other is not None:
+            found = _between(what, other, intruders)
+        else:
+            found = _of_model(what, rank)
+    _show(found, as_json)
+    if out is not None:
+        _write(found, out)
+
+
+def _check(other: str | None, full: Path | None, texts: Path | None, *, of_run: bool) -> None:
+    if of_run and other is not None:
+        raise UserError(
+            f"{other}: a run is analysed alone; give a run of full fine-tuning with --full"
+        )
+    for option, value in (("--full", full), ("--texts", texts)):
+        if value is not None and not of_run:
+            raise UserError(f"{option} {value}: is for the analysis of a run's folder")
+
+
+def _of_run(path: Path, full: Path | None, texts: Path | None, intruders: bool) -> _Found:
+    from ailora.lab.analysis.runs import check_comparable, read_run
+    from ailora.lab.analysis.texts import on_texts, read_texts
+
+    lines = read_texts(texts) if texts else None
+    run = read_run(path)
+    reference, notes = None, []
+    if full is not None:
+        reference = read_run(full)
+        notes = [f"Mind: {note}." for note in check_comparable(run, reference)]
+    said = on_texts(run, lines) if lines else None
+    return _changed(
+        f"{run.method} on {run.task}, seed {run.seed}",
+        run.changes,
+        reference,
+        intruders,
+        [*notes, *(_on_texts(said) if said else [])],
+        texts=asdict(said) if said else None,
+    )
+
+
+def _between(before: str, after: str, intruders: bool) -> _Found:
+    from ailora.lab.analysis.changes import changes_between
+    from ailora.pretrained import load_backbone
+
+    changes = changes_between(load_backbone(before), load_backbone(after))
+    return _changed(f"from {before} to {after}", changes, None, intruders, [])
+
+
+def _changed(
+    title: str,
+    changes: Sequence[Change],
+    full: Run | None,
+    intruders: bool,
+    more: list[str],
+    texts: Row | None = None,
+) -> _Found:
+    from ailora.lab.analysis import words
+    from ailora.lab.analysis.layers import flat, layer_rows
+    from ailora.lab.cli.tables import layer_tables
+
+    rows = layer_rows(changes, full.changes if full else None, with_intruders=intruders)
+    return _Found(
+        title=title,
+        tables=layer_tables(rows) if rows else [],
+        files={"layers.csv": [flat(row) for row in rows]},
+        words=[
+            *words.on_layers(rows),
+            *more,
+            "Seen on one pair of models: what other seeds, tasks or models give is not in it.",
+        ],
+        texts=texts,
+    )
+
+
+def _of_model(model: str, rank: int) -> _Found:
+    from ailora.cli.spectra import spectra_table
+    from ailora.lab.analysis import words
+    from ailora.lab.cli.tables import spectra_row
+    from ailora.pretrained import load_backbone
+    from ailora.roles.position import spread
+    from ailora.roles.spectra import spectra
+
+    found = spectra(load_backbone(model), rank=rank)
+    values = [
+        {**spread(one), "index": index, "value": value, "chosen": index in one.chosen}
+        for one in found
+        for index, value in enumerate(one.values)
+    ]
+    return _Found(
+        title=f"spectra of {model}",
+        tables=[spectra_table(found)],
+        files={"spectra.csv": [spectra_row(one) for one in found], "singular_values.csv": values},
+        words=words.on_spectra(found),
+    )
+
+
+def _on_texts(said: OnTexts) -> list[str]:
+    lines = [
+        f"On {said.texts} texts the last hidden states moved by {said.drift.relative:.3g} of their "
+        f"length (mean cosine {said.drift.cosine:.4f}, n = {said.drift.tokens} tokens)."
+    ]
+    if said.forgetting is None:
+        return [*lines, f"Forgetting was not measured: {said.reason}."]
+    one = said.forgetting
+    return [
+        *lines,
+        f"Forgetting: cross-entropy {one.cross_entropy:.4f} nats against the base's predictions, "
+        f"of which {one.entropy:.4f} are the base's own entropy and {one.kl:.4f} the change (KL); "
+        f"n = {one.positions} positions.",
+    ]
+
+
+def _show(found: _Found, as_json: bool) -> None:
+    from rich.markup import escape
+
+    from ailora.cli.console import console
+
+    if as_json:
+        rows = next(iter(found.files.values()))
+        data = {"title": found.title, "rows": rows, "words": found.words, "texts": found.texts}
+        console.print_json(data=data)
+        return
+    console.print(escape(found.title), highlight=False)
+    for table in found.tables:
+        console.print(table)
+    for line in found.words:
+        console.print(line, highlight=False, markup=False)
+
+
+def _write(found: _Found, out: Path) -> None:
+    import pandas as pd
+
+    from ailora.files import write_atomic
+
+    for name, rows in found.files.items():
+        write_atomic(out / name, pd.DataFrame(list(rows)).to_csv(index=False))

@@ -1,0 +1,86 @@
+"""``ailora sweep``: many runs from one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ailora.lab.cli import options, running
+
+if TYPE_CHECKING:
+    from ailora.lab.experiments import Outcome
+
+
+def sweep(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="TOML with [common] and [grid], or Python.")
+    ],
+    out: options.Out = Path("sweep"),
+    dry_run: Annotated[
+        bool, typer.Option(help="Print what would run and for how long, and write nothing.")
+    ] = False,
+    estimate: options.Estimate = True,
+    retry_failed: options.RetryFailed = False,
+    engine: options.Engine = "local",
+    workers: options.Workers = None,
+    threads: options.Threads = None,
+    address: options.Address = None,
+    cpus_per_run: options.CpusPerRun = 1,
+    gpus_per_run: options.GpusPerRun = 0,
+) -> None:
+    """Do every run of a sweep file that is not done yet, several at a time.
+
+    A file is `[common]` with settings that all share (`ailora train --help` has their names, with
+    _ for -) and `[grid]` with lists of values to combine:
+
+        [common]
+        task = "movies"
+        limit = 640
+        [grid]
+        method = ["lora", "ailora"]
+        lr = [1e-3, 2e-3]
+        seed = [0, 1, 2]
+
+    Stop it and call it again: finished runs are kept, interrupted ones go on to the same end.
+
+    Examples: `ailora sweep sweep.toml --dry-run` · `ailora sweep sweep.toml --out results` ·
+    `ailora sweep sweep.toml --engine ray --address auto --gpus-per-run 1`
+    """
+    from ailora.cli.console import console, quiet_libraries
+    from ailora.lab.cli.words import plan_table
+    from ailora.lab.experiments import Store
+    from ailora.lab.experiments.grid import distinct
+    from ailora.lab.experiments.jobs import Tasks, jobs_of
+    from ailora.lab.experiments.plan import read_plan
+    from ailora.lab.training.folder import check_writable
+
+    quiet_libraries()
+    chosen = running.engine_named(engine, workers, threads, address, cpus_per_run, gpus_per_run)
+    grids, store, tasks = read_plan(file), Store(out), Tasks()
+    check_writable(out)
+    with console.status("reading the data"):
+        jobs = jobs_of(distinct(grids), tasks)
+    states = running.states_of(jobs, store)
+    console.print(plan_table(str(file), grids, running.counted(list(states.values()))))
+    todo = running.left_to_do(jobs, states, retry=retry_failed)
+    weights = running.estimated(chosen, todo, store, dry_run=dry_run) if estimate else {}
+    if dry_run:
+        return
+    outcome = running.run_shown(jobs, weights, store, chosen, tasks, retry=retry_failed)
+    _say_outcome(outcome)
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+def _say_outcome(outcome: Outcome) -> None:
+    from ailora.cli.console import console
+    from ailora.lab.cli.board import standings_table
+    from ailora.lab.cli.running import say_failed
+    from ailora.lab.experiments.standings import varied
+
+    names = varied([run["config"] for run in outcome.runs] + [f.config for f in outcome.failed])
+    if outcome.runs:
+        console.print(standings_table(outcome.runs, names, f"{len(outcome.runs)} finished runs"))
+    say_failed(outcome, names)

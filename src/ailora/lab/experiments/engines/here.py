@@ -1,0 +1,28 @@
+"""Runs one after another in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ailora.lab.experiments.attempt import attempt
+from ailora.lab.experiments.events import Tell
+from ailora.lab.experiments.jobs import Job, Tasks
+from ailora.lab.experiments.store import Store
+
+
+class Here:
+    """An engine without other processes.
+
+    Args:
+        tasks: Data that is loaded already.
+        strict: Bad input raises a UserError and leaves nothing, rather than being a failed run.
+    """
+
+    def __init__(self, tasks: Tasks | None = None, *, strict: bool = False) -> None:
+        self.tasks = tasks if tasks is not None else Tasks()
+        self.strict = strict
+
+    def run(self, jobs: Sequence[Job], store: Store, tell: Tell) -> None:
+        """As `Engine.run`."""
+        for job in jobs:
+            attempt(job, store, self.tasks, tell, strict=self.strict)

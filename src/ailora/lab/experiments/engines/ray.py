@@ -1,0 +1,157 @@
+"""Runs on a Ray cluster, whose nodes have this package installed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from ailora.errors import UserError
+from ailora.files import write_atomic
+from ailora.lab.experiments.engines.node import do
+from ailora.lab.experiments.events import Elsewhere, Ended, Event, Tell
+from ailora.lab.experiments.failure import Failure, failure_of
+from ailora.lab.experiments.jobs import Job
+from ailora.lab.experiments.store import Store
+from ailora.lab.lock import LockedError, held
+
+try:
+    import ray
+except ImportError as error:
+    raise UserError("Ray is not installed; install it with: pip install 'ailora[ray]'") from error
+
+_LAST = ("failed.json", "result.json")  # that a run has ended is written when all else is there
+
+
+class OnRay:
+    """An engine that hands each run to Ray.
+
+    Nodes that see the store's folder work in it, and a run whose node is lost goes on from its
+    last checkpoint. Others send the run's folder back when it has ended; a run lost there begins
+    anew, and two sweeps at once could both do it.
+
+    Args:
+        address: Of the cluster; None for one on this machine (or Ray's own RAY_ADDRESS).
+        cpus_per_run: Cores that each run gets, and its number of threads.
+        gpus_per_run: Accelerators that each run gets.
+        retries: How often a run is handed out again whose process or node was lost.
+
+    Raises:
+        UserError: A number out of its range.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        cpus_per_run: float = 1,
+        gpus_per_run: float = 0,
+        retries: int = 3,
+    ) -> None:
+        if cpus_per_run <= 0 or gpus_per_run < 0:
+            raise UserError(
+                f"cpus_per_run={cpus_per_run:g}, gpus_per_run={gpus_per_run:g}: "
+                "each run needs some of a core, and no less than no accelerator"
+            )
+        self.address = address
+        self.resources = {"num_cpus": cpus_per_run, "num_gpus": gpus_per_run}
+        self.retries = retries
+
+    def run(self, jobs: Sequence[Job], store: Store, tell: Tell) -> None:
+        """As `Engine.run`; single steps are not told.
+
+        Raises:
+            UserError: No cluster at the address, or it has not what a run needs.
+        """
+        ours = not ray.is_initialized()
+        if ours:
+            _connect(self.address)
+        try:
+            self._check_resources()
+            with _probe(store) as seen:
+                self._hand_out(jobs, store, seen, tell)
+        finally:
+            if ours:
+                ray.shutdown()
+
+    def _hand_out(self, jobs: Sequence[Job], store: Store, seen: str, tell: Tell) -> None:
+        remote = ray.remote(do).options(**self.resources, max_retries=self.retries)
+        threads = max(1, int(self.resources["num_cpus"]))
+        pending = {
+            remote.remote(asdict(job.config), job.run_id, str(store.path), seen, threads): job
+            for job in jobs
+        }
+        while pending:
+            (done,), _ = ray.wait(list(pending))
+            job = pending.pop(done)
+            try:
+                tell(take(job, ray.get(done), store))
+            except ray.exceptions.RayError as error:
+                failure = _lost(job, error)
+                store.fail(job.run_id, failure)
+                tell(Ended(job, failure))
+
+    def _check_resources(self) -> None:
+        there = ray.cluster_resources()
+        for name, key in (("num_cpus", "CPU"), ("num_gpus", "GPU")):
+            if self.resources[name] > there.get(key, 0) and self.address is None:
+                raise UserError(
+                    f"each run asks for {self.resources[name]:g} {key}, but this machine has "
+                    f"{there.get(key, 0):g}; ask for less or give a cluster with --address"
+                )
+
+
+def take(job: Job, words: Mapping[str, Any], store: Store) -> Event:
+    """Put what a node has sent into the store, unless another process holds the folder."""
+    if "elsewhere" in words:
+        return Elsewhere(job, words["elsewhere"])
+    files, folder = words.get("files", {}), store.path / job.run_id
+    try:
+        with held(folder):
+            for name in sorted(files, key=lambda name: (name in _LAST, name)):
+                write_atomic(folder / name, files[name])
+    except LockedError as error:
+        return Elsewhere(job, str(error))
+    return Ended(job, Failure(**words["failure"]) if "failure" in words else words["result"])
+
+
+@contextlib.contextmanager
+def _probe(store: Store) -> Iterator[str]:
+    """A file in the store for the time of the runs, by which nodes know that they share it."""
+    name = f".ray-{uuid.uuid4().hex}"
+    write_atomic(store.path / name, "")
+    try:
+        yield name
+    finally:
+        (store.path / name).unlink(missing_ok=True)
+
+
+def _connect(address: str | None) -> None:
+    options: dict[str, Any] = {} if address else {"include_dashboard": False}
+    try:
+        _knock(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"no Ray cluster at {address or 'this machine'}: {first}; check --address"
+        ) from error
+
+
+def _knock(address: str | None) -> None:
+    """Raise an OSError where nobody listens: Ray itself would try for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _lost(job: Job, error: Exception) -> Failure:
+    """A node or process that was lost once too often, or something that Ray could not do."""
+    failure = failure_of(job.config, error)
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return replace(failure, kind="memory")
+    return failure

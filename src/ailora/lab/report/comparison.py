@@ -1,0 +1,156 @@
+"""What a report is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ailora.errors import UserError
+from ailora.lab.statistics import ENOUGH
+
+Run = dict[str, Any]  # the content of a run's result.json
+
+NAMES = {
+    "lora": "LoRA",
+    "pissa": "PiSSA (q, v)",
+    "milora": "MiLoRA (q, v)",
+    "ailora": "AILoRA",
+    "reailora": "reAILoRA",
+    "full": "full fine-tuning",
+    "houlsby": "adapters (Houlsby)",
+    "bitfit": "BitFit",
+    "dora": "DoRA",
+    "rslora": "rsLoRA",
+    "vera": "VeRA",
+}
+STARTS = {
+    "lora": "a Gaussian A and a zero B on q and v, one rate (Hu et al. 2021)",
+    "pissa": "the principal parts of q and v, one rate (Meng et al. 2024)",
+    "milora": "the minor parts of q and v, one rate (Wang et al. 2024)",
+    "ailora": "the principal part of q, the minor part of v, and twice the rate for v",
+    "reailora": "the reverse of AILoRA: q minor, v principal, and twice the rate for v",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Finished runs of several methods on one task.
+
+    Attributes:
+        runs: The runs that are reported, each at its method's rate.
+        failed: Runs that did not finish: their ``config`` and the ``error``.
+        searched: With several rates, all runs, from which each method's rate was chosen.
+        chosen: "fixed" if all methods have one rate, "selected" if each has its own best.
+        rates: The rates that were tried.
+
+    Raises:
+        UserError: There is no finished run, or two of one method with one seed.
+    """
+
+    runs: Sequence[Run]
+    failed: Sequence[Run] = ()
+    searched: Sequence[Run] = ()
+    chosen: Literal["fixed", "selected"]
+    rates: Sequence[float]
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            reason = f"the first failed: {self.failed[0]['error']}" if self.failed else "none given"
+            raise UserError(f"no finished run to report ({reason}); finish at least one")
+        kept = [(method_of(run), run["config"]["seed"]) for run in self.runs]
+        for method, seed in kept:
+            if kept.count((method, seed)) > 1:
+                raise UserError(
+                    f"runs: method {method!r} has seed {seed} more than once; report one run a "
+                    "seed, at one rate a method"
+                )
+
+    @property
+    def metric(self) -> str:
+        """The headline metric."""
+        return str(self.runs[0]["data"]["metric"])
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods that have runs, in one fixed order."""
+        present = {method_of(run) for run in self.runs}
+        return sorted(present, key=order_of)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, sorted."""
+        return sorted({run["config"]["seed"] for run in self.runs})
+
+    def runs_of(self, method: str) -> list[Run]:
+        """One method's runs by seed."""
+        own = [run for run in self.runs if method_of(run) == method]
+        return sorted(own, key=lambda run: int(run["config"]["seed"]))
+
+    @property
+    def caveat(self) -> str:
+        """What may and what may not be concluded."""
+        if self.chosen == "fixed":
+            own = {run["config"]["lr"] for run in self.runs}
+            one = f"all were trained at one learning rate, {min(own):g}"
+            return (
+                f"No ranking of methods: {one if len(own) == 1 else 'each had one rate alone'}, "
+                "and the order of the methods changes with the rate. For a fair comparison give "
+                "several rates (--lr 1e-3,2e-3,4e-3,8e-3) and at least five seeds."
+            )
+        words = (
+            "Each method is reported at its own best learning rate, chosen by its mean score on "
+            "the selection split; the scores below are of the test split, which chose nothing."
+        )
+        fewest = min(len(self.runs_of(method)) for method in self.methods)
+        if fewest < ENOUGH:
+            seeds = "1 seed" if fewest == 1 else f"{fewest} seeds"
+            words += f" With {seeds} nothing can be concluded about which is best."
+        return words + self._beyond_the_rates()
+
+    def _beyond_the_rates(self) -> str:
+        """Whose best rate may lie outside those that were tried."""
+        cut = [method for method in self.methods if self._at_an_edge(method)]
+        if not cut:
+            return ""
+        names = ", ".join(name_of(method) for method in cut)
+        return (
+            f" The best rate of {names} was the smallest or largest tried: a better one may lie "
+            "beyond, so try a wider range."
+        )
+
+    def _at_an_edge(self, method: str) -> bool:
+        tried = [r["config"]["lr"] for r in self.searched if method_of(r) == method] or self.rates
+        return self.runs_of(method)[0]["config"]["lr"] in (min(tried), max(tried))
+
+
+def method_of(run: Run) -> str:
+    """The method of a run."""
+    return str(run["config"]["method"])
+
+
+def watched_of(run: Run) -> str:
+    """What a run's history has of the selection rows: the metric, or the loss of generated text."""
+    metric = str(run["data"]["metric"])
+    return metric if metric in run["history"][-1] else "selection_loss"
+
+
+def words_of(watched: str) -> str:
+    """As an axis calls it."""
+    return watched.removeprefix("selection_")
+
+
+def order_of(method: str) -> tuple[int, str]:
+    """Sort key of the one order in which methods stand: known ones first."""
+    known = list(NAMES)
+    return (known.index(method) if method in known else len(known), method)
+
+
+def name_of(method: str) -> str:
+    """The method's name as papers write it."""
+    return NAMES.get(method, method)
+
+
+def score_of(run: Run, split: str = "test") -> float:
+    """A run's headline score."""
+    return float(run["metrics"][split][run["data"]["metric"]])

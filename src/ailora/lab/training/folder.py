@@ -1,0 +1,113 @@
+"""A run's folder: what is in it, whether it is finished, where it can be resumed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ailora.errors import UserError
+from ailora.files import append_line, write_atomic, write_json
+from ailora.lab.training.config import RunConfig
+from ailora.lab.training.environment import environment
+from ailora.lab.training.results import read_result, stamped
+
+STATE = "trainer_state.json"  # what Trainer writes last into a checkpoint
+FAILED = "failed.json"  # why a sweep gave the run up
+
+
+class RunFolder:
+    """What a run leaves behind.
+
+    config.json, metrics.jsonl, checkpoints/, adapter/, predictions-*.jsonl and, written last,
+    result.json.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.adapter = path / "adapter"
+
+    @property
+    def started(self) -> bool:
+        """Whether a run began here."""
+        return (self.path / "config.json").exists()
+
+    def result(self) -> dict[str, Any] | None:
+        """The finished run's result; None for one that is unfinished, half-written or foreign."""
+        return read_result(self.path / "result.json")
+
+    def start(self, config: RunConfig, fingerprint: str) -> None:
+        """Write down what the run is made of."""
+        made_of = {"config": asdict(config), "data": fingerprint, "environment": environment()}
+        write_json(self.path / "config.json", made_of)
+
+    def finish(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Write the result, drop the checkpoints, and return the result as it will be read."""
+        write_json(self.path / "result.json", stamped(result))
+        (self.path / FAILED).unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        return self.result() or result
+
+    def clear(self) -> None:
+        """Forget an unfinished run."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        for name in ("metrics.jsonl", "result.json", FAILED):
+            (self.path / name).unlink(missing_ok=True)
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint that was written to its end."""
+        whole = [
+            folder
+            for folder in self.checkpoints.glob("checkpoint-*")
+            if folder.name.rpartition("-")[2].isdigit() and _is_json(folder / STATE)
+        ]
+        return max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+
+    def history(self) -> list[dict[str, Any]]:
+        """The evaluations written so far; a last line cut off by a kill is left out."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if _parses(line)]
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """Append one evaluation."""
+        append_line(self.path / "metrics.jsonl", json.dumps(entry))
+
+    def keep_outputs(self, split: str, outputs: Iterable[dict[str, Any]]) -> None:
+        """Write what the model answered to each row of a split, a JSON object a line."""
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in outputs)
+        write_atomic(self.path / f"predictions-{split}.jsonl", lines)
+
+    def rewind(self, step: int) -> None:
+        """Drop evaluations after a step: the resumed run will make them again."""
+        kept = [json.dumps(entry) for entry in self.history() if entry["step"] <= step]
+        write_atomic(self.path / "metrics.jsonl", "".join(f"{line}\n" for line in kept))
+
+
+def check_writable(folder: Path) -> None:
+    """Raise a UserError if results cannot be written to a folder; nothing is made or left."""
+    try:
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); give another folder with --out"
+        ) from error
+
+
+def _is_json(path: Path) -> bool:
+    return path.exists() and _parses(path.read_text(encoding="utf-8", errors="replace"))
+
+
+def _parses(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

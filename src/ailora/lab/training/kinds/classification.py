@@ -1,0 +1,146 @@
+"""Classification and regression: a new head on the model, scores from its logits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from datasets import Dataset
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+)
+
+from ailora.lab.tasks import TextTask, compute
+from ailora.lab.training.kinds.base import (
+    Collator,
+    Kind,
+    OnCount,
+    Scored,
+    Scorer,
+    Scores,
+    evaluation_order,
+    in_row_order,
+    mean_over_groups,
+    rows_of_groups,
+)
+from ailora.lab.training.measure import check_finite
+from ailora.lab.training.model import load_pretrained
+
+_Array = npt.NDArray[Any]
+
+
+class Classification(Kind[TextTask]):
+    """A class or a number for each text or pair of texts."""
+
+    usual_length: ClassVar[int] = 128
+
+    @property
+    def monitored(self) -> tuple[str, ...]:
+        """The task's metrics: they cost no more than the loss."""
+        return self.task.metrics
+
+    @property
+    def peft_task_type(self) -> str:
+        """Sequence classification, also for one number."""
+        return "SEQ_CLS"
+
+    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The model with a new head; its start depends on the run's seed alone."""
+        return load_pretrained(
+            self.config.model,
+            AutoModelForSequenceClassification,
+            seed=self.config.seed,
+            **_head(self.task),
+        )
+
+    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+        """Token ids and the label of each row."""
+        texts = [list(rows["text"])]
+        if "text_pair" in rows.column_names:
+            texts.append(list(rows["text_pair"]))
+        columns = dict(tokenizer(*texts, truncation=True, max_length=self.max_length))
+        columns["labels"] = list(rows["label"])
+        return Dataset.from_dict(columns)
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Collator:
+        """Pads to the longest row of the batch."""
+        collate: Collator = DataCollatorWithPadding(tokenizer)
+        return collate
+
+    def scorer(self, rows: Dataset, encoded: Dataset) -> Scorer:
+        """The task's metrics of the logits, over all rows: groups wait for the end."""
+
+        def score(prediction: EvalPrediction) -> Scores:
+            logits = _logits(prediction.predictions)
+            check_finite(logits)
+            return compute(self.task.metrics, logits, prediction.label_ids)
+
+        return score
+
+    def final(
+        self, trainer: Trainer, rows: Dataset, *, on_progress: OnCount = lambda done, of: None
+    ) -> Scored:
+        """The task's metrics; each row's prediction is the class name, or the number."""
+        encoded = self.encoded(rows, trainer.processing_class)
+        trainer.compute_metrics = None
+        found = _logits(trainer.predict(encoded).predictions)
+        check_finite(found)
+        logits = in_row_order(found, evaluation_order(trainer, encoded))
+        scored = self._scores(logits, rows)
+        return Scored(
+            metrics=scored.metrics, by_group=scored.by_group, outputs=self._outputs(logits, rows)
+        )
+
+    def majority(self) -> float | None:
+        """The commonest training class for every row."""
+        if self.task.labels is None:
+            return None
+        commonest = Counter(self.task.train["label"]).most_common(1)[0][0]
+        logits = np.zeros((self.task.test.num_rows, len(self.task.labels)))
+        logits[:, commonest] = 1.0
+        return self._scores(logits, self.task.test).metrics[self.task.metrics[0]]
+
+    def _scores(self, logits: _Array, rows: Dataset) -> Scored:
+        names, labels = self.task.metrics, np.asarray(rows["label"][:])
+        by_group = {
+            group: compute(names, logits[chosen], labels[chosen])
+            for group, chosen in rows_of_groups(rows).items()
+        }
+        if by_group:
+            return Scored(metrics=mean_over_groups(by_group), by_group=by_group)
+        return Scored(metrics=compute(names, logits, labels))
+
+    def _outputs(self, logits: _Array, rows: Dataset) -> tuple[dict[str, Any], ...]:
+        labels = self.task.labels
+        if labels is None:
+            return tuple(
+                {"label": label, "predicted": float(value)}
+                for label, value in zip(rows["label"], logits.reshape(-1), strict=True)
+            )
+        return tuple(
+            {"label": labels[label], "predicted": labels[chosen]}
+            for label, chosen in zip(rows["label"], logits.argmax(axis=-1), strict=True)
+        )
+
+
+def _head(task: TextTask) -> dict[str, Any]:
+    if task.labels is None:
+        return {"num_labels": 1, "problem_type": "regression"}
+    return {
+        "num_labels": len(task.labels),
+        "problem_type": "single_label_classification",
+        "id2label": dict(enumerate(task.labels)),
+        "label2id": {label: index for index, label in enumerate(task.labels)},
+    }
+
+
+def _logits(predictions: Any) -> _Array:
+    """Encoder-decoders give their hidden states beside the logits, which come first."""
+    return np.asarray(predictions[0] if isinstance(predictions, tuple) else predictions)

@@ -1,0 +1,211 @@
+"""Tasks that are answered with text: learned token by token, scored on what is generated."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from typing import Any, ClassVar
+
+from datasets import Dataset
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    DataCollatorForSeq2Seq,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+)
+
+from ailora.errors import UserError
+from ailora.lab.tasks import GenerationTask
+from ailora.lab.tasks.generation.generated import answer_of, score
+from ailora.lab.training.config import RunConfig
+from ailora.lab.training.generate import Search, generate
+from ailora.lab.training.kinds.base import (
+    Collator,
+    Kind,
+    OnCount,
+    Scored,
+    Scores,
+    mean_over_groups,
+    rows_of_groups,
+)
+from ailora.lab.training.kinds.prompts import IGNORED, DecoderPrompts, EncoderPrompts, Prompts
+from ailora.lab.training.model import load_pretrained
+
+logger = logging.getLogger(__name__)
+
+_HEADING = re.compile(r"^###[^\n{}]*?(?=:?$)", re.MULTILINE)  # "### Instruction" of a template
+
+
+class Generation(Kind[GenerationTask]):
+    """A text for each source, by a decoder (source in a template) or an encoder-decoder.
+
+    `DecoderPrompts` and `EncoderPrompts` tell what is read, and what ``max_length`` counts.
+    """
+
+    usual_length: ClassVar[int] = 512
+    greater_is_better: ClassVar[bool] = False
+    step0_rows: ClassVar[int] = 4  # logits over a vocabulary are large
+
+    def __init__(self, task: GenerationTask, config: RunConfig) -> None:
+        super().__init__(task, config)
+        self._writes_only = True  # a decoder; known once the model is loaded
+        own = None if config.max_length else task.max_source_tokens
+        self._source_tokens = config.generation.max_source_tokens or own
+
+    @property
+    def monitored(self) -> tuple[str, ...]:
+        """The loss on the targets: generating would take longer than the training."""
+        return ("loss",)
+
+    @property
+    def peft_task_type(self) -> str:
+        """Causal or sequence to sequence, as the model is."""
+        return "CAUSAL_LM" if self._writes_only else "SEQ_2_SEQ_LM"
+
+    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """A decoder or an encoder-decoder, with its own output layer."""
+        name = "demo-decoder" if self.config.model == "demo" else self.config.model
+        model, tokenizer = load_pretrained(name, _TextModel, seed=self.config.seed)
+        self._writes_only = not model.config.is_encoder_decoder
+        if tokenizer.eos_token_id is None:
+            raise UserError(f"model {name!r}: its tokenizer has no end token to stop at")
+        tokenizer.padding_side = "right"
+        if self._source_tokens and not self.config.max_length:
+            self.max_length = self._source_tokens + self._tokens_beside(tokenizer)
+        self._check_room(model)
+        return model, tokenizer
+
+    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+        """Tokens of prompt and target with labels, or of source and target.
+
+        Raises:
+            UserError: A target that leaves no room for its source, with the row's number.
+        """
+        prompts = self._prompts(tokenizer)
+        columns: dict[str, list[Any]] = {"input_ids": [], "attention_mask": [], "labels": []}
+        for number, row in enumerate(rows, start=1):
+            try:
+                found = prompts.example(row["source"], row["target"])
+            except UserError as error:
+                raise UserError(f"{self.task.name}, row {number}: {error}") from error
+            for name, column in columns.items():
+                column.append(found[name])
+        return Dataset.from_dict(columns)
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Collator:
+        """Pads on the right to the longest row of the batch; a decoder's start the model makes."""
+        collate: Collator = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED)
+        return collate
+
+    def final(
+        self, trainer: Trainer, rows: Dataset, *, on_progress: OnCount = lambda done, of: None
+    ) -> Scored:
+        """Generated answers against the references."""
+        return self.answer(trainer.model, trainer.processing_class, rows, on_progress=on_progress)
+
+    def answer(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        *,
+        on_progress: OnCount = lambda done, of: None,
+    ) -> Scored:
+        """Generate for each row and score it; the model may be a base model as well.
+
+        Returns:
+            Means of the task's metrics, and a record a row: source, generated text as it is, the
+            answer found in it, references, scores, group where there are groups.
+        """
+        began = time.perf_counter()
+        prompts = list(map(self._prompts(tokenizer).prompt, rows["source"]))
+        texts = generate(model, tokenizer, prompts, self.search, on_progress=on_progress)
+        logger.info("%d texts in %.1f s", len(texts), time.perf_counter() - began)
+        scores = [
+            score(self.task.metrics, text, references)
+            for text, references in zip(texts, rows["references"], strict=True)
+        ]
+        by_group = {
+            group: _mean([scores[row] for row in chosen])
+            for group, chosen in rows_of_groups(rows).items()
+        }
+        return Scored(
+            metrics=mean_over_groups(by_group) if by_group else _mean(scores),
+            by_group=by_group,
+            outputs=tuple(map(self._record, rows, texts, scores)),
+        )
+
+    @property
+    def search(self) -> Search:
+        """The run's settings, else the task's; a heading of the template ends an answer."""
+        chosen = self.config.generation
+        return Search(
+            max_new_tokens=chosen.max_new_tokens or self.task.max_new_tokens,
+            num_beams=chosen.num_beams or self.task.num_beams,
+            stop=tuple(_HEADING.findall(self.task.template)) if self._writes_only else (),
+            batch_size=chosen.batch_size,
+        )
+
+    def _record(self, row: dict[str, Any], text: str, scores: Scores) -> dict[str, Any]:
+        group = {"group": row["group"]} if "group" in row else {}
+        return {
+            "source": row["source"],
+            "generated": text,
+            "answer": answer_of(self.task.metrics[0], text),
+            "references": row["references"],
+            **scores,
+            **group,
+        }
+
+    def _prompts(self, tokenizer: PreTrainedTokenizerBase) -> Prompts:
+        if not self._writes_only:
+            longest = min(self.max_length, self._source_tokens or self.max_length)
+            return EncoderPrompts(tokenizer, longest)
+        return DecoderPrompts(
+            self.task.template,
+            tokenizer,
+            self.max_length,
+            on_answer=self.config.generation.loss_on == "answer",
+            max_source=self._source_tokens,
+        )
+
+    def _tokens_beside(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        """What a decoder's row holds beside its source: the template and the answer."""
+        if not self._writes_only:
+            return 0
+        template = tokenizer(self.task.template.replace("{source}", ""))["input_ids"]
+        return len(template) + self.search.max_new_tokens
+
+    def _check_room(self, model: PreTrainedModel) -> None:
+        """A decoder needs positions for the prompt and the answer."""
+        positions = getattr(model.config, "max_position_embeddings", None)
+        longest = self.max_length + self.search.max_new_tokens
+        if self._writes_only and positions is not None and longest > positions:
+            raise UserError(
+                f"max_length={self.max_length} with max_new_tokens={self.search.max_new_tokens}: "
+                f"this model reads {positions} tokens in all; lower one of them, or "
+                "max_source_tokens"
+            )
+
+
+class _TextModel:
+    """Stands for an ``AutoModelFor...``: which one, the model's config tells."""
+
+    @staticmethod
+    def from_pretrained(path: str, *, config: Any, **options: Any) -> Any:
+        if config.is_encoder_decoder:
+            return AutoModelForSeq2SeqLM.from_pretrained(path, config=config, **options)
+        # Models that may read both ways have the switch; a decoder has none.
+        if getattr(config, "is_decoder", True) is False:
+            raise ValueError(f"a {config.model_type} reads both ways and writes no text")
+        return AutoModelForCausalLM.from_pretrained(path, config=config, **options)
+
+
+def _mean(scores: list[Scores]) -> Scores:
+    """Over rows; with groups of unequal size `mean_over_groups` is another number."""
+    if not scores:
+        raise UserError("no rows to score: an empty split")
+    return {name: sum(row[name] for row in scores) / len(scores) for name in scores[0]}

@@ -1,0 +1,196 @@
+"""Extractive question answering: where in a context an answer starts and ends."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from datasets import Dataset
+from transformers import (
+    AutoModelForQuestionAnswering,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+)
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from ailora.lab.tasks import QATask
+from ailora.lab.tasks.qa.answers import Found, best_answers
+from ailora.lab.tasks.qa.scores import QuestionScores, best_threshold, score_questions
+from ailora.lab.tasks.qa.windows import LABELS, make_windows
+from ailora.lab.training.config import RunConfig
+from ailora.lab.training.kinds.base import (
+    Collator,
+    Kind,
+    OnCount,
+    Scored,
+    Scorer,
+    Scores,
+    evaluation_order,
+    in_row_order,
+    mean_over_groups,
+    rows_of_groups,
+)
+from ailora.lab.training.measure import check_finite
+from ailora.lab.training.model import load_pretrained
+
+_Array = npt.NDArray[Any]
+
+
+class QuestionAnswering(Kind[QATask]):
+    """A span of the context for each question, or none where the task has such questions."""
+
+    usual_length: ClassVar[int] = 384
+
+    def __init__(self, task: QATask, config: RunConfig) -> None:
+        super().__init__(task, config)
+        self._selection_threshold: float | None = None
+        self._has_segments = False  # known once the model is loaded
+
+    @property
+    def monitored(self) -> tuple[str, ...]:
+        """The task's metrics, of the answers."""
+        return self.task.metrics
+
+    @property
+    def peft_task_type(self) -> str:
+        """PEFT's question answering, unless the model tells the two texts apart by segment.
+
+        PEFT 0.21's ``PeftModelForQuestionAnswering.forward`` takes ``token_type_ids`` and
+        ``position_ids`` and does not hand them on, so that BERT would read question and context
+        as one text: another model than the base at step 0, and than the merged one. The class of
+        feature extraction differs in that alone; the head is named in ``modules_to_save``.
+        """
+        return "FEATURE_EXTRACTION" if self._has_segments else "QUESTION_ANS"
+
+    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The model with a new head; its start depends on the run's seed alone."""
+        model, tokenizer = load_pretrained(
+            self.config.model,
+            AutoModelForQuestionAnswering,
+            seed=self.config.seed,
+            num_labels=2,
+        )
+        kinds_of_segment = getattr(model.config, "type_vocab_size", None) or 0
+        named = "token_type_ids" in tokenizer.model_input_names
+        self._has_segments = named and kinds_of_segment > 1
+        return model, tokenizer
+
+    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+        """A row a window; see `ailora.lab.tasks.qa.windows.make_windows`."""
+        return make_windows(
+            rows, tokenizer, max_length=self.max_length, stride=self.config.qa.doc_stride
+        )
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Collator:
+        """Pads on the right to the longest window of the batch, whichever side is usual."""
+        own = tokenizer.model_input_names
+
+        def collate(windows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+            texts = [{name: row[name] for name in own if name in row} for row in windows]
+            batch = dict(tokenizer.pad(texts, padding_side="right", return_tensors="pt"))
+            labels = {name: torch.tensor([row[name] for row in windows]) for name in LABELS}
+            return {**batch, **labels}
+
+        return collate
+
+    def scorer(self, rows: Dataset, encoded: Dataset) -> Scorer:
+        """Exact match and F1 of the answers at the run's null threshold."""
+
+        def score(prediction: EvalPrediction) -> Scores:
+            found = self._found(
+                prediction.predictions, prediction.label_ids, rows, encoded, self._order(encoded)
+            )
+            return self._scores(self._said(found), rows).summary()
+
+        return score
+
+    def final(
+        self, trainer: Trainer, rows: Dataset, *, on_progress: OnCount = lambda done, of: None
+    ) -> Scored:
+        """Scores of a whole split, and the answer to each question.
+
+        Where questions may have no answer, the scores of those with and without one are given
+        too. On the selection split the best null threshold is found and reported; later splits
+        are scored at it as well, under names that say so.
+        """
+        encoded = self.encoded(rows, trainer.processing_class)
+        trainer.compute_metrics = None
+        predicted = trainer.predict(encoded)
+        order = evaluation_order(trainer, encoded)
+        found = self._found(predicted.predictions, predicted.label_ids, rows, encoded, order)
+        said = self._said(found)
+        scores = self._scores(said, rows)
+        by_group = {group: scores.summary(chosen) for group, chosen in rows_of_groups(rows).items()}
+        metrics = mean_over_groups(by_group) if by_group else scores.summary()
+        if self.task.has_unanswerable:
+            metrics |= scores.by_answerability() | self._at_best_threshold(found, rows)
+        return Scored(metrics=metrics, by_group=by_group, outputs=self._outputs(said, found, rows))
+
+    def majority(self) -> float | None:
+        """Answering nothing, where that can be right."""
+        if not self.task.has_unanswerable:
+            return None
+        test = self.task.test
+        return self._scores(("",) * len(test), test).summary()[self.task.metrics[0]]
+
+    def _found(
+        self, predictions: Any, labels: Any, rows: Dataset, encoded: Dataset, order: _Array
+    ) -> Found:
+        start_logits, end_logits = predictions[:2]  # encoder-decoders give hidden states as well
+        check_finite(start_logits)
+        check_finite(end_logits)
+        for name, evaluated in zip(LABELS, labels, strict=True):
+            if not np.array_equal(np.asarray(encoded[name][:])[order], evaluated):
+                raise RuntimeError("Trainer evaluated the windows in another order than is known")
+        return best_answers(
+            in_row_order(start_logits, order),
+            in_row_order(end_logits, order),
+            encoded,
+            rows["context"][:],
+            n_best=self.config.qa.n_best,
+            max_answer_length=self.config.qa.max_answer_length,
+        )
+
+    def _order(self, encoded: Dataset) -> _Array:
+        """Which window each one evaluated along the run is: Trainer groups them by length."""
+        batch = self.config.micro_batch_size or self.config.batch_size
+        own = torch.Generator().manual_seed(self.config.seed)
+        lengths = [len(tokens) for tokens in encoded["input_ids"][:]]
+        return np.asarray(get_length_grouped_indices(lengths, batch, generator=own))
+
+    def _said(self, found: Found) -> tuple[str, ...]:
+        if self.task.has_unanswerable:
+            return found.unless_null(self.config.qa.null_threshold)
+        return found.texts
+
+    def _scores(self, said: tuple[str, ...], rows: Dataset) -> QuestionScores:
+        return score_questions(
+            said, rows["answers"][:], has_unanswerable=self.task.has_unanswerable
+        )
+
+    def _at_best_threshold(self, found: Found, rows: Dataset) -> Scores:
+        if rows is self.task.selection:
+            answered = self._scores(found.texts, rows)
+            self._selection_threshold = best_threshold(found.margins, answered)
+            return {"best_null_threshold": self._selection_threshold}
+        if self._selection_threshold is None:
+            return {}
+        said = found.unless_null(self._selection_threshold)
+        scores = self._scores(said, rows).summary()
+        return {f"{name}_at_selection_threshold": value for name, value in scores.items()}
+
+    def _outputs(
+        self, said: tuple[str, ...], found: Found, rows: Dataset
+    ) -> tuple[dict[str, Any], ...]:
+        pairs = zip(rows["id"], said, strict=True)
+        answers = ({"id": name, "prediction": text} for name, text in pairs)
+        if not self.task.has_unanswerable:
+            return tuple(answers)
+        # JSON has no infinity: no span was found at all.
+        margins = (float(m) if math.isfinite(m) else None for m in found.margins)
+        return tuple({**row, "null_margin": m} for row, m in zip(answers, margins, strict=True))

@@ -1,0 +1,82 @@
+"""Pre-trained models and their tokenisers, by name."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+
+from ailora.errors import UserError
+from ailora.pretrained import SAFE, named_in_errors, resolve
+
+logger = logging.getLogger(__name__)
+
+
+def load_pretrained(
+    name: str, model_class: Any, *, seed: int, **head: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a pre-trained model with the head of a task, and its tokeniser.
+
+    Weights are read from safetensors alone and no code of the model's folder is run.
+
+    Args:
+        name: ``"demo"``, ``"demo-decoder"``, a local folder or a hub name.
+        model_class: One of transformers' ``AutoModelFor...``.
+        seed: Of a new head's start: methods with one seed share it.
+        head: Fields of the model's config that its head is built by.
+
+    Raises:
+        UserError: No such model, or one that cannot be loaded so.
+    """
+    path = resolve(name)
+    with named_in_errors(name):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, **head)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        set_seed(seed)
+        model, loaded = model_class.from_pretrained(
+            path, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **SAFE
+        )
+        _check_loaded(model, loaded)
+    _give_padding(model, tokenizer)
+    return model, tokenizer
+
+
+def _check_loaded(model: PreTrainedModel, loaded: dict[str, Any]) -> None:
+    """The head alone may be new: a body of random weights would train without complaint."""
+    body = f"{model.base_model_prefix}."
+    misshapen = sorted(str(key[0]) for key in loaded["mismatched_keys"] if key[0].startswith(body))
+    if misshapen:
+        raise ValueError(f"{misshapen[0]} has another shape than its config.json says")
+    missing = sorted(key for key in loaded["missing_keys"] if key.startswith(body))
+    if len(missing) == sum(key.startswith(body) for key in model.state_dict()):
+        raise ValueError(f"its file has none of the weights of a {model.config.model_type}")
+    if missing:
+        logger.warning("%d weights are not in the file and start anew: %s", len(missing), missing)
+
+
+def check_length(
+    max_length: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raise a UserError for rows that are to be longer than the model can read."""
+    known = (tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
+    longest = min(length for length in known if length is not None)
+    if max_length > longest:
+        raise UserError(
+            f"max_length={max_length}: this model reads {longest} tokens; give that or fewer"
+        )
+
+
+def _give_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Decoders without a padding token pad with their end token, and read the last real one."""
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise UserError("the model's tokenizer has neither a padding nor an end token")
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id

@@ -1,0 +1,247 @@
+"""One training run from settings to a finished folder."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+from ailora.adapters.update import update_norms
+from ailora.errors import UserError
+from ailora.lab import methods
+from ailora.lab.tasks import Task, TextTask
+from ailora.lab.training.callbacks import OnProgress
+from ailora.lab.training.config import RunConfig
+from ailora.lab.training.environment import environment
+from ailora.lab.training.folder import RunFolder
+from ailora.lab.training.kinds import Kind, kind_of
+from ailora.lab.training.kinds.base import Scored
+from ailora.lab.training.measure import outputs_on
+from ailora.lab.training.methods import adapt, check_method
+from ailora.lab.training.model import check_length
+from ailora.lab.training.processes import alone_in, gather, settle_fsdp, state
+from ailora.lab.training.trainer import build_trainer, run_to_end, some
+
+logger = logging.getLogger(__name__)
+
+START_BATCHES = 32
+
+
+def train(
+    config: RunConfig,
+    task: Task,
+    out: Path,
+    *,
+    resume: bool = False,
+    on_progress: OnProgress = lambda step, steps, what: None,
+) -> dict[str, Any]:
+    """Train one adapter and leave a finished run folder below ``out``.
+
+    Args:
+        config: The run's settings.
+        task: Its data, as ``config.task`` names it.
+        out: Folder of runs; this one's is named by `RunConfig.run_id`.
+        resume: Continue an unfinished run from its last checkpoint, to the same end weights.
+        on_progress: Called with (step, steps, what) after every step.
+
+    Returns:
+        The result that stands in ``result.json``; a finished run's is returned at once.
+
+    Raises:
+        UserError: Unfinished run without ``resume``, unknown method or model, settings that do
+            not fit the model; then nothing has been written.
+        LockedError: Another process does this run.
+        DivergedError: The loss or the outputs are no longer numbers.
+    """
+    check_method(config.method)
+    settle_fsdp()
+    folder = RunFolder(out.absolute() / config.run_id(task.name, task.fingerprint))
+    finished = folder.result()
+    if finished is not None:
+        logger.info("%s is finished already", folder.path)
+        return finished
+    with alone_in(folder.path) as check:
+        # Another process may have finished it just before this one held the folder.
+        return folder.result() or _train(config, task, folder, resume, check, on_progress)
+
+
+def _train(
+    config: RunConfig,
+    task: Task,
+    folder: RunFolder,
+    resume: bool,
+    check: Callable[[], None],
+    on_progress: OnProgress,
+) -> dict[str, Any]:
+    def tell(step: int, steps: int, what: str) -> None:
+        check()
+        on_progress(step, steps, what)
+
+    checkpoint = _last_checkpoint(folder, resume)
+    kind = kind_of(task, config)
+    model, tokenizer, measured = _prepare(kind)
+    _begin(folder, config, task, checkpoint)  # nothing is written for settings that do not work
+    trainer = build_trainer(
+        kind, folder, model, tokenizer, on_progress=tell, fresh=checkpoint is None
+    )
+    run_to_end(trainer, checkpoint)
+    return _finish(kind, folder, trainer, measured, tell)
+
+
+def _last_checkpoint(folder: RunFolder, resume: bool) -> Path | None:
+    if folder.started and not resume:
+        raise UserError(
+            f"{folder.path}: holds an unfinished run of these settings; "
+            "continue it with --resume or remove the folder"
+        )
+    return folder.last_checkpoint() if resume else None
+
+
+def _begin(folder: RunFolder, config: RunConfig, task: Task, checkpoint: Path | None) -> None:
+    state().wait_for_everyone()  # who is late must not find the folder begun
+    if state().is_main_process:
+        _write_beginning(folder, config, task, checkpoint)
+    state().wait_for_everyone()
+
+
+def _write_beginning(
+    folder: RunFolder, config: RunConfig, task: Task, checkpoint: Path | None
+) -> None:
+    if checkpoint is None:
+        folder.clear()
+        folder.start(config, task.fingerprint)
+    else:
+        folder.rewind(int(checkpoint.name.rpartition("-")[2]))
+
+
+def _prepare(kind: Kind[Any]) -> tuple[nn.Module, PreTrainedTokenizerBase, dict[str, Any]]:
+    """Adapted model and tokeniser, with what was measured on the way."""
+    base, tokenizer = kind.load()
+    check_length(kind.max_length, base, tokenizer)
+    batch = _few(kind, base, tokenizer)
+    before = outputs_on(base, batch)
+    began = time.perf_counter()
+    model = adapt(base, kind.config, kind.peft_task_type, lambda: _batches(kind, base, tokenizer))
+    seconds = time.perf_counter() - began
+    moved = (outputs_on(model, batch) - before).abs().max()
+    return model, tokenizer, {"init_seconds": seconds, "step0_deviation": float(moved)}
+
+
+def _few(kind: Kind[Any], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """One batch of test rows."""
+    rows: Dataset = kind.encode(some(kind.task.test, kind.step0_rows), tokenizer)
+    return kind.collator(tokenizer, model)(list(rows.take(min(len(rows), kind.step0_rows))))
+
+
+def _batches(
+    kind: Kind[Any], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[Any]:
+    """A few training batches, for methods that start from data.
+
+    Of nearly one size where the rows do not fill them: a short last one would weigh its rows more
+    in LoRA-GA's gradient, and could hold too few tokens for EVA.
+    """
+    config = kind.config
+    size = config.micro_batch_size or config.batch_size
+    rows = kind.task.train.shuffle(seed=config.seed)
+    encoded = kind.encode(rows.take(min(len(rows), START_BATCHES * size)), tokenizer)
+    collate = kind.collator(tokenizer, model)
+    for chosen in np.array_split(np.arange(len(encoded)), math.ceil(len(encoded) / size)):
+        yield collate([encoded[int(row)] for row in chosen])
+
+
+def _finish(
+    kind: Kind[Any],
+    folder: RunFolder,
+    trainer: Trainer,
+    measured: dict[str, Any],
+    on_progress: OnProgress,
+) -> dict[str, Any]:
+    task, evaluating = kind.task, _evaluation_seconds(trainer)
+    began = time.perf_counter()
+    scored = {
+        name: kind.final(trainer, rows, on_progress=_said(on_progress, f"answering {name}"))
+        for name, rows in (("selection", task.selection), ("test", task.test))
+    }
+    evaluating += time.perf_counter() - began
+    gather(trainer.model)
+    if state().is_main_process:
+        methods.save(trainer.model, folder.adapter)
+        for name, split in scored.items():
+            folder.keep_outputs(name, split.outputs)
+        folder.finish(_result(kind, folder, trainer, scored, measured | {"score": evaluating}))
+    state().wait_for_everyone()
+    return folder.result() or {}
+
+
+def _result(
+    kind: Kind[Any],
+    folder: RunFolder,
+    trainer: Trainer,
+    scored: dict[str, Scored],
+    measured: dict[str, Any],
+) -> dict[str, Any]:
+    history = folder.history()
+    return {
+        "config": asdict(kind.config),
+        "data": _data(kind.task),
+        "metrics": {name: split.metrics for name, split in scored.items()},
+        "by_group": {name: split.by_group for name, split in scored.items() if split.by_group},
+        "majority": kind.majority(),
+        "history": history,
+        "parameters": asdict(methods.count(trainer.model)),
+        "seconds": {
+            "init": measured["init_seconds"],
+            "train": history[-1]["seconds"],
+            "evaluate": measured["score"],
+        },
+        "step0_deviation": measured["step0_deviation"],
+        "updates": _updates(trainer.model),
+        "environment": environment() | _launched(trainer),
+    }
+
+
+def _launched(trainer: Trainer) -> dict[str, Any]:
+    """Accelerate's word for how the processes share the work: NO, MULTI_GPU, FSDP, ..."""
+    return {
+        "processes": state().num_processes,
+        "distributed": trainer.accelerator.distributed_type.value,
+    }
+
+
+def _said(on_progress: OnProgress, what: str) -> Callable[[int, int], None]:
+    return lambda done, of: on_progress(done, of, what)
+
+
+def _evaluation_seconds(trainer: Trainer) -> float:
+    return float(sum(entry.get("eval_runtime", 0.0) for entry in trainer.state.log_history))
+
+
+def _data(task: Task) -> dict[str, Any]:
+    labels = task.labels if isinstance(task, TextTask) else None
+    return {
+        "train": task.train.num_rows,
+        "selection": task.selection.num_rows,
+        "test": task.test.num_rows,
+        "labels": list(labels) if labels else None,
+        "metric": task.metrics[0],
+        "fingerprint": task.fingerprint,
+        "notes": list(task.notes),
+    }
+
+
+def _updates(model: nn.Module) -> list[dict[str, Any]]:
+    """How far each adapted weight moved; of the methods whose update is a product B A."""
+    if isinstance(model, PeftModel) and isinstance(model.active_peft_config, LoraConfig):
+        return [asdict(norm) for norm in update_norms(model)]
+    return []

@@ -1,6 +1,0 @@
-"""Figures, each written as SVG and PNG with its data beside it."""
-
-from ailora.report.figures.comparison import selection_score, training_loss, update_norms
-from ailora.report.figures.drawing import draw, svg_of
-
-__all__ = ["draw", "selection_score", "svg_of", "training_loss", "update_norms"]

@@ -1,0 +1,120 @@
+"""Runs on Ray; what a node does and what comes back is tested without it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ailora.errors import UserError
+from ailora.lab.experiments import Store, sweep
+from ailora.lab.experiments.engines.here import Here
+from ailora.lab.experiments.engines.node import do
+from ailora.lab.experiments.events import Elsewhere, Ended, Event
+from ailora.lab.experiments.jobs import Tasks
+from ailora.lab.lock import held
+from ailora.lab.training import RunConfig
+from tests.lab.experiments.conftest import at, timeless
+
+ray = pytest.importorskip("ray")
+engine = pytest.importorskip("ailora.lab.experiments.engines.ray")
+
+
+@pytest.fixture(scope="module")
+def expected(
+    four: tuple[RunConfig, ...], tasks: Tasks, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    store = Store(tmp_path_factory.mktemp("here"))
+    return sweep(four[:1], store, Here(tasks), tasks=tasks).runs[0]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_node_works_in_the_store_or_sends_the_run_s_folder(
+    shared: bool,
+    four: tuple[RunConfig, ...],
+    tasks: Tasks,
+    expected: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    job, store = tasks.job(four[0]), Store(tmp_path)
+    (tmp_path / "seen").touch()
+    words = do(asdict(job.config), job.run_id, str(tmp_path), "seen" if shared else "unseen", 1)
+    assert ("files" in words) is not shared
+    assert store.read(job.run_id).state == ("finished" if shared else "unknown")
+    event = engine.take(job, words, store)
+    assert isinstance(event, Ended)
+    assert timeless(event.result) == timeless(expected)
+    found = store.read(job.run_id)
+    assert found.result == event.result
+    names = {path.relative_to(tmp_path / job.run_id).as_posix() for path in tmp_path.rglob("*/*")}
+    assert {"config.json", "metrics.jsonl", "adapter/adapter_model.safetensors"} <= names
+    assert "lock.json" not in names
+
+
+def test_a_failure_far_away_is_written_down_here(
+    four: tuple[RunConfig, ...], tasks: Tasks, tmp_path: Path
+) -> None:
+    job, store = tasks.job(at(four[0], lr=1e30)), Store(tmp_path)
+    words = do(asdict(job.config), job.run_id, str(tmp_path), "unseen", 1)
+    event = engine.take(job, words, store)
+    found = store.failure(job.run_id)
+    assert found is not None
+    assert found.kind == "diverged"
+    assert event == Ended(job, found)
+
+
+def test_what_comes_back_does_not_get_in_the_way_of_another_process(
+    four: tuple[RunConfig, ...], tasks: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, store = tasks.job(four[0]), Store(tmp_path)
+    words = {"result": {}, "files": {"result.json": b"{}"}}
+    with held(tmp_path / job.run_id) as mine:
+        monkeypatch.setattr("ailora.lab.lock.hold._HELD", {})  # as if that were another process
+        event = engine.take(job, words, store)
+        assert isinstance(event, Elsewhere)
+        assert str(mine.owner) in event.owner
+        assert not (tmp_path / job.run_id / "result.json").exists()
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("numbers", [{"cpus_per_run": 0}, {"gpus_per_run": -1}])
+def test_resources_out_of_their_range_are_refused(numbers: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="per_run="):
+        engine.OnRay(**numbers)
+
+
+def test_a_cluster_that_is_not_there_is_bad_input(
+    four: tuple[RunConfig, ...], tasks: Tasks, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"no Ray cluster at 127\.0\.0\.1:1"):
+        engine.OnRay("127.0.0.1:1").run([tasks.job(four[0])], Store(tmp_path), print)
+
+
+@pytest.fixture
+def _ray() -> Iterator[None]:
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_ray")
+def test_a_sweep_on_ray_ends_as_in_this_process(
+    four: tuple[RunConfig, ...], tasks: Tasks, tmp_path: Path
+) -> None:
+    runs = (*four[:2], at(four[0], lr=1e30))
+    here = sweep(runs, Store(tmp_path / "here"), Here(tasks), tasks=tasks)
+    events: list[Event] = []
+    store = Store(tmp_path / "there")
+    there = sweep(runs, store, engine.OnRay(), tasks=tasks, on_event=events.append)
+    assert [timeless(run) for run in there.runs] == [timeless(run) for run in here.runs]
+    assert there.failed == here.failed
+    assert len(events) == 3
+    assert not list(store.path.glob(".ray-*"))
+    assert not ray.is_initialized()
+    again = sweep(runs, store, engine.OnRay(), tasks=tasks)
+    assert again == there
+    with pytest.raises(UserError, match="1000 GPU"):
+        sweep([at(four[0], seed=5)], store, engine.OnRay(gpus_per_run=1000), tasks=tasks)

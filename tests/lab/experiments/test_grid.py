@@ -1,0 +1,54 @@
+"""A grid of runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ailora.errors import UserError
+from ailora.lab.experiments.grid import Grid, distinct
+from ailora.lab.training import RunConfig
+
+
+def test_every_combination_once_and_the_last_axis_fastest() -> None:
+    grid = Grid(
+        common=RunConfig(epochs=1),
+        axes={"seed": (0, 1), "method": ("lora", "ailora"), "lr": (1, 2)},
+    )
+    runs = [(run.seed, run.method, run.lr) for run in grid.runs()]
+    assert runs[:3] == [(0, "lora", 1.0), (0, "lora", 2.0), (0, "ailora", 1.0)]
+    assert len(set(runs)) == len(runs) == 8
+    assert {run.epochs for run in grid.runs()} == {1.0}
+
+
+def test_a_grid_without_axes_is_one_run() -> None:
+    assert list(Grid(common=RunConfig(rank=4)).runs()) == [RunConfig(rank=4)]
+
+
+def test_any_setting_can_be_an_axis() -> None:
+    ranks: list[dict[Any, int]] = [{"q": 8, "v": 8}, {"k": 16}]
+    assert [run.ranks for run in Grid(axes={"ranks": ranks}).runs()] == ranks
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ({"sed": (0,)}, "'sed' is no setting; did you mean 'seed'?"),
+        ({"qqqqq": (0,)}, "known are method, model"),
+        ({"method": ("lora", "liora")}, "liora"),
+        ({"seed": ()}, "at least one"),
+        ({"seed": (1, 2, 1)}, "each value once"),
+        ({"lr": (1e-3, -1)}, "lr=-1"),
+        ({"method": "lora"}, "a list"),
+        ({"seed": 3}, "a list"),
+    ],
+)
+def test_what_is_no_grid_is_named(axes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words.replace("?", r"\?")):
+        Grid(axes=axes)
+
+
+def test_runs_of_overlapping_grids_are_done_once() -> None:
+    one, other = Grid(axes={"lr": (1e-3, 2e-3)}), Grid(axes={"lr": (2e-3, 4e-3)})
+    assert [run.lr for run in distinct([one, other])] == [1e-3, 2e-3, 4e-3]

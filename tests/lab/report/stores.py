@@ -1,0 +1,42 @@
+"""Folders of hand-made runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ailora.lab.experiments import Store
+from ailora.lab.training import RunConfig
+from tests.lab.report.runs import run
+
+
+def full_run(method: str, seed: int, test: float, **changes: Any) -> dict[str, Any]:
+    """A finished run with every setting."""
+    config = RunConfig(**{"method": method, "seed": seed, "lr": 1e-3, **changes})
+    result = run(method, seed, test) | {"config": asdict(config)}
+    if config.task == "cola":
+        for scores in result["metrics"].values():
+            scores["mcc"] = scores["accuracy"]
+    return result
+
+
+def store_of(path: Path, runs: Iterable[dict[str, Any]]) -> Store:
+    """A folder of runs as train leaves them, but without the weights."""
+    for result in runs:
+        config = RunConfig.from_json(result["config"])
+        folder = path / config.run_id("task", result["data"]["fingerprint"])
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    return Store(path)
+
+
+def failed_in(store: Store, reason: str, **changes: Any) -> None:
+    """A run that failed."""
+    config = RunConfig(**changes)
+    folder = store.path / config.run_id("task", "0")
+    folder.mkdir(parents=True)
+    found = {"config": asdict(config), "kind": "diverged", "reason": reason, "details": ""}
+    (folder / "failed.json").write_text(json.dumps(found), encoding="utf-8")

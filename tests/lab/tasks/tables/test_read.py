@@ -1,0 +1,173 @@
+"""Files are read exactly, and a broken one is named with its line."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from pathlib import Path
+
+import pytest
+
+from ailora.errors import UserError
+from ailora.lab.tasks.tables.read import Table, read_table
+
+
+def table(folder: Path, name: str, content: bytes | str) -> Table:
+    return read_table(written(folder, name, content))
+
+
+def written(folder: Path, name: str, content: bytes | str) -> Path:
+    raw = content.encode() if isinstance(content, str) else content
+    path = folder / name
+    path.write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    return path
+
+
+def error_of(folder: Path, name: str, content: bytes | str) -> str:
+    with pytest.raises(UserError) as caught:
+        table(folder, name, content)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+SAME = {
+    "a.csv": "text,label\nhello,x\nwörld,y\n",
+    "a.tsv": "text\tlabel\nhello\tx\nwörld\ty\n",
+    "a.jsonl": '{"text": "hello", "label": "x"}\n{"text": "wörld", "label": "y"}\n',
+}
+
+
+@pytest.mark.parametrize("name", list(SAME))
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_every_kind_of_file_gives_the_same_rows(
+    tmp_path: Path, name: str, suffix: str, bom: bytes, end: str
+) -> None:
+    content = bom + SAME[name].replace("\n", end).encode()
+    read = table(tmp_path, name + suffix, content)
+    assert read.columns == ("text", "label")
+    values = [dict(row) for _, row in read.rows]
+    assert values == [{"text": "hello", "label": "x"}, {"text": "wörld", "label": "y"}]
+
+
+def test_line_numbers_are_those_an_editor_shows_across_quoted_line_ends(tmp_path: Path) -> None:
+    content = 'text,label\n"one\ntwo, ""2""\n",x\n\nlast,y\n'
+    read = table(tmp_path, "a.csv", content)
+    assert [(line, row["text"]) for line, row in read.rows] == [
+        (2, 'one\ntwo, "2"\n'),
+        (6, "last"),
+    ]
+
+
+def test_quotes_in_a_tsv_are_text(tmp_path: Path) -> None:
+    read = table(tmp_path, "a.tsv", 'text\tlabel\n"half a quote\tx\n')
+    assert read.rows == ((2, {"text": '"half a quote', "label": "x"}),)
+
+
+def test_a_field_longer_than_the_csv_default_is_read_and_the_limit_put_back(
+    tmp_path: Path,
+) -> None:
+    csv.field_size_limit(131_072)
+    long = "x" * 200_000
+    assert table(tmp_path, "a.csv", f"text,label\n{long},1\n").rows[0][1]["text"] == long
+    assert csv.field_size_limit() == 131_072
+
+
+def test_a_unicode_line_separator_inside_a_text_is_not_a_line_end(tmp_path: Path) -> None:
+    read = table(tmp_path, "a.csv", "text,label\na\u2028b,x\nc,y\n")
+    assert [line for line, _ in read.rows] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "parts"),
+    [
+        ("a.csv", b"text,label\nok,x\ncaf\xe9,y\n", ["a.csv:3", "UTF-8", "0xe9", "position 3"]),
+        ("a.csv.gz", b"text,label\n\xff,y\n", ["a.csv.gz:2", "UTF-8", "0xff"]),
+        ("a.csv", "text,label\nok,x\na,b,c\n", ["a.csv:3", "3 fields", "text, label"]),
+        ("a.csv", "text,label\n\nok\n", ["a.csv:3", "1 fields"]),
+        ("a.tsv", "text\tlabel\nno tab\n", ["a.tsv:2", "1 fields"]),
+        ("a.csv", 'text,label\nok,x\n"open,y\nz,w\n', ["a.csv:3", "broken row"]),
+        ("a.csv", 'text,label\n"a"b,x\n', ["a.csv:2", "broken row"]),
+        ("a.csv", "text,label,text\nx,y,z\n", ["a.csv:1", "'text'", "twice"]),
+        ("a.csv", "text,label\n", ["a.csv", "no rows"]),
+        ("a.csv", "", ["a.csv", "no rows"]),
+        ("a.jsonl", "\n\n", ["a.jsonl", "no rows"]),
+        ("a.jsonl", '{"text": "x"}\n\n{"text":\n', ["a.jsonl:3", "not JSON"]),
+        ("a.jsonl", '[1, 2]\n{"text": "x"}\n', ["a.jsonl:1", "object", "[1, 2]"]),
+        ("a.jsonl", "[" * 200_000, ["a.jsonl:1", "not JSON"]),
+        ("a.txt", "x", ["a.txt", ".csv", ".jsonl"]),
+    ],
+)
+def test_a_broken_file_is_named_with_the_line(
+    tmp_path: Path, name: str, content: bytes | str, parts: list[str]
+) -> None:
+    message = error_of(tmp_path, name, content)
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kept", "broken"),
+    [
+        ("a.csv", b"text,label\nok,x\ncaf\xe9,y\nz,w\n", [2, 4], {3: "not UTF-8: byte 0xe9"}),
+        (
+            "a.csv",
+            b'text,label\n"one\ncaf\xe9\nthree",y\nz,w\n',
+            [5],
+            {3: "not UTF-8: byte 0xe9 at position 3"},
+        ),
+        ("a.csv", b"text,label\na,b,c\n\nok\nz,w\n", [5], {2: "3 fields", 4: "1 fields"}),
+        ("a.tsv", b"text\tlabel\nno tab\nz\tw\n\xff\n", [3], {2: "1 fields", 4: "0xff"}),
+        (
+            "a.jsonl.gz",
+            b'{"text": "\xe9"}\n{"text": "z"}\n{"te\n[1]\n',
+            [2],
+            {1: "not UTF-8", 3: "not JSON", 4: "expected a JSON object, got [1]"},
+        ),
+    ],
+)
+def test_each_broken_row_is_reported_once_and_the_others_are_read(
+    tmp_path: Path, name: str, content: bytes, kept: list[int], broken: dict[int, str]
+) -> None:
+    told: list[tuple[str, int, str]] = []
+    path = written(tmp_path, name, content)
+    read = read_table(path, lambda *report: told.append(report))
+    assert [line for line, _ in read.rows] == kept
+    assert read.rows[-1][1]["text"] == "z"
+    assert [(source, line) for source, line, _ in told] == [(str(path), line) for line in broken]
+    for (_, _, reason), part in zip(told, broken.values(), strict=True):
+        assert part in reason
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"text,caf\xe9\nx,y\n", "a.csv:1: not UTF-8"),
+        (b"text,text\nx,y\n", "twice"),
+        (b'text,label\nok,x\n"open,y\nz,w\n', "a.csv:3: broken row"),
+        (b"text,label\nx\ny\n", "no rows that can be used"),
+    ],
+)
+def test_a_broken_header_or_quoting_or_no_row_left_stops_in_any_case(
+    tmp_path: Path, content: bytes, part: str
+) -> None:
+    with pytest.raises(UserError, match=part):
+        read_table(written(tmp_path, "a.csv", content), lambda *_: None)
+
+
+def test_a_truncated_or_false_gzip_is_a_user_error(tmp_path: Path) -> None:
+    whole = gzip.compress(b"text,label\n" + bytes(range(32, 127)) * 1000 + b",x\n")
+    (tmp_path / "a.csv.gz").write_bytes(whole[:-20])
+    (tmp_path / "b.csv.gz").write_bytes(b"text,label\nplain,x\n")
+    for name in ("a.csv.gz", "b.csv.gz"):
+        with pytest.raises(UserError, match=rf"{name}: broken gzip"):
+            read_table(tmp_path / name)
+
+
+def test_a_missing_file_and_a_folder_are_user_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no\.csv does not exist"):
+        read_table(tmp_path / "no.csv")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(UserError, match=r"cannot read .*folder\.csv"):
+        read_table(tmp_path / "folder.csv")

@@ -1,1 +1,0 @@
-"""Tests of ailora.statistics."""  # noqa: A005
