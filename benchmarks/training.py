@@ -45,13 +45,13 @@ from transformers import (
 
 from ailora.files import write_json
 from ailora.lab import demo
+from ailora.lab.methods.table import method_named
 from ailora.lab.tasks import TextTask, load_movies
 from ailora.lab.tasks.classification.glue import load_glue
 from ailora.lab.training import RunConfig
-from ailora.lab.training.environment import computes_bf16_natively
 from ailora.lab.training.folder import RunFolder
 from ailora.lab.training.kinds import kind_of
-from ailora.lab.training.methods import adapt
+from ailora.lab.training.machine import computes_bf16_natively
 from ailora.lab.training.trainer import build_trainer
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
@@ -184,7 +184,7 @@ def as_ailora_train(contender: Contender, rows: Dataset, scratch: str) -> Traine
     trainer = build_trainer(
         kind,
         RunFolder(Path(scratch)),
-        adapt(base, config, kind.peft_task_type),
+        method_named(config.method).build(base, config, None),
         tokenizer,
         on_progress=lambda step, steps, what: None,
         fresh=False,

@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 
 from ailora.lab.tasks import load_task
 from ailora.lab.training import RunConfig, train
-from ailora.lab.training.settings import Generation
 
 CITIES = ("Bern", "Oslo", "Lima", "Rome", "Cairo", "Delhi", "Quito", "Seoul", "Paris", "Dakar")
 SHELVES = ("A", "B", "C", "D", "E", "F")
@@ -46,7 +45,7 @@ def main(model: str, out: Path) -> None:
             epochs=2,
             batch_size=8,
             max_length=128,
-            generation=Generation(max_new_tokens=12),
+            max_new_tokens=12,
         )
         task = load_task(config.task, **config.task_options())
         result = train(config, task, out)

@@ -12,8 +12,7 @@ import random
 
 from datasets import Dataset
 
-from ailora.lab.tasks import TextTask
-from ailora.lab.tasks.base import fingerprint_of
+from ailora.lab.tasks import TextTask, fingerprint_of
 
 TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 ONES = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 
 from ailora.lab.tasks import load_task
 from ailora.lab.training import RunConfig, train
-from ailora.lab.training.settings import QA
 
 PLACES = ("museum", "library", "market", "swimming pool", "town hall", "station", "theatre", "zoo")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
@@ -52,7 +51,7 @@ def main(model: str, out: Path) -> None:
             epochs=6,
             batch_size=8,
             max_length=96,
-            qa=QA(doc_stride=32),
+            doc_stride=32,
         )
         task = load_task(config.task, **config.task_options())
         result = train(config, task, out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ailora.lab.report.figures.paper import draw_panels, draw_schematic, read_tables
+from ailora.lab.report.figures.gallery import draw_panels, draw_schematic, read_tables
 
 FOLDER = Path(__file__).parent.parent / "docs" / "images" / "figures"
 DECODER = FOLDER / "decoder"  # forgetting once more, of a model that predicts tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from torch import nn
 import ailora
 from ailora import AILoRAConfig, Role
 from ailora.adapters.selection import Chosen, make_factors, select
-from ailora.adapters.starts import Factors
+from ailora.adapters.starts import STARTS, Factors, StartKind
 from ailora.errors import UserError
-from tests.adapters.models import Q0, V0, base_weights, same, tiny
+from ailora.roles import Projection
+from tests.adapters.models import Q0, V0, base_weights, batch, logits, same, tiny, train
 
 Array = NDArray[np.float64]
 
@@ -218,3 +220,56 @@ def test_an_all_zero_weight_works_and_starts_at_the_base(anchored: bool) -> None
 def test_another_kind_of_config_is_refused() -> None:
     with pytest.raises(UserError, match=r"^config is a dict: give an ailora.AILoRAConfig"):
         ailora.get_peft_model(tiny(), {"r": 8})  # type: ignore[arg-type]
+
+
+def _check_a_start(init: str, anchored: bool, folder: Path) -> None:
+    """It begins at the base model, trains, is saved, and comes back as it was."""
+    config = AILoRAConfig(
+        r=3, anchored=anchored, roles={"q": Role(init=init), "v": Role(init=init)}
+    )
+    model = ailora.get_peft_model(tiny(), config)
+    inputs = batch(model)
+    base = logits(tiny(), inputs)
+    torch.testing.assert_close(logits(model, inputs), base, rtol=0, atol=1e-12)
+    train(model, inputs, 2)
+    moved = logits(model, inputs)
+    assert not torch.allclose(moved, base, rtol=0, atol=1e-6)
+    model.save_pretrained(folder)
+    again = ailora.load_adapter(tiny(), folder, is_trainable=True)
+    torch.testing.assert_close(logits(again, inputs), moved, rtol=0, atol=1e-12)
+    assert again.peft_config["default"].record.origin.roles["q"].init == init
+
+
+@pytest.mark.parametrize("anchored", [True, False])
+@pytest.mark.parametrize("init", [name for name, kind in STARTS.items() if kind.make is not None])
+def test_every_start_begins_at_the_base_and_comes_back_from_its_files(
+    init: str, anchored: bool, tmp_path: Path
+) -> None:
+    _check_a_start(init, anchored, tmp_path)
+
+
+@pytest.mark.parametrize("init", STARTS)
+def test_the_table_says_rightly_which_products_are_zero(init: str) -> None:
+    kind = STARTS[init]
+    if kind.make is None:
+        with pytest.raises(UserError, match=f"Role.init='{init}': only saved adapters have it"):
+            start_of(AILoRAConfig(r=2, roles={"q": Role(init=init)}), Q0)
+        return
+    one, start = start_of(AILoRAConfig(r=2, roles={"q": Role(init=init)}), Q0)
+    assert (start.A.shape, start.B.shape) == ((2, 32), (32, 2))
+    assert one.anchored is one.is_spectral is not kind.zero
+    assert bool((start.B @ start.A).any()) is not kind.zero
+
+
+@pytest.mark.parametrize("anchored", [True, False])
+def test_a_row_of_the_table_is_all_that_a_new_start_needs(
+    anchored: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def random(projection: Projection, rank: int, scaling: float) -> Factors:
+        m, n = projection.shape
+        return Factors(A=torch.randn(rank, n) / scaling, B=torch.randn(m, rank))
+
+    with pytest.raises(UserError, match=r"Role.init='random': must be one of "):
+        Role(init="random")
+    monkeypatch.setitem(STARTS, "random", StartKind(make=random, in_weight=False))  # type: ignore[arg-type]
+    _check_a_start("random", anchored, tmp_path)

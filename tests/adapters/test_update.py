@@ -9,7 +9,7 @@ from torch import nn
 import ailora
 from ailora import AILoRAConfig, Role, presets
 from ailora.adapters.update import update_norms
-from ailora.linalg.lowrank import LowRank
+from ailora.linalg import LowRank
 from tests.adapters.models import Q0, batch, tiny, train
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ailora import linalg
-from ailora.cache import cached
+from ailora.cache import decompositions
 from tests.conftest import one_thread
 
 
@@ -25,7 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of entries, not there yet."""
     monkeypatch.setenv("AILORA_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("AILORA_CACHE_LIMIT", raising=False)
-    monkeypatch.setattr(cached, "_complained", set())
+    monkeypatch.setattr(decompositions, "_complained", set())
     return tmp_path / "cache" / "decompositions"
 
 

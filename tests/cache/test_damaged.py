@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ailora import linalg
-from ailora.cache import cached, decompose, entries
+from ailora.cache import decompose, decompositions
 from tests.cache.conftest import entry_names, same, weight
 
 Computed = list[object]
@@ -42,18 +42,18 @@ def _without_checksum(path: Path) -> None:
 
 
 def _not_a_number(path: Path) -> None:
-    whole = entries.read(path, shape=(90, 70), rank=3)
+    whole = decompositions.read_entry(path, shape=(90, 70), rank=3)
     U = whole.U.clone()
     U[5, 1] = float("nan")
-    path.write_bytes(entries.to_bytes(replace(whole, U=U)))
+    path.write_bytes(decompositions.entry_bytes(replace(whole, U=U)))
 
 
 def _of_another_weight(path: Path) -> None:
-    path.write_bytes(entries.to_bytes(linalg.decompose(weight(50, 40), 3, "minor")))
+    path.write_bytes(decompositions.entry_bytes(linalg.decompose(weight(50, 40), 3, "minor")))
 
 
 def _of_another_rank(path: Path) -> None:
-    path.write_bytes(entries.to_bytes(linalg.decompose(weight(), 2, "minor")))
+    path.write_bytes(decompositions.entry_bytes(linalg.decompose(weight(), 2, "minor")))
 
 
 DAMAGE = [
@@ -90,15 +90,15 @@ def test_any_flipped_bit_is_seen(folder: Path) -> None:
     decompose(weight(12, 10), 2, "minor")
     path = _the_entry(folder)
     whole = path.read_bytes()
-    expected = entries.read(path, shape=(12, 10), rank=2)
+    expected = decompositions.read_entry(path, shape=(12, 10), rank=2)
     unseen = []
     for position in range(8, len(whole)):
         flipped = bytearray(whole)
         flipped[position] ^= 1 << position % 8
         path.write_bytes(flipped)
         try:
-            found = entries.read(path, shape=(12, 10), rank=2)
-        except entries.DamagedEntryError:
+            found = decompositions.read_entry(path, shape=(12, 10), rank=2)
+        except decompositions.DamagedEntryError:
             continue
         if not (same(found, expected) and found.check == expected.check):
             unseen.append(position)
@@ -204,5 +204,5 @@ def test_a_solver_that_fails_is_not_hidden_by_the_cache(
 
     monkeypatch.setattr(linalg, "decompose", fail)
     with pytest.raises(OSError, match="no such thing"):
-        cached.decompose(torch.eye(9), 3, "minor")
+        decompositions.decompose(torch.eye(9), 3, "minor")
     assert entry_names(folder) == set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ailora.checkpoints.change import Added, Replaced
+from ailora.checkpoints import writer
 from ailora.checkpoints.header import Header, read_header
-from ailora.checkpoints.writer import whole_folder, write_shard
+from ailora.checkpoints.writer import (
+    Added,
+    Replaced,
+    as_stored,
+    rounding_loss,
+    write_shard,
+)
 from ailora.errors import UserError
-from ailora.linalg.lowrank import LowRank
+from ailora.linalg import LowRank
 
 
 @pytest.fixture
@@ -109,31 +114,45 @@ def test_a_failure_in_the_middle_leaves_the_old_file_and_nothing_else(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"new": b"before"}
 
 
-def test_a_folder_that_fails_in_the_middle_is_not_there(tmp_path: Path) -> None:
-    def fail() -> None:
-        with whole_folder(tmp_path / "out") as folder:
-            (folder / "a").write_text("half")
-            raise OSError(28, "No space left on device")
-
-    with pytest.raises(UserError, match="free some space"):
-        fail()
-    assert list(tmp_path.iterdir()) == []
+@pytest.fixture(autouse=True)
+def _many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "_BLOCK", 100)
 
 
-def test_a_folder_and_its_files_have_the_modes_that_the_umask_gives(tmp_path: Path) -> None:
-    before = os.umask(0o027)
-    try:
-        with whole_folder(tmp_path / "out") as folder:
-            save_file({"a": torch.zeros(1)}, folder / "a.safetensors")  # makes a private file
-    finally:
-        os.umask(before)
-    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o750
-    assert (tmp_path / "out" / "a.safetensors").stat().st_mode & 0o777 == 0o640
+def parts(scale: float = 1.0) -> tuple[Tensor, LowRank]:
+    generator = torch.Generator().manual_seed(0)
+    stored = torch.randn(37, 11, generator=generator)
+    B = torch.randn(37, 3, generator=generator, dtype=torch.float64)
+    A = torch.randn(3, 11, generator=generator, dtype=torch.float64)
+    return stored, LowRank(A=A, B=B, scale=scale)
 
 
-def test_an_unwritable_place_is_named() -> None:
-    with (
-        pytest.raises(UserError, match="cannot write /proc/nobody/x"),
-        whole_folder(Path("/proc/nobody/x")),
-    ):
-        pass
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_sum_is_exact_and_rounded_once(dtype: torch.dtype) -> None:
+    stored, low = parts()
+    stored = stored.to(dtype)
+    blocks = list(Added(change=low, dtype=dtype).blocks(stored))
+    assert len(blocks) > 3
+    expected = (stored.double() + low.matrix()).to(dtype)
+    assert torch.equal(torch.cat(blocks), expected)
+
+
+def test_the_loss_is_that_of_rounding_relative_to_the_change() -> None:
+    stored, low = parts(scale=1e-2)
+    exact = stored.double() + low.matrix()
+    for dtype in (torch.bfloat16, torch.float32):
+        lost = torch.linalg.norm(exact - exact.to(dtype).double())
+        expected = float(lost / torch.linalg.norm(low.matrix()))
+        assert rounding_loss(low, stored, dtype) == pytest.approx(expected, rel=1e-12)
+
+
+def test_an_overflow_is_an_infinite_loss_and_no_change_is_none() -> None:
+    stored, low = parts(scale=1e6)
+    assert rounding_loss(low, stored, torch.float16) == float("inf")
+    assert rounding_loss(LowRank(A=low.A, B=low.B * 0), stored, torch.bfloat16) == 0
+
+
+def test_a_transposed_weight_changes_by_the_transpose() -> None:
+    _, low = parts(scale=0.7)
+    assert as_stored(low, transposed=False) is low
+    assert torch.allclose(as_stored(low, transposed=True).matrix(), low.matrix().T, rtol=1e-14)

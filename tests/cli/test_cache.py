@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ailora.cache import store
+from ailora.cache import disk
 from tests.commands import Call
 
 
@@ -31,7 +31,7 @@ def test_an_empty_cache_is_shown_and_not_made(call: Call, folder: Path) -> None:
 
 def test_entries_are_shown_and_cleared(call: Call, folder: Path) -> None:
     for key in ("a" * 64, "b" * 64):
-        store.add(folder, key, 8, b"x" * 3_500_000, limit=10**9)
+        disk.add(folder, key, 8, b"x" * 3_500_000, limit=10**9)
     shown = call("cache")
     words = shown.out.split()
     assert "7.0" in words

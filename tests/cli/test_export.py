@@ -51,7 +51,7 @@ def test_a_residual_start_goes_to_and_fro(call: Call, tmp_path: Path) -> None:
     ("options", "words"),
     [
         ("--exact --rank 2", "--exact and --rank 2"),
-        ("--rank 0", "rank 0"),
+        ("--rank 0", "rank=0"),
         ("--merge ./nowhere", "nowhere"),
         ("--folded-base", "start is not found"),
         ("--start {adapter}", "--start"),

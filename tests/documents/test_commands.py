@@ -11,7 +11,7 @@ import pytest
 
 from ailora.lab.cli.main import app
 from ailora.lab.experiments.grid import distinct
-from ailora.lab.experiments.plan import read_plan
+from ailora.lab.experiments.sweep_file import read_sweep_file
 from tests.commands import Ended
 from tests.documents.pages import ROOT, commands
 
@@ -106,7 +106,7 @@ def test_the_sweep_of_the_page_is_a_sweep(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "how-to" / "sweep.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     (tmp_path / "sweep.toml").write_text(text, encoding="utf-8")
-    assert len(distinct(read_plan(tmp_path / "sweep.toml"))) == 4 * 3 * 5
+    assert len(distinct(read_sweep_file(tmp_path / "sweep.toml"))) == 4 * 3 * 5
 
 
 def test_commands_are_found() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tools.gallery import DECODER, FOLDER
 
-from ailora.lab.report.figures.paper import PANELS, draw_panels, draw_schematic, read_tables
+from ailora.lab.report.figures.gallery import PANELS, draw_panels, draw_schematic, read_tables
 from tests.documents.pages import ROOT
 
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e-?\d+)?")

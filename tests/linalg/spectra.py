@@ -7,8 +7,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from ailora.linalg.subspace import subspace_distance
-from ailora.linalg.triplets import Part
+from ailora.linalg.triplets import Part, subspace_distance
 
 RANK = 4
 

@@ -8,22 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from ailora.linalg import eigen, krylov, minor
+from ailora.linalg import eigen, krylov
+from ailora.linalg import inverse as inverse_module
 from ailora.linalg.dense import dense
-from ailora.linalg.eigen import eigh_end, gram_matrix
-from ailora.linalg.gram import gram
+from ailora.linalg.eigen import FewerFoundError, eigh_end
+from ailora.linalg.gram import gram, gram_matrix
+from ailora.linalg.inverse import inverse, inverse_map
 from ailora.linalg.krylov import (
     block_krylov,
     estimate_norm,
     normal_map,
-    operator,
-    orthonormalise,
+    principal,
     start_block,
 )
-from ailora.linalg.minor import inverse, inverse_map
-from ailora.linalg.principal import principal
-from ailora.linalg.refine import refine
-from ailora.linalg.tridiagonal import FewerFoundError
+from ailora.linalg.refine import Normal, Operator, operator, orthonormalise, refine
 from ailora.linalg.triplets import Part, Solution, StalledError
 from tests.linalg.spectra import RANK, judge, orthonormal, spectra, with_spectrum
 
@@ -62,7 +60,7 @@ def test_either_precision_of_the_inverse_leads_to_the_same_triplets(
 ) -> None:
     W = with_spectrum(spectra(200)[kind], 200, 200)
     for knows in (0.1, 0.0):
-        monkeypatch.setattr(minor, "_FLOAT32_KNOWS", knows)
+        monkeypatch.setattr(inverse_module, "_FLOAT32_KNOWS", knows)
         found = inverse(W, RANK, low=W.float(), seed=0, tol=1e-9)
         judge(W, found.U, found.S, found.Vt, "minor", values=1e-9, vectors=1e-8)
 
@@ -71,8 +69,8 @@ def test_an_inverse_in_float32_is_not_trusted_with_a_bad_condition(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[torch.dtype] = []
-    solve = minor._lu_map
-    monkeypatch.setattr(minor, "_lu_map", lambda W: seen.append(W.dtype) or solve(W))
+    solve = inverse_module._lu_map
+    monkeypatch.setattr(inverse_module, "_lu_map", lambda W: seen.append(W.dtype) or solve(W))
     for smallest, dtypes in ((1e-3, [torch.float32]), (1e-9, [torch.float32, torch.float64])):
         S = torch.linspace(1, 0.5, 120, dtype=torch.float64)
         S[-4:] *= smallest
@@ -121,7 +119,7 @@ def test_refining_mends_a_start_that_is_only_roughly_right(kind: str, part: Part
     judge(W, found.U.T, found.S, found.V, part, values=values, vectors=1e-8)
 
 
-def _inverse_of(W: Tensor, part: Part) -> Callable[[], krylov.Operator] | None:
+def _inverse_of(W: Tensor, part: Part) -> Callable[[], Operator] | None:
     return (lambda: inverse_map(W)) if part == "minor" else None
 
 
@@ -181,7 +179,7 @@ def test_products_in_float32_save_steps_and_cost_no_digit() -> None:
     W = with_spectrum(spectra(600)["even"], 600, 600)
     start = dense(W, 20, "principal").Vt + 1e-4 * start_block(20, W, seed=0)
 
-    def steps(normal: krylov.Normal | None) -> int:
+    def steps(normal: Normal | None) -> int:
         found = refine(operator(W), start, RANK, "principal", tol=1e-8, sigma_1=1.0, normal=normal)
         judge(W, found.U.T, found.S, found.V, "principal", values=1e-8, vectors=1e-5)
         assert found.converged

@@ -18,9 +18,9 @@ import ailora
 from ailora import AILoRAConfig, Role, presets
 from ailora.adapters.folder import read_adapter
 from ailora.errors import UserError
-from ailora.linalg.lowrank import LowRank
+from ailora.linalg import LowRank
 from ailora.offline import export_adapter, merge_adapter
-from ailora.offline.compress import compress
+from ailora.offline.export import compress
 from tests.checkpoints.models import edit_json, files, saved, tiny
 from tests.offline.models import (
     loaded,

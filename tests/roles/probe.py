@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ailora.roles import Projection
-from ailora.roles.weights import shape_of
+from ailora.roles.projection import shape_of
 
 LENGTH, POSITION = 8, 2
 _NUDGE = 2.0

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ailora.errors import UserError
 from ailora.roles import Projection, find_projections
-from ailora.roles.naming import UNDERSTOOD
+from ailora.roles.architectures import UNDERSTOOD
 from tests.architectures import HEADS_OF, build
 from tests.roles import probe
 

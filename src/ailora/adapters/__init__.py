@@ -1,13 +1,13 @@
 """Adapters: what they start from, and how they are wrapped, saved, loaded and optimised."""
 
-from ailora.adapters import presets, steps, wrap
+from ailora.adapters import optimizer, presets, wrap
 from ailora.adapters.config import AILoRAConfig, Role
 from ailora.adapters.load import load_adapter
 from ailora.adapters.optimizer import create_optimizer
 from ailora.adapters.wrap import get_peft_model
 
 wrap.step_in()
-steps.watch()
+optimizer.watch()
 
 __all__ = [
     "AILoRAConfig",

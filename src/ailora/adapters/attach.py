@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ailora.adapters import folding, peft_insides
+from ailora.adapters.compatibility import check_compatible, keep_gradients
 from ailora.adapters.config import AILoRAConfig, check_fields
 from ailora.adapters.factors import Block, Factor, cut, joined
 from ailora.adapters.peft_insides import LoraLayer, LoraModel
 from ailora.adapters.record import Record, Sketch, StartedConfig
-from ailora.adapters.selection import OnProgress, Selection, make_factors, select
+from ailora.adapters.selection import OnWeight, Selection, make_factors, select
 from ailora.adapters.starts import STARTS, Factors
-from ailora.adapters.surroundings import check_surroundings, keep_gradients
 from ailora.errors import UserError
 from ailora.roles import Projection
-from ailora.roles.naming import attention_of, layer_of, stack_of
+from ailora.roles.architectures import attention_of, layer_of, stack_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +38,11 @@ class Wanted:
 
     factors: Mapping[str, Factors] | None = None
     fold: bool = True
-    on_progress: OnProgress | None = None
+    on_progress: OnWeight | None = None
 
 
 # PEFT adds the heads of these two tasks to the caller's config after the injection.
-_HEADS = {"QUESTION_ANS": ["qa_outputs"], "TOKEN_CLS": ["classifier", "score"]}
+HEADS_ADDED_LATE = {"QUESTION_ANS": ["qa_outputs"], "TOKEN_CLS": ["classifier", "score"]}
 
 
 def check_room(model: nn.Module, adapter: str) -> None:
@@ -58,9 +58,9 @@ class NewAdapter:
     """One start of one model: `check` reads and refuses, `install` writes."""
 
     def __init__(
-        self, model: nn.Module, adapter: str, config: AILoRAConfig, beside: Mapping[str, Any]
+        self, model: nn.Module, adapter: str, config: AILoRAConfig, existing: Mapping[str, Any]
     ) -> None:
-        self.model, self.adapter, self.config, self.beside = model, adapter, config, beside
+        self.model, self.adapter, self.config, self.existing = model, adapter, config, existing
         self.wanted: Wanted = config.__dict__.pop("_wanted", None) or Wanted()
         self.selection: Selection
         self.factors: dict[str, Factors]
@@ -75,7 +75,7 @@ class NewAdapter:
         config = self.config
         config.check_values()
         check_fields(config)
-        check_surroundings(config)
+        check_compatible(config)
         config.modules_to_save = self._modules_to_save()
         self._check_room()
         self.selection = select(self.model, config)
@@ -90,9 +90,9 @@ class NewAdapter:
 
     def _check_room(self) -> None:
         check_room(self.model, self.adapter)
-        others = [name for name in self.beside if name != self.adapter]
+        others = [name for name in self.existing if name != self.adapter]
         for name in others:
-            init = getattr(self.beside[name], "init_lora_weights", None)
+            init = getattr(self.existing[name], "init_lora_weights", None)
             if isinstance(init, str) and init.startswith(folding.CHANGE_THE_BASE):
                 raise UserError(
                     f"adapter {name!r} was started by PEFT's {init!r}, which changes the base "
@@ -159,7 +159,7 @@ class NewAdapter:
         return StartedConfig.like(stock, self._record(scaling))
 
     def _rest(self, field: str) -> dict[str, Any]:
-        """Of a pattern, what is for parameters instead of modules."""
+        """The entries of a pattern that are for parameters instead of modules."""
         names = [*self.selection.layers, *self.selection.others]
         return {
             key: value
@@ -178,7 +178,7 @@ class NewAdapter:
     def _modules_to_save(self) -> list[str] | None:
         """The caller's, and those that PEFT adds once its own work is done."""
         task = str(getattr(self.config.task_type, "value", self.config.task_type))
-        names = [*(self.config.modules_to_save or []), *_HEADS.get(task, [])]
+        names = [*(self.config.modules_to_save or []), *HEADS_ADDED_LATE.get(task, [])]
         return list(dict.fromkeys(names)) or None
 
     def _record(self, scaling: Mapping[str, float]) -> Record:
@@ -295,9 +295,9 @@ def _start_of(
     """A' and B' where ``source`` began; plain LoRA parts as PEFT made them (A, B)."""
     blocks = record.layers[name]
     theirs = cut(layer.lora_A[source].weight, layer.lora_B[source].weight, blocks)
-    own = cut(A, B, blocks)
+    ours = cut(A, B, blocks)
     parts = []
-    for block, part, fresh in zip(blocks, theirs, own, strict=True):
+    for block, part, fresh in zip(blocks, theirs, ours, strict=True):
         key = block.key(name)
         if part.A0 is not None and part.B0 is not None:
             parts.append((part.A0.to(A), part.B0.to(B)))

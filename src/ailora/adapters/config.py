@@ -52,10 +52,10 @@ class Role:
     """How the factors of one role's weights start and how fast they learn.
 
     Attributes:
-        init: ``"principal"`` takes the r largest singular triplets (eq. 2 of the paper),
-            ``"minor"`` the r smallest (eq. 5), ``"gaussian"`` starts as LoRA does: B zero and A
-            normal with the standard deviation of PEFT's default start, (3 n)^-1/2. The other
-            names in `ailora.adapters.starts.STARTS` are those of saved adapters.
+        init: A name in `ailora.adapters.starts.STARTS`. ``"principal"`` takes the r largest
+            singular triplets (eq. 2 of the paper), ``"minor"`` the r smallest (eq. 5);
+            ``"gaussian"`` starts as LoRA does: B zero and A normal with the standard deviation of
+            PEFT's default start, (3 n)^-1/2. Some names are those of saved adapters only.
         r: Rank; None takes the config's (`rank_pattern`, then `r`).
         lora_alpha: The scale of the update is lora_alpha / r; None takes the config's
             (`alpha_pattern`, then `lora_alpha`).
@@ -76,7 +76,7 @@ class Role:
     def __post_init__(self) -> None:
         _one_of("Role.init", self.init, STARTS)
         if self.r is not None:
-            _check_rank("Role.r", self.r)
+            check_rank("Role.r", self.r)
         if self.lora_alpha is not None:
             _set(self, "lora_alpha", positive("Role.lora_alpha", self.lora_alpha))
         _set(self, "lr_ratio", positive("Role.lr_ratio", self.lr_ratio))
@@ -145,7 +145,7 @@ class AILoRAConfig(LoraConfig):  # type: ignore[misc]
 
     def check_values(self) -> None:
         """Raise a UserError for a field out of its range, also one that was written later."""
-        _check_rank("r", self.r)
+        check_rank("r", self.r)
         if self.lora_alpha is not None:
             _set(self, "lora_alpha", _plain(positive("lora_alpha", self.lora_alpha)))
         if not (is_number(self.lora_dropout) and 0 <= self.lora_dropout < 1):
@@ -155,7 +155,7 @@ class AILoRAConfig(LoraConfig):  # type: ignore[misc]
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name}={getattr(self, name)!r}: must be True or False")
         for name, value in (self.rank_pattern or {}).items():
-            _check_rank(f"rank_pattern[{name!r}]", value)
+            check_rank(f"rank_pattern[{name!r}]", value)
         alphas = {
             name: _plain(positive(f"alpha_pattern[{name!r}]", value))
             for name, value in (self.alpha_pattern or {}).items()
@@ -359,6 +359,7 @@ def _plain(value: float) -> float:
     return int(value) if value == int(value) else value
 
 
-def _check_rank(what: str, r: object) -> None:
+def check_rank(what: str, r: object) -> None:
+    """Raise a UserError that names the value unless it is an integer of at least 1."""
     if isinstance(r, bool) or not isinstance(r, int) or r < 1:
         raise UserError(f"{what}={r!r}: the rank must be an integer of at least 1")

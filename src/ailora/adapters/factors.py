@@ -70,7 +70,7 @@ def placed(blocks: Sequence[Block]) -> list[tuple[Block, int]]:
     return found
 
 
-# Every factor that is alive, for `ailora.adapters.steps`: an optimiser knows parameters only, and
+# Every factor in memory, for `ailora.adapters.optimizer`: an optimiser knows parameters only, and
 # copies of a model have parameters of their own.
 alive: WeakSet[Factor] = WeakSet()
 
@@ -178,15 +178,15 @@ class _Kept(_AsItIs):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (grad,) = grads
-        kept = torch.zeros_like(grad)
+        masked = torch.zeros_like(grad)
         for block, start in placed(ctx.blocks):
             columns = slice(start, start + block.rank)
             if block.rows is None:
-                kept[:, columns] = grad[:, columns]
+                masked[:, columns] = grad[:, columns]
             else:
                 index = _index(block.rows, grad.device)
-                kept[index, columns] = grad[index, columns]
-        return kept, None
+                masked[index, columns] = grad[index, columns]
+        return masked, None
 
 
 @lru_cache(maxsize=512)

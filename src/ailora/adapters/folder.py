@@ -26,11 +26,11 @@ from ailora.adapters.record import (
     WEIGHTS,
     Record,
     Sketch,
-    differs,
+    layer_mismatch,
 )
 from ailora.adapters.selection import select
 from ailora.errors import UserError
-from ailora.linalg.lowrank import LowRank
+from ailora.linalg import LowRank
 
 CONFIG = "adapter_config.json"
 A_KEY, B_KEY = ".lora_A.weight", ".lora_B.weight"
@@ -319,11 +319,11 @@ def _config_of_0_1_0(stored: Mapping[str, Any]) -> AILoRAConfig:
     )
 
 
-def moved(adapter: AdapterFolder, record: Record) -> str | None:
+def marker_mismatch(adapter: AdapterFolder, record: Record) -> str | None:
     """Why the factors of a folder are not those its marker speaks of; None if they are."""
     for name, blocks in record.layers.items():
         update = adapter.updates[name]
-        why = differs(name, update.A, update.B, blocks, record)
+        why = layer_mismatch(name, update.A, update.B, blocks, record)
         if why:
             return why
     return None

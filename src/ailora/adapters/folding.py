@@ -15,9 +15,10 @@ from torch import nn
 
 from ailora.adapters import peft_insides
 from ailora.adapters.record import Record
+from ailora.adapters.starts import STARTS
 from ailora.errors import UserError
 from ailora.roles import Projection
-from ailora.roles.weights import is_quantised
+from ailora.roles.projection import is_quantised
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +88,7 @@ def check_not_folded(projections: Mapping[str, Projection], record: Record, fold
     for layer, blocks in record.layers.items():
         for block in blocks:
             key = block.key(layer)
-            # LoRA-GA's factors come from a gradient: nothing of the weight tells them apart.
-            if f"{key}.A" not in record.anchors or block.init == "lora_ga":
+            if f"{key}.A" not in record.anchors or not STARTS[block.init].in_weight:
                 continue
             A, B = (record.anchors[f"{key}.{letter}"].double() for letter in "AB")
             wanted = record.scaling[layer] * (B.T @ B) @ (A @ A.T)

@@ -15,11 +15,12 @@ from torch import nn
 
 from ailora.adapters import folding, peft_insides
 from ailora.adapters.attach import check_room, projections
+from ailora.adapters.compatibility import check_compatible, keep_gradients
 from ailora.adapters.factors import cut
 from ailora.adapters.folder import (
     AdapterFolder,
     check_finite,
-    moved,
+    marker_mismatch,
     read_adapter,
     read_record,
     renamed,
@@ -27,11 +28,10 @@ from ailora.adapters.folder import (
 from ailora.adapters.record import MARKER, Record, Sketch, StartedConfig
 from ailora.adapters.selection import check_values
 from ailora.adapters.starts import STARTS
-from ailora.adapters.surroundings import check_surroundings, keep_gradients
-from ailora.adapters.wrap import add_beside, check_name_is_free
+from ailora.adapters.wrap import add_adapter, check_name_is_free
 from ailora.errors import UserError
 from ailora.roles import unwrapped
-from ailora.roles.weights import shape_of
+from ailora.roles.projection import shape_of
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def load_adapter(
     if record.is_folded:
         _check_foldable(model, base, adapter, record)
     if is_trainable:
-        check_surroundings(record.origin)
+        check_compatible(record.origin)
         keep_gradients(model)
     config = StartedConfig.like(adapter.config, record)
     config.loading, config.inference_mode = True, not is_trainable
@@ -104,7 +104,7 @@ def _load(
     if not isinstance(model, PeftModel):
         return PeftModel.from_pretrained(model, str(folder), name, config=config, **options)
     autocast = options["autocast_adapter_dtype"]
-    add_beside(model, config, name, autocast_adapter_dtype=autocast)
+    add_adapter(model, config, name, autocast_adapter_dtype=autocast)
     model.load_adapter(str(folder), name, **options)
     # PEFT does this only where it adds the adapter itself, and set_adapter always turns it on.
     model.set_requires_grad(name, options["is_trainable"])
@@ -187,7 +187,7 @@ def _check_files(adapter: AdapterFolder, record: Record) -> None:
                 f"{adapter.folder}: the anchor of {key} does not belong to this adapter; copy the "
                 "files from one folder"
             )
-    why = moved(adapter, record)
+    why = marker_mismatch(adapter, record)
     if why:
         logger.warning(
             "%s: %s: something trained it that does not know of anchors. Its function is as it was "

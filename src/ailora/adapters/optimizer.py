@@ -1,21 +1,51 @@
-"""Learning rates by role, as parameter groups."""
+"""Training an adapter: learning rates by role, and what happens around an optimiser's steps.
+
+`create_optimizer` gives each role its rate, as parameter groups. In any trainer torch calls two
+hooks of ours around a step:
+
+* A rate ratio that the optimiser does not know of is warned of, once.
+* The frozen half of anchored factors is put back after the step, where weight decay, an optimiser
+  with rules of its own or the rounding of 16-bit factors would move it.
+* In a fused layer the roles share a parameter: `create_optimizer` gives it one rate, and the
+  others' steps are made longer or shorter here.
+* Optimisers that compute with A and B themselves are refused: they would see rank-2r matrices.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import AdamW, Optimizer
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 from transformers.trainer_pt_utils import get_parameter_names
 
 from ailora.adapters.config import positive
-from ailora.adapters.factors import Factor
-from ailora.adapters.steps import RATES
+from ailora.adapters.factors import Factor, alive, placed
 from ailora.errors import UserError
 
 # What Trainer spares from weight decay by name (Trainer.get_decay_parameter_names).
 _NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
+
+logger = logging.getLogger(__name__)
+
+# These move equal gradients alike, so that both halves of A' stay as far apart as they were.
+_ELEMENTWISE = (
+    torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop, torch.optim.NAdam,
+    torch.optim.RAdam, torch.optim.Adamax, torch.optim.Adagrad,
+)  # fmt: skip
+RATES = "ailora_rates"  # in a parameter group: its rates are those of the roles
+# Optimisers of PEFT that compute with A and B, by class name.
+_LOOK_AT_FACTORS = ("RiemannianPreconditionedOptimizer", "LoraFAOptimizer")
 
 
 def create_optimizer(
@@ -86,3 +116,197 @@ def _assert_each_once(
     if not trainable:
         raise UserError("the model has no trainable parameter; load it with is_trainable=True")
     assert sorted(grouped) == sorted(trainable), "a parameter is in no group or in two"  # noqa: S101
+
+
+# --- Around every step ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A factor whose parameter an optimiser has, and where."""
+
+    factor: Factor
+    group: int
+
+
+@dataclass
+class _Known:
+    """What we remember of an optimiser: how many parameters it had, and which factors."""
+
+    parameters: int
+    held: list[_Held]
+
+
+_known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
+_before: WeakKeyDictionary[Optimizer, list[tuple[_Held, Tensor | None, Tensor | None]]] = (
+    WeakKeyDictionary()
+)
+
+
+def watch() -> None:
+    """Let torch call the hooks; once per process."""
+    register_optimizer_step_pre_hook(_before_step)
+    register_optimizer_step_post_hook(_after_step)
+
+
+def _before_step(optimizer: Optimizer, *_: Any) -> None:
+    known = _known.get(optimizer)
+    count = sum(len(group["params"]) for group in optimizer.param_groups)
+    if known is None or known.parameters != count:
+        known = _Known(count, list(_factors_of(optimizer)))
+        _known[optimizer] = known
+        if known.held:
+            _check_optimizer(optimizer, known.held)
+            _warn_if_rates_are_ignored(optimizer, known.held)
+    noted = []
+    for held in known.held:
+        group = optimizer.param_groups[held.group]
+        start = held.factor.weight if group.get(RATES) and _is_mixed(held.factor) else None
+        anchor = _anchor(held) if _must_put_back(optimizer, group, held.factor) else None
+        if start is not None or anchor is not None:
+            noted.append((held, None if start is None else start.detach().clone(), anchor))
+    if noted:
+        _before[optimizer] = noted
+
+
+def _must_put_back(optimizer: Optimizer, group: dict[str, Any], factor: Factor) -> bool:
+    if not factor.is_anchored:
+        return False
+    alike = type(optimizer) in _ELEMENTWISE and factor.weight.dtype.itemsize >= 4
+    return bool(group.get("weight_decay")) or not alike
+
+
+@torch.no_grad()
+def _after_step(optimizer: Optimizer, *_: Any) -> None:
+    for held, start, anchor in _before.pop(optimizer, ()):
+        if start is not None:
+            _rescale(held.factor, start)
+        if anchor is not None:
+            _put_back(held.factor, anchor)
+
+
+def _factors_of(optimizer: Optimizer) -> Iterator[_Held]:
+    groups = {
+        id(parameter): index
+        for index, group in enumerate(optimizer.param_groups)
+        for parameter in group["params"]
+    }
+    order = {key: place for place, key in enumerate(groups)}
+    found = [factor for factor in alive if id(factor.weight) in groups]
+    for factor in sorted(found, key=lambda factor: order[id(factor.weight)]):
+        yield _Held(factor, groups[id(factor.weight)])
+
+
+def _check_optimizer(optimizer: Optimizer, held: list[_Held]) -> None:
+    name = type(optimizer).__name__
+    if name in _LOOK_AT_FACTORS and any(one.factor.is_anchored for one in held):
+        raise UserError(
+            f"{name} computes with the factors A and B, where anchored ones are rank-2r matrices "
+            "[A; A - A0] and [B - B0, B0]; use anchored=False with it, or another optimiser"
+        )
+
+
+def _warn_if_rates_are_ignored(optimizer: Optimizer, held: list[_Held]) -> None:
+    if not _ignores_rates(optimizer, held):
+        return
+    logger.warning(
+        "this optimiser trains roles with different lr_ratio at one rate, so the ratio has no "
+        "effect; pass Trainer(optimizers=(ailora.create_optimizer(model, lr=...), None)) or set "
+        "bake_rates=True"
+    )
+
+
+def _ignores_rates(optimizer: Optimizer, held: list[_Held]) -> bool:
+    """Whether factors of one side (LoRA+ gives B another rate) have one rate and several ratios."""
+    for side in "AB":
+        rates: dict[float, set[float]] = {}
+        for one in held:
+            group = optimizer.param_groups[one.group]
+            if one.factor.side != side or group.get(RATES):
+                continue
+            for block in one.factor.blocks:
+                rate = group.get("initial_lr", group["lr"])  # warm-up starts at 0
+                rates.setdefault(block.lr_ratio, set()).add(float(rate))
+        used = [rate for several in rates.values() for rate in several]
+        if len(rates) > 1 and len(used) > len(set(used)):
+            return True
+        # One ratio for all is right at one rate, if that is not simply the optimiser's own.
+        if set(rates) - {1.0} and len(rates) == 1 and set(used) == {optimizer.defaults.get("lr")}:
+            return True
+    return False
+
+
+def _is_mixed(factor: Factor) -> bool:
+    return len({block.lr_ratio for block in factor.blocks}) > 1
+
+
+def _rescale(factor: Factor, start: Tensor) -> None:
+    """Each role's step times its ratio over that of the group, which is the first role's."""
+    first = factor.blocks[0].lr_ratio
+    scale = torch.cat(
+        [torch.full((block.width,), block.lr_ratio / first) for block in factor.blocks]
+    ).to(start.device, start.dtype)
+    scale = scale[:, None] if factor.side == "A" else scale[None]
+    weight = factor.weight
+    if isinstance(weight, DTensor):
+        full = scale.expand(weight.shape).contiguous()
+        scale = distribute_tensor(full, weight.device_mesh, weight.placements)
+    weight.copy_(start + scale * (weight - start))
+
+
+def _whole(weight: Tensor) -> Tensor:
+    """The matrix; gathered from all ranks (a collective call) where FSDP2 holds it in shards."""
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
+
+
+@torch.no_grad()
+def _anchor(held: _Held) -> Tensor:
+    """What does not train: A0 = A - D_A of each anchored block, or B0.
+
+    The subtraction rounds, and in 16 bits that adds up: what is known of A0 is used as long as it
+    explains the matrix exactly.
+    """
+    factor = held.factor
+    matrix = _whole(factor.weight.detach())
+    if matrix.ndim != 2:
+        raise UserError(
+            "these factors lie in pieces of one flat parameter (FSDP version 1), where weight "
+            "decay cannot leave their frozen half alone; set weight_decay=0, or use FSDP version 2"
+        )
+    pieces = []
+    for block, start in placed(factor.blocks):
+        middle, stop = start + block.rank, start + block.width
+        if block.anchored and factor.side == "A":
+            pieces.append((matrix[start:middle], matrix[middle:stop]))
+        elif block.anchored:
+            pieces.append((matrix[:, middle:stop], matrix[:, start:middle]))
+    if factor.side == "B":
+        return torch.cat([anchor for anchor, _ in pieces], dim=1)
+    upper, lower = (torch.cat(halves) for halves in zip(*pieces, strict=True))
+    known = factor.anchor
+    if known is not None and known.shape == upper.shape:
+        known = known.to(upper)
+        if torch.equal(known + lower, upper):  # or somebody wrote other factors
+            return known
+    factor.anchor = upper - lower
+    return factor.anchor
+
+
+def _put_back(factor: Factor, anchor: Tensor) -> None:
+    whole = _whole(factor.weight.detach())
+    matrix = whole.clone() if whole is not factor.weight else whole
+    done = 0
+    for block, start in placed(factor.blocks):
+        middle, stop = start + block.rank, start + block.width
+        if not block.anchored:
+            continue
+        piece = slice(done, done + block.rank)
+        if factor.side == "A":
+            matrix[start:middle] = anchor[piece] + matrix[middle:stop]
+        else:
+            matrix[:, middle:stop] = anchor[:, piece]
+        done += block.rank
+    weight = factor.weight
+    if isinstance(weight, DTensor):
+        matrix = distribute_tensor(matrix, weight.device_mesh, weight.placements)
+    weight.copy_(matrix)

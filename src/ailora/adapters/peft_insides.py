@@ -1,4 +1,4 @@
-"""All that this library takes for granted about PEFT's insides, and the places where it steps in.
+"""Everything that this library takes for granted about PEFT's insides, and where it steps in.
 
 Whatever is read, called or wrapped here is not PEFT's public API. It is looked for at import, so a
 PEFT that lacks it says so in one line; what each of them does has a test in
@@ -223,7 +223,7 @@ Original = Callable[..., Any]
 
 
 def around(owner: type, name: str, replacement: Callable[..., Any]) -> None:
-    """Call ``replacement(original, self, ...)`` in place of a method; once a process."""
+    """Call ``replacement(original, self, ...)`` in place of a method; once per process."""
     original = getattr(owner, name)
     if getattr(original, "_ailora", False):
         return

@@ -1,4 +1,4 @@
-"""What is known of a started adapter, in memory beside PEFT's config and on disk beside its files.
+"""What is known about a started adapter: in memory beside PEFT's config, on disk beside its files.
 
 PEFT writes ``adapter_model.safetensors`` and ``adapter_config.json``: a plain LoRA for anyone.
 Beside them goes ``ailora.json``, for `ailora.load_adapter` to go on training as before, and for a
@@ -83,10 +83,10 @@ class Record:
 
     Attributes:
         origin: The config that it was started with, as the caller gave it.
-        layers: By the module's name, the blocks of its factors.
-        scaling: By the module's name, s of its factors.
-        anchors: Of a folded adapter, A0 (``key.A``) and B0 (``key.B``) by projection.
-        sketches: Of an anchored adapter, the same keys' sketches.
+        layers: The blocks of its factors, by the module's name.
+        scaling: The scale s of its factors, by the module's name.
+        anchors: A0 (``key.A``) and B0 (``key.B``) of each projection, if the adapter is folded.
+        sketches: Sketches of the same matrices by the same keys, if it is anchored.
         key: The same for all configs of this start, however often they are copied.
         born: Seconds since the epoch.
     """
@@ -151,14 +151,14 @@ class StartedConfig(LoraConfig):  # type: ignore[misc]
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Write the stock config, and how the adapter started if the files beside are of it."""
         ordered = copy.copy(self)  # the one in use keeps PEFT's sets
-        in_order(ordered)
+        sort_names(ordered)
         super(StartedConfig, ordered).save_pretrained(save_directory, **kwargs)
         if self.record is None:
             return
         folder = Path(save_directory)
         if (folder / WEIGHTS).is_file():
             (folder / WEIGHTS).chmod(usual_mode())  # safetensors leaves it to its owner alone
-        why = what_else(folder, self.record)
+        why = folder_mismatch(folder, self.record)
         if why:
             logger.warning(
                 "%s: %s, so these files are saved as a plain LoRA, without %s", folder, why, MARKER
@@ -171,7 +171,7 @@ class StartedConfig(LoraConfig):  # type: ignore[misc]
             write_record(folder, self.record)
 
 
-def in_order(config: LoraConfig) -> None:
+def sort_names(config: LoraConfig) -> None:
     """Sort the names that PEFT keeps as sets: their order on disk differs from run to run."""
     for key, value in vars(config).items():
         if isinstance(value, set):
@@ -215,7 +215,7 @@ def _lines(record: Record) -> list[str]:
     return [*lines, _BAKED] if len(set(record.scaling.values())) > 1 else lines
 
 
-def what_else(folder: Path, record: Record) -> str | None:
+def folder_mismatch(folder: Path, record: Record) -> str | None:
     """Why the weights in a folder are not what a record says; None if they are, or are not there.
 
     PEFT writes the weights just before the config. Older ones, which transformers will yet write
@@ -232,7 +232,7 @@ def what_else(folder: Path, record: Record) -> str | None:
                 if None in names:
                     return f"the weights of {layer} are not in the file"
                 A, B = (file.get_tensor(name) for name in names)
-                why = differs(layer, A, B, blocks, record)
+                why = layer_mismatch(layer, A, B, blocks, record)
                 if why:
                     return why
     except (OSError, SafetensorError):
@@ -240,7 +240,7 @@ def what_else(folder: Path, record: Record) -> str | None:
     return None
 
 
-def differs(
+def layer_mismatch(
     layer: str, A: Tensor, B: Tensor, blocks: Sequence[Block], record: Record
 ) -> str | None:
     """Why a layer's A' and B' are not those of a start's blocks; None if they are."""

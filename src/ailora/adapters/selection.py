@@ -17,12 +17,13 @@ from ailora.adapters.factors import Block
 from ailora.adapters.starts import STARTS, Factors
 from ailora.errors import UserError
 from ailora.roles import ROLE_NAMES, Projection, RoleName, assign_roles, find_projections
-from ailora.roles.naming import matches
+from ailora.roles.architectures import matches
 from ailora.roles.walk import walk
 
 logger = logging.getLogger(__name__)
 
-OnProgress = Callable[[int, int, str], None]
+OnWeight = Callable[[int, int, str], None]
+"""Called with the weights done, their number, and the name of the next one ("" at the end)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,7 +289,7 @@ def _check_heads(
                 )
 
 
-def make_factors(selection: Selection, on_progress: OnProgress | None = None) -> dict[str, Factors]:
+def make_factors(selection: Selection, on_progress: OnWeight | None = None) -> dict[str, Factors]:
     """The starting factors of every chosen projection, by its key; the model is only read.
 
     A progress bar with the time left appears when this takes more than two seconds, unless
@@ -343,7 +344,7 @@ def check_values(module: nn.Module, name: str) -> None:
     )
 
 
-def _reported(chosen: list[Chosen], on_progress: OnProgress | None) -> Iterator[Chosen]:
+def _reported(chosen: list[Chosen], on_progress: OnWeight | None) -> Iterator[Chosen]:
     if on_progress is None:
         yield from tqdm(
             chosen, "starting factors", unit="weight", delay=2, leave=False, disable=None

@@ -43,19 +43,22 @@ class StartKind:
     """One row of the table.
 
     Attributes:
-        make: Factors from (projection, rank r, scale s). None: only given ones, from outside or
-            from a file.
+        make: Makes factors from (projection, rank r, scale s). None: they are only ever given, from
+            outside or from a file.
         zero: Whether B A is zero at step 0, so that nothing has to be taken off.
+        in_weight: Whether B A is a part of the weight itself, so that the weight tells whether it
+            has been taken off already.
     """
 
     make: Callable[[Projection, int, float], Factors] | None
     zero: bool = False
+    in_weight: bool = True
 
 
 def _part(part: Part) -> Callable[[Projection, int, float], Factors]:
     def make(projection: Projection, rank: int, scaling: float) -> Factors:
         """A = (S/s)^1/2 V^T and B = U (S/s)^1/2 of r singular triplets (eqs. 2 and 5)."""
-        check_rank(projection, rank)
+        check_rank_fits(projection, rank)
         triplets = _decompose_once(projection.weight(), rank, part)
         root = (triplets.S / scaling).sqrt()
         A, B = root[:, None] * triplets.Vt, triplets.U * root
@@ -75,15 +78,15 @@ def _gaussian(projection: Projection, rank: int, scaling: float) -> Factors:
 STARTS: Mapping[str, StartKind] = {
     "principal": StartKind(make=_part("principal")),
     "minor": StartKind(make=_part("minor")),
-    "gaussian": StartKind(make=_gaussian, zero=True),
-    # PEFT's starts, whose factors `ailora.lab.methods` has PEFT make and gives.
+    "gaussian": StartKind(make=_gaussian, zero=True, in_weight=False),
+    # PEFT's starts: `ailora.lab.methods` has PEFT make their factors, and gives them.
     "olora": StartKind(make=None),
-    "lora_ga": StartKind(make=None),
+    "lora_ga": StartKind(make=None, in_weight=False),  # its factors come from a gradient
     "corda": StartKind(make=None),
 }
 
 
-def check_rank(projection: Projection, rank: int) -> None:
+def check_rank_fits(projection: Projection, rank: int) -> None:
     """Raise a UserError if a rank is above what a weight has."""
     most = min(projection.shape)
     if rank > most:

@@ -12,7 +12,7 @@ from ailora.adapters import peft_insides
 from ailora.adapters.attach import projections
 from ailora.adapters.factors import Block, Part, cut
 from ailora.adapters.record import Record
-from ailora.linalg.lowrank import LowRank
+from ailora.linalg import LowRank
 from ailora.roles import Projection, RoleKey, find_projections, take_rows, unwrapped
 
 

@@ -1,4 +1,4 @@
-"""The one way by which a start reaches a model: around PEFT's ``LoraModel.inject_adapter``.
+"""The one way in which a start reaches a model: around PEFT's ``LoraModel.inject_adapter``.
 
 Before PEFT makes its layers, the config becomes a stock one (a copy: the caller's is left alone)
 with the modules, ranks and scales that the start needs; afterwards the factors are put in. Every
@@ -21,7 +21,7 @@ from ailora.adapters.attach import NewAdapter, Wanted, put_blocks
 from ailora.adapters.config import AILoRAConfig, private_copy
 from ailora.adapters.peft_insides import BaseTunerLayer, LoraModel, MixedModel, around
 from ailora.adapters.record import Record, StartedConfig, say_start
-from ailora.adapters.selection import OnProgress
+from ailora.adapters.selection import OnWeight
 from ailora.errors import UserError
 
 
@@ -31,7 +31,7 @@ def get_peft_model(
     adapter_name: str = "default",
     *,
     autocast_adapter_dtype: bool = True,
-    on_progress: OnProgress | None = None,
+    on_progress: OnWeight | None = None,
 ) -> PeftModel:
     """``peft.get_peft_model``, which also adds to a PeftModel, and can report its progress.
 
@@ -83,7 +83,7 @@ def wrap(
             model, given, adapter_name, autocast_adapter_dtype=autocast_adapter_dtype
         )
     check_name_is_free(model, adapter_name)
-    add_beside(model, given, adapter_name, autocast_adapter_dtype=autocast_adapter_dtype)
+    add_adapter(model, given, adapter_name, autocast_adapter_dtype=autocast_adapter_dtype)
     return model
 
 
@@ -95,7 +95,7 @@ def check_name_is_free(model: nn.Module, adapter_name: str) -> None:
         )
 
 
-def add_beside(
+def add_adapter(
     model: PeftModel, config: LoraConfig, adapter_name: str, *, autocast_adapter_dtype: bool
 ) -> None:
     """Add an adapter to a PEFT model; the only one it has is the active one."""
@@ -338,7 +338,7 @@ def _records(configs: Mapping[str, Any]) -> dict[str, Record]:
 
 
 def step_in() -> None:
-    """Reach PEFT's calls; once a process, when `AILoRAConfig` is imported."""
+    """Step into PEFT's methods; once per process, when `AILoRAConfig` is imported."""
     around(LoraModel, "inject_adapter", _inject)
     around(LoraModel, "_cast_adapter_dtype", _cast)
     around(LoraModel, "_unload_and_optionally_merge", _unload)
@@ -352,4 +352,4 @@ def step_in() -> None:
     around(PeftModel, "_upload_modified_files", _upload)
 
 
-__all__ = ["Wanted", "add_beside", "check_name_is_free", "get_peft_model", "step_in", "wrap"]
+__all__ = ["Wanted", "add_adapter", "check_name_is_free", "get_peft_model", "step_in", "wrap"]

@@ -119,6 +119,11 @@ def header_bytes(entries: Sequence[Entry], metadata: Mapping[str, str] | None) -
     return _LENGTH.pack(len(text)) + text
 
 
+def float_name(dtype: str) -> str:
+    """Torch's name of a stored float type: ``"bfloat16"`` for ``"BF16"``."""
+    return str(FLOATS[dtype]).removeprefix("torch.")
+
+
 def _entry(name: str, about: Mapping[str, Any]) -> Entry:
     start, stop = about["data_offsets"]
     shape = tuple(int(size) for size in about["shape"])

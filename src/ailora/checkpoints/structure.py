@@ -14,8 +14,8 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.pytorch_utils import Conv1D
 
+from ailora.checkpoints.checkpoint import Checkpoint
 from ailora.checkpoints.header import FLOATS
-from ailora.checkpoints.source import Checkpoint
 from ailora.errors import UserError
 
 _CLASS_OF_TASK: dict[str, Any] = {
@@ -30,7 +30,7 @@ _CLASS_OF_TASK: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Structure:
-    """A checkpoint and the model that it is of.
+    """A checkpoint and the model whose weights it holds.
 
     Attributes:
         checkpoint: The files.
@@ -54,7 +54,7 @@ class Structure:
         return self.tensor_of(f"{module}.weight")
 
     def tensor_of(self, parameter: str) -> str:
-        """As `weight_of`, of a parameter by its full name."""
+        """As `weight_of`, for a parameter by its full name."""
         folder = self.checkpoint.folder
         if parameter in self.converted:
             raise UserError(
@@ -106,7 +106,7 @@ def read_structure(
         checkpoint: The files.
         task_type: PEFT's name of the task, which decides the model's class and so the names of
             its modules; None takes the class that config.json names.
-        num_labels: Of the task's head; None takes config.json's.
+        num_labels: Number of labels of the task's head; None takes config.json's.
 
     Raises:
         UserError: config.json does not describe a model that transformers can build, or one whose
@@ -141,12 +141,12 @@ def build_model(
 
 def _build(config: Any, task_type: str | None) -> nn.Module:
     named = (getattr(config, "architectures", None) or [""])[0]
-    own = getattr(hf, named, None)
+    stored_class = getattr(hf, named, None)
     with torch.device("meta"):
         if task_type is not None and task_type in _CLASS_OF_TASK:
             model = _CLASS_OF_TASK[task_type].from_config(config)
-        elif isinstance(own, type) and issubclass(own, hf.PreTrainedModel):
-            model = own(config)
+        elif isinstance(stored_class, type) and issubclass(stored_class, hf.PreTrainedModel):
+            model = stored_class(config)
         else:
             model = hf.AutoModel.from_config(config)
     return cast(nn.Module, model.eval())

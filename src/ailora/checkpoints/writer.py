@@ -1,28 +1,162 @@
-"""Writes a shard again with some tensors replaced, the others copied byte for byte."""
+"""A whole checkpoint written again, shard by shard, with some tensors changed."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from ailora.checkpoints.change import NewTensor, Replaced
+from ailora.checkpoints.checkpoint import INDEX, Checkpoint, opened
 from ailora.checkpoints.header import NAMES, Entry, Header, header_bytes
-from ailora.checkpoints.source import opened
+from ailora.checkpoints.resumable import Record, Row, Work, require_room
 from ailora.errors import UserError
-from ailora.files import unwritable, usual_mode, written_whole
+from ailora.files import write_atomic, write_json, written_whole
+from ailora.linalg import LowRank
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
 
 OnBytes = Callable[[int], None]
 
-_BUFFER = 8 << 20
+_BUFFER = 8 << 20  # bytes copied at once
+_BLOCK = 1 << 21  # values per block: 16 MB in fp64
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewShard:
+    """New values for some tensors of a shard, and what the report says of them."""
+
+    tensors: Mapping[str, NewTensor] = field(repr=False)
+    rows: Sequence[Row]
+
+
+def stream(
+    checkpoint: Checkpoint,
+    target: Path,
+    work: Work,
+    plan_shard: Callable[[Header], NewShard],
+    on_progress: OnProgress,
+) -> list[Row]:
+    """Write ``checkpoint`` to ``target``, the shards first and the index last.
+
+    Args:
+        checkpoint: The files to read.
+        target: Folder to write to.
+        work: Knows which shards an earlier run finished; those are left as they are.
+        plan_shard: Says what is new in a shard; called for a shard just before it is written.
+        on_progress: Told of the bytes written.
+
+    Returns:
+        The rows of the report, in the order of the shards.
+
+    Raises:
+        UserError: The disk is full or the folder cannot be written. What is there is whole, and
+            the same run goes on from it.
+    """
+    sizes = {shard.path.name: shard.size for shard in checkpoint.shards}
+    missing = [name for name in sizes if not (target / name).exists()]
+    require_room(work.out, sum(sizes[name] for name in missing))
+    total, done = sum(sizes.values()), 0
+    rows: list[Row] = []
+    for shard in checkpoint.shards:
+        name = shard.path.name
+        record = work.record(name)
+        if record is None or not (target / name).exists():
+            record = _write(
+                shard, target / name, work, plan_shard, _Counter(on_progress, done, total)
+            )
+        rows += record.rows
+        done += sizes[name]
+        on_progress("writing", done, total)
+    _copy_other_files(checkpoint, target, widened=any(_is_widened(row) for row in rows))
+    _write_index(checkpoint, target, rows)
+    return rows
+
+
+def _write(
+    shard: Header,
+    target: Path,
+    work: Work,
+    plan_shard: Callable[[Header], NewShard],
+    count: Callable[[int], None],
+) -> Record:
+    new = plan_shard(shard)
+    growth = sum(entry.nbytes for entry in new_entries(shard, new.tensors)) - sum(
+        entry.nbytes for entry in shard.entries.values()
+    )
+    added = {name: shard.path.name for name in new.tensors if name not in shard.entries}
+    grown = [{"grown": growth, "added": added}] if growth or added else []
+    record = Record(rows=[*new.rows, *grown], tensors={})
+    work.add_record(shard.path.name, record)
+    write_shard(shard, target, new.tensors, count)
+    return record
+
+
+class _Counter:
+    """Adds up bytes for a progress callback."""
+
+    def __init__(self, on_progress: OnProgress, done: int, total: int) -> None:
+        self.on_progress, self.done, self.total = on_progress, done, total
+
+    def __call__(self, count: int) -> None:
+        self.done += count
+        self.on_progress("writing", min(self.done, self.total), self.total)
+
+
+def _is_widened(row: Row) -> bool:
+    return row.get("dtype") == "float32" and row.get("stored") in ("bfloat16", "float16")
+
+
+def _copy_other_files(checkpoint: Checkpoint, target: Path, *, widened: bool) -> None:
+    for path in checkpoint.other_files():
+        data = path.read_bytes()
+        if widened and path.name == "config.json":
+            data = _as_float32(data)
+        write_atomic(target / path.name, data)
+
+
+def _as_float32(config: bytes) -> bytes:
+    """The config.json of a 16-bit model, some of whose tensors are now float32.
+
+    ``from_pretrained`` casts every weight to the dtype that config.json names.
+    """
+    content = json.loads(config)
+    named = [
+        (part, key)
+        for part in (content, *(value for value in content.values() if isinstance(value, dict)))
+        for key in ("dtype", "torch_dtype")
+        if part.get(key) in ("bfloat16", "float16")
+    ]
+    if not named and not {"dtype", "torch_dtype"} & content.keys():
+        named = [(content, "dtype")]  # without one, from_pretrained takes the first tensor's
+    for part, key in named:
+        part[key] = "float32"
+    return (json.dumps(content, indent=2) + "\n").encode("utf-8") if named else config
+
+
+def _write_index(checkpoint: Checkpoint, target: Path, rows: Sequence[Row]) -> None:
+    if checkpoint.index is None:
+        return
+    grown = sum(int(row.get("grown", 0)) for row in rows)
+    added = {name: shard for row in rows for name, shard in row.get("added", {}).items()}
+    if not (grown or added):
+        write_atomic(target / INDEX, (checkpoint.folder / INDEX).read_bytes())
+        return
+    index: dict[str, Any] = dict(checkpoint.index)
+    metadata = dict(index.get("metadata") or {})
+    metadata["total_size"] = grown + sum(
+        entry.nbytes for shard in checkpoint.shards for entry in shard.entries.values()
+    )
+    places = {**index["weight_map"], **added}
+    write_json(target / INDEX, {**index, "metadata": metadata, "weight_map": places})
+
+
+# --- One shard ------------------------------------------------------------------------------
 
 
 def write_shard(
@@ -78,38 +212,6 @@ def new_entries(source: Header, new: Mapping[str, NewTensor]) -> list[Entry]:
     return placed
 
 
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes ``folder`` when it is complete; an older one is replaced.
-
-    It and its files get the modes that the umask gives: ``mkdtemp`` and safetensors, which writes
-    to a temporary file of its own, make theirs private.
-
-    Raises:
-        UserError: It cannot be made, written or renamed, or the disk is full.
-    """
-    temporary = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp")
-        temporary = Path(made)
-        yield temporary
-        for path in (temporary, *temporary.rglob("*")):
-            path.chmod(usual_mode(folder=path.is_dir()))
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.replace(folder)
-    except OSError as error:
-        raise unwritable(folder, error) from error
-    except SafetensorError as error:  # its writer hides the system's error in words
-        raise UserError(
-            f"cannot write {folder}: {error}; free some space and run it again"
-        ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
 def _retyped(entry: Entry, new: NewTensor | None) -> Entry:
     if new is None:
         return entry
@@ -142,3 +244,76 @@ def _copy(file: BinaryIO, out: BinaryIO, start: int, count: int, report: OnBytes
 
 def _bytes(block: Tensor) -> memoryview:
     return block.contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+# --- New values of a tensor, made one block of rows at a time ------------------------------------
+
+
+class NewTensor(Protocol):
+    """What is written in place of a stored tensor of the same shape."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type it is written in."""
+
+    def blocks(self, stored: Any) -> Iterator[Tensor]:
+        """Its rows in order, one block at a time.
+
+        Args:
+            stored: The old tensor: anything that slices by rows, as safetensors' slices do.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Added:
+    """A low-rank change of a stored tensor (of its shape), written in ``dtype``."""
+
+    change: LowRank
+    dtype: torch.dtype
+
+    def blocks(self, stored: Any) -> Iterator[Tensor]:
+        """The changed rows, computed in fp64 and rounded once."""
+        return (exact.to(self.dtype) for exact, _ in _summed(self.change, stored))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replaced:
+    """A whole tensor, cast to ``dtype``: in place of a stored one, or one more."""
+
+    value: Tensor = field(repr=False)
+    dtype: torch.dtype
+
+    def blocks(self, stored: Any) -> Iterator[Tensor]:
+        """All of it."""
+        del stored
+        yield self.value.to(self.dtype)
+
+
+def as_stored(change: LowRank, *, transposed: bool) -> LowRank:
+    """The change of a weight W as its file has W: transposed in GPT-2's Conv1D."""
+    if not transposed:
+        return change
+    return LowRank(A=change.B.T.contiguous(), B=change.A.T.contiguous(), scale=change.scale)
+
+
+def rounding_loss(change: LowRank, stored: Any, dtype: torch.dtype) -> float:
+    """What rounding to ``dtype`` costs: ||exact - rounded||_F / ||change||_F.
+
+    Returns:
+        The ratio; infinite where a value overflows, 0 where nothing is added.
+    """
+    lost = size = 0.0
+    for exact, added in _summed(change, stored):
+        lost += float((exact - exact.to(dtype).double()).square().sum())
+        size += float(added.square().sum())
+    return (lost / size) ** 0.5 if size else 0.0
+
+
+def _summed(change: LowRank, stored: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """Blocks of rows of the exact sum, and of what was added, both fp64."""
+    A, B = change.exact()
+    rows, columns = change.shape
+    step = max(1, _BLOCK // columns)
+    for start in range(0, rows, step):
+        added = B[start : start + step] @ A
+        yield stored[start : start + step].double() + added, added

@@ -1,4 +1,4 @@
-"""``ailora cache``: what is kept of earlier starts."""
+"""``ailora cache``: the decompositions kept from earlier starts."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def cache(
     from rich.table import Table
     from rich.text import Text
 
-    from ailora.cache import store
+    from ailora.cache import disk
     from ailora.cli.console import console
 
     if clear:
-        before = store.status()
-        entries = store.clear()
+        before = disk.status()
+        entries = disk.clear()
         console.print(f"deleted {entries} decompositions, {decimal(before.size)}")
         return
-    now = store.status()
+    now = disk.status()
     table = Table(title="decompositions kept", show_header=False, title_justify="left")
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")

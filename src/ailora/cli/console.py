@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from rich.progress import (
     BarColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -22,11 +24,12 @@ from rich.progress import (
 
 T = TypeVar("T")
 
-console = Console(quiet=int(os.environ.get("RANK", "0")) > 0)  # of torchrun's processes, one speaks
+# Of the processes that torchrun starts, only the first prints.
+console = Console(quiet=int(os.environ.get("RANK", "0")) > 0)
 
 
 def quiet_libraries() -> None:
-    """Show ailora's own warnings, and not the notices of what it stands on."""
+    """Show ailora's own warnings, and not the notices of the libraries it uses."""
     import transformers
 
     handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
@@ -39,7 +42,7 @@ def quiet_libraries() -> None:
 
 
 def progress() -> Progress:
-    """A bar with the time passed and the time left; nothing in a log."""
+    """A bar with the time passed and the time left; nothing where output goes to a file."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -54,10 +57,24 @@ def progress() -> Progress:
 
 
 def along(doing: str) -> Callable[[Sequence[T]], Iterable[T]]:
-    """Makes a way to go through a sequence while a bar shows how far one is."""
+    """A function that goes through a sequence while a bar shows the progress."""
 
     def shown(items: Sequence[T]) -> Iterator[T]:
         with progress() as bar:
             yield from bar.track(items, description=doing)
 
     return shown
+
+
+@contextmanager
+def streaming() -> Iterator[Callable[[str, int, int], None]]:
+    """A callback for work on files: one bar for each thing that is done, with the time left."""
+    with progress() as bars:
+        started: dict[str, TaskID] = {}
+
+        def show(doing: str, done: int, total: int) -> None:
+            if doing not in started:
+                started[doing] = bars.add_task(doing, total=total)
+            bars.update(started[doing], completed=done, total=total)
+
+        yield show

@@ -44,8 +44,7 @@ def export(
 
     Example: `ailora export checkpoint-500 --rank 8 --out served`
     """
-    from ailora.cli.console import console, quiet_libraries
-    from ailora.cli.streaming import streaming
+    from ailora.cli.console import console, quiet_libraries, streaming
     from ailora.errors import UserError
     from ailora.offline import export_adapter, merge_adapter
 
@@ -79,7 +78,7 @@ def export(
 
 
 def table(report: ExportReport) -> Table:
-    """Ranks and losses, a line a module."""
+    """Ranks and losses, one row per module."""
     from rich.table import Table
 
     found = Table(
@@ -94,7 +93,7 @@ def table(report: ExportReport) -> Table:
 
 
 def merge_table(report: MergeReport) -> Table:
-    """What was added and what rounding cost, a line a tensor."""
+    """What was added and what rounding cost, one row per tensor."""
     from rich.table import Table
 
     found = Table(caption="lost: ||W + dW - what is written|| / ||dW||, by rounding to the dtype")

@@ -1,4 +1,4 @@
-"""``ailora init``: a start as files, for trainers that are not Python of yours."""
+"""``ailora init``: a start as files, for trainers whose code is not yours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ailora.offline.initialize import InitReport
+    from ailora.offline import InitReport
 
 
 def init(
@@ -50,8 +50,7 @@ def init(
     Example: `ailora init meta-llama/Llama-2-7b-hf --out start --bake-rates`
     """
     from ailora.adapters import AILoRAConfig, presets
-    from ailora.cli.console import console, quiet_libraries
-    from ailora.cli.streaming import streaming
+    from ailora.cli.console import console, quiet_libraries, streaming
     from ailora.errors import UserError
     from ailora.offline import init_files
     from ailora.pretrained import resolve
@@ -69,22 +68,26 @@ def init(
         report = init_files(resolve(model), out, config, dtype=dtype, on_progress=on_progress)
     if report.folded:
         console.print(table(report))
-    console.print(f"adapter: {report.adapter}", soft_wrap=True)
+    for line in next_steps(report):
+        console.print(line, soft_wrap=True)
+
+
+def next_steps(report: InitReport) -> list[str]:
+    """Where the files are, and what to do with them."""
+    adapter = f"adapter: {report.adapter}"
     if report.model is None:
-        console.print(
-            f"load it with ailora.load_adapter(model, {str(report.adapter)!r}, is_trainable=True)",
-            soft_wrap=True,
-        )
-    else:
-        console.print(f"model to train it on: {report.model}", soft_wrap=True)
-        console.print("afterwards: ailora export TRAINED --folded-base --out PLAIN")
-        console.print(
-            "for DPO, IPO or KTO take --anchored: this model is no reference", soft_wrap=True
-        )
+        call = f"ailora.load_adapter(model, {str(report.adapter)!r}, is_trainable=True)"
+        return [adapter, f"load it with {call}"]
+    return [
+        adapter,
+        f"model to train it on: {report.model}",
+        "afterwards: ailora export TRAINED --folded-base --out PLAIN",
+        "for DPO, IPO or KTO take --anchored: this model is no reference",
+    ]
 
 
 def table(report: InitReport) -> Table:
-    """What rounding the changed weights cost, a line each."""
+    """What rounding the changed weights cost, one row per weight."""
     from rich.table import Table
 
     found = Table(caption="lost: ||W - (W_r + s B A)|| / ||s B A||, by rounding W_r to the dtype")

@@ -1,10 +1,21 @@
-"""``ailora inspect``: which weights of a model play which role."""
+"""``ailora inspect``: which weights of a model play which role; tables of their spectra."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ailora.roles.spectra import Spectrum
+    from ailora.roles.walk import Position
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_WIDTH = 8
+_ENDS = {"principal": "first", "minor": "last"}
 
 
 def inspect(
@@ -21,7 +32,6 @@ def inspect(
     """
     from ailora import roles
     from ailora.cli.console import console, quiet_libraries
-    from ailora.cli.spectra import spectra_table
     from ailora.pretrained import load_backbone
     from ailora.roles.spectra import spectra as spectra_of
 
@@ -33,3 +43,51 @@ def inspect(
         else:
             table = roles.inspect(loaded).table()
     console.print(table)
+
+
+def spectra_table(found: Sequence[Spectrum]) -> Table:
+    """One row per projection: its largest, median and smallest value, and the part that trains."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from ailora.cli.console import console
+
+    drawn = console.encoding.lower().startswith("utf")
+    several = len({one.stack for one in found}) > 1
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fits into 80 columns
+    for title in ("layer", "role"):
+        table.add_column(title)
+    for title in ("largest", "median", "smallest", "eff. rank", "trains", "its energy"):
+        table.add_column(title, justify="right")
+    if drawn:
+        table.add_column("spectrum", no_wrap=True)
+    for one in found:
+        ends = (one.values[0], one.median, one.values[-1])
+        rank = f"{one.effective_rank:.3g}/{len(one.values)}"
+        part = f"{_ENDS[one.part]} {one.rank}" if one.part else "-"
+        share = "-" if one.energy_share is None else f"{100 * one.energy_share:.2g} %"
+        line = [sparkline(one.values)] if drawn else []
+        place = where(one, with_stack=several)
+        table.add_row(place, one.role, *map(cell, ends), rank, part, share, *line)
+    return table
+
+
+def sparkline(values: Sequence[float], width: int = _WIDTH) -> str:
+    """Values from 0 to the largest as blocks, evenly picked from first to last."""
+    count = min(width, len(values))
+    picked = [values[round(i * (len(values) - 1) / max(count - 1, 1))] for i in range(count)]
+    top = max(*values, 1e-300)
+    return "".join(_BLOCKS[round(value / top * (len(_BLOCKS) - 1))] for value in picked)
+
+
+def where(place: Position, *, with_stack: bool) -> str:
+    """``3``, or ``decoder 3 cross``; ``shared`` where one module serves every layer."""
+    layer = "shared" if place.layer is None else str(place.layer)
+    stack = place.stack if with_stack else ""
+    kind = "cross" if place.attention == "cross" else ""
+    return " ".join(part for part in (stack, layer, kind) if part)
+
+
+def cell(value: float | str | None) -> str:
+    """A number with three digits, and a dash for none."""
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -20,12 +20,12 @@ def dense(W: Tensor, rank: int, part: Part) -> Solution:
         The triplets, in descending order.
     """
     U, S, Vt = torch.linalg.svd(W, full_matrices=False)
-    kept = slice(None, rank) if part == "principal" else slice(S.shape[0] - rank, None)
+    wanted = slice(None, rank) if part == "principal" else slice(S.shape[0] - rank, None)
     following = rank if part == "principal" else S.shape[0] - rank - 1
     return Solution(
-        U[:, kept],
-        S[kept],
-        Vt[kept],
+        U[:, wanted],
+        S[wanted],
+        Vt[wanted],
         sigma_1=float(S[0]),
         following=float(S[following]) if rank < S.shape[0] else None,
     )

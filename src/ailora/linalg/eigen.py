@@ -1,36 +1,44 @@
-"""Gram matrices, and eigenpairs from one end of a symmetric matrix's spectrum."""
+"""Eigenpairs from one end of a symmetric matrix's spectrum: on the CPU only those wanted.
+
+LAPACK's own drivers find a range of eigenvalues by bisection, which for 129 of 768 takes as long as
+the reduction to a tridiagonal. Here its routines are put together anew: few eigenvalues are found
+by bisection, many by the root-free QR of all of them, and the eigenvectors by inverse iteration.
+"""
 
 from __future__ import annotations
 
+import functools
 import logging
-from typing import NamedTuple
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ailora.linalg.tridiagonal import FEW_SHARE, FewerFoundError, eigh_range
 from ailora.linalg.triplets import Part
 
 logger = logging.getLogger(__name__)
 
-_PANEL = 512  # columns; one triangle of the product, some 45 % saved at n = 4096
 # Milliseconds, two threads, torch's eigh of all beside the wanted 9, 33 or 129 of n: 384: 7.0, and
 # 4.4, 6.3, 9.3; 768: 36, and 27, 35, 42; 1024: 80, and 71, 80, 95; 2048: 700, and 380, 435, 440.
 # The small ones gain less than two libraries' threads, waiting for each other, cost: up to 5 ms.
 _ALL_UP_TO, _ALL_OF_MANY_UP_TO = 512, 1024
 
+_Array = npt.NDArray[Any]
 
-def gram_matrix(W: Tensor) -> Tensor:
-    """W^T W (n, n), at little more than half of a full product's cost."""
-    n = W.shape[1]
-    if n <= _PANEL:  # copying a triangle would take longer than computing it
-        return W.T @ W
-    G = W.new_empty(n, n)
-    for start in range(0, n, _PANEL):
-        panel = slice(start, min(start + _PANEL, n))
-        rows = W[:, panel].T @ W[:, start:]
-        G[panel, start:], G[start:, panel] = rows, rows.T
-    return G
+# Milliseconds, one thread, 129 eigenvalues: n = 384 bisection 19.0, all by QR 1.5; n = 768: 41, 10;
+# n = 1024: 50, 17. Bisection takes time by the eigenvalue.
+FEW_SHARE = 24  # of n
+# SciPy's BLAS has threads of its own, which spin beside torch's when both were just busy, and
+# beside those of other programs: on two cores, interleaved with torch's SVD, n = 384 took 12 to
+# 104 ms, with one thread 12 to 16; beside a busy program n = 1024 took 6.3 s, where alone the
+# second thread saves a quarter of 78 ms.
+_ONE_THREAD_BELOW = 2048
+_PANEL = 64  # columns that the Householder vectors are applied to at once
 
 
 class End(NamedTuple):
@@ -71,3 +79,97 @@ def _some(G: Tensor, count: int, part: Part) -> tuple[Tensor, Tensor] | None:
     except FewerFoundError as failure:
         logger.debug("eigenpairs of a %d x %d matrix: %s", n, n, failure)
         return None
+
+
+class FewerFoundError(Exception):
+    """LAPACK gave up on an eigenvalue or an eigenvector."""
+
+
+class _Reduced(NamedTuple):
+    """G = Q T Q^T: T by its diagonal and the one below, Q by its Householder vectors."""
+
+    diagonal: _Array
+    below: _Array
+    reflectors: _Array
+    tau: _Array
+
+
+def eigh_range(G: Tensor, first: int, count: int) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (k,) and eigenvectors (n, k) of a symmetric G, ascending, from number `first`.
+
+    Args:
+        G: (n, n), float64, on the CPU, finite, symmetric.
+        first: number of the smallest wanted eigenvalue, from 0.
+        count: k.
+
+    Raises:
+        FewerFoundError: LAPACK did not find them all.
+    """
+    threads = 1 if G.shape[0] < _ONE_THREAD_BELOW else torch.get_num_threads()
+    with _blas_limited_to(threads):
+        T = _reduce(G.numpy().T)  # G itself, in the order of columns that LAPACK wants
+        values, blocks = _values(T, first, count)
+        return torch.from_numpy(values), torch.from_numpy(_vectors(T, values, blocks))
+
+
+def _reduce(G: _Array) -> _Reduced:
+    from scipy.linalg import lapack  # noqa: PLC0415 - not for `import ailora` to pay for
+
+    size, _ = lapack.dsytrd_lwork(G.shape[0], lower=1)
+    reflectors, diagonal, below, tau, _ = lapack.dsytrd(G, lower=1, lwork=int(size))
+    return _Reduced(diagonal, below, reflectors, tau)
+
+
+def _values(T: _Reduced, first: int, count: int) -> tuple[_Array, tuple[_Array, _Array]]:
+    """Eigenvalues of T, ascending within a block, and the blocks, as dstein wants them.
+
+    QR does not tell where T falls apart; as one block it serves as well.
+    """
+    from scipy.linalg import lapack  # noqa: PLC0415
+
+    n = len(T.diagonal)
+    if count * FEW_SHARE > n:
+        values, info = lapack.dsterf(T.diagonal, T.below)
+        if info == 0:
+            return values[first : first + count], (np.ones(n, np.int32), np.full(n, n, np.int32))
+    by_number, by_block = 2, "B"
+    found, values, block, end, info = lapack.dstebz(
+        T.diagonal, T.below, by_number, 0.0, 0.0, first + 1, first + count, 0.0, by_block
+    )
+    if info != 0 or found != count:
+        raise FewerFoundError(f"{found} of {count} eigenvalues by bisection")
+    return values[:found], (block, end)
+
+
+def _vectors(T: _Reduced, values: _Array, blocks: tuple[_Array, _Array]) -> _Array:
+    """Q times the eigenvectors of T; puts `values` into ascending order, in place."""
+    from scipy.linalg import lapack  # noqa: PLC0415
+
+    X, info = lapack.dstein(T.diagonal, T.below, values, *blocks)
+    if info != 0 or not np.isfinite(X).all():  # not finite: of zero, say
+        raise FewerFoundError(f"not all of {len(values)} eigenvectors by inverse iteration")
+    order = np.argsort(values, kind="stable")
+    values[:], X = values[order], np.asfortranarray(X[:, order])
+    # The first row and column of Q are the identity's: dormtr's rule for the lower triangle.
+    X[1:], _, _ = lapack.dormqr(
+        "L", "N", T.reflectors[1:, :-1], T.tau, X[1:], lwork=_PANEL * X.shape[1]
+    )
+    return X
+
+
+_limit_lock = threading.Lock()  # else two threads could restore each other's limit
+
+
+@contextmanager
+def _blas_limited_to(threads: int) -> Iterator[None]:
+    with _limit_lock, _blas_threads().limit(limits=threads):
+        yield
+
+
+@functools.cache
+def _blas_threads() -> Any:
+    """The BLAS libraries loaded by now; looking for them takes milliseconds."""
+    import scipy.linalg  # noqa: F401, PLC0415 - brings its own, which must be among them
+    from threadpoolctl import ThreadpoolController  # noqa: PLC0415 - as SciPy
+
+    return ThreadpoolController().select(user_api="blas")

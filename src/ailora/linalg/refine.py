@@ -15,11 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ailora.linalg.krylov import Normal, Operator, orthonormalise
 from ailora.linalg.triplets import Part
 
 _MAX_STEPS = 40
 _FLOOR = 5e-15  # residual relative to sigma_1, about what fp64 reaches
+# Overlap with the basis that is as good as none.
+_ORTHOGONAL = {torch.float32: 1e-6, torch.float64: 1e-13}
 _DEAD = 1e-10  # sigma relative to sigma_1 below which the image W v says little about u
 # The basis holds the start, or twice the rank after a restart, and as much again; at small ranks
 # more, as the SVD of T costs nothing there.
@@ -29,6 +30,24 @@ _BASIS_BLOCKS, _BASIS_COLUMNS = 2, 160
 # 1.98, 1.46, 1.66.
 _TWO_POWERS_UP_TO = 16
 _SLOW, _PATIENCE = 0.75, 4  # give up after so many steps that left more than this share of it
+
+
+class Operator(NamedTuple):
+    """A linear map C from R^n to R^m, m >= n, applied to blocks of rows.
+
+    `forward` takes X (b, n) to X C^T (b, m), `adjoint` Y (b, m) to Y C (b, n).
+    """
+
+    forward: Callable[[Tensor], Tensor]
+    adjoint: Callable[[Tensor], Tensor]
+    shape: tuple[int, int]
+
+    def normal(self, X: Tensor) -> Tensor:
+        """X C^T C (b, n)."""
+        return self.adjoint(self.forward(X))
+
+
+Normal = Callable[[Tensor], Tensor]  # X (b, n) to X C^T C (b, n)
 
 
 class Refined(NamedTuple):
@@ -43,6 +62,11 @@ class Refined(NamedTuple):
     following: float | None
     steps: int
     converged: bool
+
+
+def operator(W: Tensor) -> Operator:
+    """W (m, n) as a map, m >= n."""
+    return Operator(lambda X: X @ W.T, lambda Y: Y @ W, (W.shape[0], W.shape[1]))
 
 
 def refine(
@@ -68,7 +92,7 @@ def refine(
         part: which end.
         tol: see above.
         sigma_1: largest singular value of W, for the floor.
-        normal: W^T W in float32, for more directions a step at little cost.
+        normal: W^T W in float32, for more directions per step at little cost.
         inverse: gives C, some approximation of W^-T, for C^T C as the preconditioner; asked for
             only if a step has to be taken.
 
@@ -208,3 +232,32 @@ class _Basis:
         """Shrink to the first `count` of the triplets."""
         self._P, S, self._Q, _ = self.triplets(turn, count)
         self._T = torch.diag(S)
+
+
+def orthonormalise(block: Tensor, basis: Tensor) -> Tensor:
+    """Orthonormal rows from `block`, orthogonal to the orthonormal rows of `basis`.
+
+    Rows that depend on the others (a rank-deficient W) become arbitrary new directions; they take
+    more passes.
+
+    Args:
+        block: (b, n) float32 or float64.
+        basis: (k, n) of the same dtype, b + k <= n; k may be 0.
+
+    Returns:
+        (b, n).
+    """
+    if not block.shape[0]:
+        return block
+    new = _rows_of_qr(block - (block @ basis.T) @ basis if basis.shape[0] else block)
+    for _ in range(4 if basis.shape[0] else 0):
+        overlap = new @ basis.T
+        if float(overlap.abs().max()) <= _ORTHOGONAL[block.dtype]:
+            break
+        new = _rows_of_qr(new - overlap @ basis)
+    return new
+
+
+def _rows_of_qr(block: Tensor) -> Tensor:
+    rows: Tensor = torch.linalg.qr(block.T).Q.T
+    return rows

@@ -1,13 +1,15 @@
-"""The contract that every solver meets: triplets, their sign, and the check they carry."""
+"""Singular triplets and low-rank changes: the types, the sign convention, and how good they are."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from ailora.errors import UserError
 
 Part = Literal["principal", "minor"]
 Method = Literal["krylov", "inverse", "gram", "dense"]
@@ -73,6 +75,46 @@ class Triplets:
         no gradient reaches them.
         """
         return int(self.S.le(self.dead_below).sum())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LowRank:
+    """dW = scale B A, never built.
+
+    Attributes:
+        A: (k, n), as stored.
+        B: (m, k), as stored.
+        scale: s.
+    """
+
+    A: Tensor = field(repr=False)
+    B: Tensor = field(repr=False)
+    scale: float = 1.0
+
+    @property
+    def rank(self) -> int:
+        """k, an upper bound of the rank of dW."""
+        return self.A.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n)."""
+        return self.B.shape[0], self.A.shape[1]
+
+    def exact(self) -> tuple[Tensor, Tensor]:
+        """A and s B, fp64."""
+        return self.A.double(), self.B.double() * self.scale
+
+    def matrix(self) -> Tensor:
+        """The product dW itself (m, n), fp64."""
+        A, B = self.exact()
+        return B @ A
+
+    def norm(self) -> Tensor:
+        """||dW||_F by two thin QRs: Gram matrices square the error."""
+        A, B = self.exact()
+        norm: Tensor = torch.linalg.norm(torch.linalg.qr(B).R @ torch.linalg.qr(A.T).R.T)
+        return norm
 
 
 class StalledError(ArithmeticError):
@@ -157,3 +199,32 @@ def rounding_noise(W: Tensor, sigma_1: float, dtype: torch.dtype) -> float:
     eps = min(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
     stored = eps * float(torch.linalg.matrix_norm(W)) * (1 / math.sqrt(m) + 1 / math.sqrt(n))
     return max(max(m, n) * torch.finfo(torch.float64).eps * sigma_1, stored)
+
+
+def subspace_distance(A: Tensor, B: Tensor) -> float:
+    """``||P_A - P_B||_2``, the sine of the largest principal angle between two column spaces.
+
+    Computed from what is left of B after projecting it off A, as Bjorck and Golub (1973) advise:
+    the cosine, ``||A^T B||``, cannot tell an angle below 1e-8 from zero.
+
+    Args:
+        A: (n, r), columns independent, not necessarily orthonormal. For right singular vectors
+            pass ``Vt.T``.
+        B: (n, r), likewise.
+
+    Returns:
+        Between 0 (the same subspace) and 1 (some direction of one is orthogonal to the other).
+
+    Raises:
+        UserError: A and B are not both (n, r) with r <= n.
+    """
+    if A.ndim != 2 or A.shape != B.shape or A.shape[1] > A.shape[0]:
+        raise UserError(
+            f"subspace_distance: shapes {tuple(A.shape)} and {tuple(B.shape)} are not both (n, r) "
+            "with r <= n; pass the vectors as columns"
+        )
+    if A.shape[1] == 0:
+        return 0.0
+    P, Q = (torch.linalg.qr(X.detach().to(torch.float64)).Q for X in (A, B))
+    rest = Q - P @ (P.T @ Q)
+    return min(1.0, float(torch.linalg.matrix_norm(rest, ord=2)))

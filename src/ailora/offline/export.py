@@ -1,17 +1,23 @@
-"""An adapter as servers want it: a plain LoRA of the original model, of one rank, scale 1."""
+"""An adapter as servers want it: a plain LoRA of the original model, of one rank, scale 1.
+
+Its updates may be compressed to a lower rank, from their factors alone.
+"""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
+from ailora.adapters.config import check_rank
 from ailora.adapters.folder import AdapterFolder
-from ailora.checkpoints.work import require_empty
+from ailora.checkpoints.checkpoint import as_recorded
+from ailora.checkpoints.resumable import require_empty
 from ailora.errors import UserError
-from ailora.linalg.lowrank import LowRank
-from ailora.offline.compress import check_rank, compress
-from ailora.offline.plain import read_plain, write_plain
+from ailora.linalg import LowRank
+from ailora.offline.plain_lora import read_plain, write_plain
 from ailora.offline.residual import is_residual, of_original, original_name, warn_if_moved
 
 logger = logging.getLogger(__name__)
@@ -21,7 +27,7 @@ SERVERS_RANK = 16  # vLLM's default max_lora_rank
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """One module of an exported adapter; the losses as in `ailora.offline.compress.Compressed`."""
+    """One module of an exported adapter; the losses are those of `Compressed`."""
 
     name: str
     rank_before: int
@@ -36,10 +42,10 @@ class ExportReport:
     """What `export_adapter` wrote.
 
     Attributes:
-        folder: The adapter's.
+        folder: Where the adapter lies.
         rank: Its one rank.
-        base: The model that it is for; may be empty if its config did not say.
-        modules: One line a module.
+        base: The model that it is for; empty if its files did not say.
+        modules: One row per module.
     """
 
     folder: Path
@@ -87,12 +93,6 @@ def export_adapter(
     return ExportReport(folder=out, rank=width, base=name, modules=modules)
 
 
-def as_recorded(model: str) -> str:
-    """A model's name for a file: a folder by its absolute path, since files are read elsewhere."""
-    folder = Path(model).expanduser()
-    return str(folder.absolute()) if model and folder.is_dir() else model
-
-
 def _base_of(adapter: AdapterFolder, folded_base: bool, start: Path | None) -> str:
     if not folded_base:
         return adapter.base
@@ -116,7 +116,7 @@ def plain_updates(
     if start is not None and not folded_base:
         raise UserError("--start is of use with --folded-base only; add it, or leave --start out")
     if rank is not None:
-        check_rank(rank)
+        check_rank("rank", rank)
     if folded_base:
         adapter = of_original(adapter, start, original)
     updates: dict[str, LowRank] = {}
@@ -163,3 +163,46 @@ def _warn(adapter: AdapterFolder, rank: int) -> None:
             len(adapter.whole),
             min(adapter.whole),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compressed:
+    """An update of lower rank, and what was lost of dW = s B A.
+
+    Attributes:
+        update: The update, scale 1, fp32 factors of equal norm.
+        frobenius: ||dW - dW_R||_F / ||dW||_F.
+        spectral: ||dW - dW_R||_2 / ||dW||_2.
+        tail: Share of the energy cut off, sum of sigma_i^2 beyond R over the sum of all.
+    """
+
+    update: LowRank = field(repr=False)
+    frobenius: float
+    spectral: float
+    tail: float
+
+
+def compress(update: LowRank, rank: int) -> Compressed:
+    """The closest update of rank ``rank``: two thin QRs and the SVD of a k x k matrix, in fp64.
+
+    By Eckart, Young and Mirsky no other of that rank is closer in either norm. dW itself is never
+    built. A rank at or above the update's own changes nothing.
+
+    Raises:
+        UserError: ``rank`` is below 1.
+    """
+    check_rank("rank", rank)
+    if rank >= update.rank:
+        return Compressed(update=update, frobenius=0.0, spectral=0.0, tail=0.0)
+    A, B = update.exact()
+    left, right = torch.linalg.qr(B), torch.linalg.qr(A.T)
+    U, S, Vt = torch.linalg.svd(left.R @ right.R.T)
+    root = S[:rank].sqrt()
+    smaller = LowRank(
+        A=(root[:, None] * (Vt[:rank] @ right.Q.T)).float(),
+        B=(left.Q @ U[:, :rank] * root).float(),
+    )
+    energy = S.square()
+    tail = float(energy[rank:].sum() / energy.sum()) if energy.any() else 0.0
+    spectral = float(S[rank] / S[0]) if S[0] and rank < len(S) else 0.0
+    return Compressed(update=smaller, frobenius=tail**0.5, spectral=spectral, tail=tail)

@@ -1,4 +1,8 @@
-"""A start as files, for trainers out of our reach: an adapter, and the model it is to train on."""
+"""A start as files, for trainers out of our reach: an adapter, and the model to train it on.
+
+The adapter is made without the model: its modules are built from config.json on the meta device,
+and only the weights that it adapts are mapped from their files.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +11,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from ailora.adapters.attach import HEADS_ADDED_LATE, Wanted, seeded
 from ailora.adapters.config import AILoRAConfig, as_json, check_fields
+from ailora.adapters.selection import OnWeight, Selection, make_factors, select
 from ailora.adapters.starts import Factors
+from ailora.adapters.wrap import get_peft_model, wrap
 from ailora.checkpoints import Checkpoint, Structure, open_checkpoint, read_structure
-from ailora.checkpoints.source import ORIGIN, START_FOLDER, origin_of
-from ailora.checkpoints.stream import OnProgress, stream
-from ailora.checkpoints.work import Record, Row, Work, begin, fingerprint, require_empty
-from ailora.errors import UserError
-from ailora.files import write_json
-from ailora.offline.export import as_recorded
-from ailora.offline.folding import DTYPES, Folded, Folding, report_loss
-from ailora.offline.starting import (
-    as_tensors,
-    from_tensors,
-    map_weights,
-    save_anchored,
-    save_folded,
-    start,
+from ailora.checkpoints.checkpoint import ORIGIN, START_FOLDER, as_recorded, read_origin
+from ailora.checkpoints.resumable import (
+    Record,
+    Row,
+    Work,
+    begin,
+    fingerprint,
+    require_empty,
+    whole_folder,
 )
+from ailora.checkpoints.writer import OnProgress, stream
+from ailora.errors import UserError
+from ailora.files import write_atomic, write_json
+from ailora.offline.folded_weights import DTYPES, Folded, Folding, report_loss
 
 PLAN = "ailora_init.json"
 
-# Fields whose start is made of values of the whole model, or that PEFT stores with the adapter.
+# Fields whose start needs the values of the whole model, or that PEFT stores with the adapter.
 _NEEDS_THE_MODEL = (
     "modules_to_save",
     "use_dora",
@@ -36,6 +46,16 @@ _NEEDS_THE_MODEL = (
     "target_parameters",
     "trainable_token_indices",
 )
+
+_NOTE = """
+That base is on disk as well, at `{base}`: any PEFT trainer can train this adapter there as it is.
+Afterwards `ailora export TRAINED --folded-base --out PLAIN` makes a plain LoRA of the original.
+Preference training (DPO, IPO, KTO) needs the anchored form: with the adapter off, that base is a
+residual and no reference model.
+"""
+
+# Modules that PEFT trains and saves in full for a task.
+_HEADS = {"SEQ_CLS": ["classifier", "score"], **HEADS_ADDED_LATE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +66,7 @@ class InitReport:
         adapter: Folder of the adapter.
         model: Folder of the residual model to train it on; None for an anchored adapter, whose
             model is the original.
-        folded: One line a changed tensor; empty for an anchored adapter.
+        folded: One row per changed tensor; empty for an anchored adapter.
     """
 
     adapter: Path
@@ -76,9 +96,9 @@ def init_files(
         config: What each role starts from. Gaussian starts are drawn as after
             ``torch.manual_seed(0)``. ``task_type`` decides the class of the model, whose module
             names the adapter has; None takes the class that config.json names.
-        dtype: Of the changed tensors: ``"auto"`` keeps a tensor's own where rounding loses less
-            than 1 % of s B A, and float32 elsewhere; or ``"bfloat16"``, ``"float16"``,
-            ``"float32"``, ``"float64"``.
+        dtype: Data type of the changed tensors: ``"auto"`` keeps a tensor's own where rounding
+            loses less than 1 % of s B A, and takes float32 elsewhere; or ``"bfloat16"``,
+            ``"float16"``, ``"float32"``, ``"float64"``.
         on_progress: Called with what is being done, how much of it is done, and of how much.
 
     Raises:
@@ -90,8 +110,8 @@ def init_files(
     report = on_progress or (lambda *_: None)
     if config.anchored:
         require_empty(out)
-        save_anchored(
-            structure, config, out, as_recorded(structure.checkpoint.name), _weights(report)
+        _save_anchored(
+            structure, config, out, as_recorded(structure.checkpoint.name), _told(report)
         )
         return InitReport(adapter=out, model=None, folded=())
     return _init_folded(structure, out, config, dtype, report)
@@ -107,11 +127,11 @@ def _init_folded(
     rows: Sequence[Row] | None = work.report
     if rows is None:
         factors = _factors(work, structure, config, report)
-        folding = Folding(structure, map_weights(structure, config), factors, dtype)
+        folding = Folding(structure, _map_weights(structure, config), factors, dtype)
         streamed = stream(checkpoint, target, work, folding.plan_shard, report)
         rows = [row for row in streamed if "tensor" in row]
         folders = (target / START_FOLDER, adapter)
-        save_folded(structure, config, factors, folders, str(target.absolute()))
+        _save_folded(structure, config, factors, folders, str(target.absolute()))
         for folder in folders:  # where a trained adapter's config leads, and what --start is given
             write_json(folder / ORIGIN, {"base_model": as_recorded(checkpoint.name)})
         work.finish(rows)
@@ -127,13 +147,13 @@ def _factors(
     record = work.record("starts")
     if record is None:
         try:
-            factors = start(structure, config, _weights(report))
-            record = Record(rows=(), tensors=as_tensors(factors))
+            factors = _make_start(structure, config, _told(report))
+            record = Record(rows=(), tensors=_as_tensors(factors))
             work.add_record("starts", record)
         except UserError:
             work.abandon()
             raise
-    return from_tensors(record.tensors)
+    return _from_tensors(record.tensors)
 
 
 def _check(config: AILoRAConfig, dtype: str) -> None:
@@ -152,13 +172,144 @@ def _check(config: AILoRAConfig, dtype: str) -> None:
 
 
 def _refuse_residual(checkpoint: Checkpoint) -> None:
-    if (checkpoint.folder / START_FOLDER).exists():
-        origin = origin_of(checkpoint.folder)
+    start = checkpoint.folder / START_FOLDER
+    if start.exists():
+        origin = read_origin(start)
         raise UserError(
             f"{checkpoint.folder}: is a residual model that ailora init wrote; start from the "
             f"original, {origin!r}"
         )
 
 
-def _weights(report: OnProgress) -> Any:
+def _told(report: OnProgress) -> OnWeight:
     return lambda done, total, _: report("finding the starting factors", done, total)
+
+
+def _map_weights(structure: Structure, config: AILoRAConfig) -> Selection:
+    """Give each projection that the config adapts its weight, mapped from its file.
+
+    The rest of the model stays on the meta device. Mapped pages are the file's own: they take no
+    memory that the system could not have back at any time.
+
+    Returns:
+        What the config adapts.
+
+    Raises:
+        UserError: no such projection, or one whose weight is not stored as it is.
+    """
+    selection = select(structure.model, config)
+    if selection.others:
+        raise UserError(
+            f"{min(selection.others)} is no linear layer, which cannot be started from files; "
+            "leave it out of target_modules, or use ailora.get_peft_model on the loaded model"
+        )
+    for name in selection.layers:
+        other = structure.sharer(name)
+        if not config.anchored and other is not None:
+            raise UserError(
+                f"anchored=False would change {name}, whose weight {other} shares; use "
+                "anchored=True (--anchored), which leaves it as it is"
+            )
+    for name, chosen in selection.layers.items():
+        weight = structure.checkpoint.tensor(structure.weight_of(name))
+        chosen[0].projection.module.weight = nn.Parameter(weight, requires_grad=False)
+    _map_head(structure, config.task_type)
+    return selection
+
+
+def _save_anchored(
+    structure: Structure, config: AILoRAConfig, folder: Path, base: str, on_weight: OnWeight
+) -> None:
+    """Write the anchored adapter that ``ailora.get_peft_model`` starts, as it would be saved.
+
+    Raises:
+        UserError: as `_map_weights` and ``get_peft_model``, or the folder cannot be written.
+    """
+    _map_weights(structure, config)
+    model: Any = structure.model
+    model.name_or_path = base
+    with seeded():
+        wrapped = get_peft_model(model, config, on_progress=on_weight)
+    _save(wrapped, folder)
+
+
+def _make_start(
+    structure: Structure, config: AILoRAConfig, on_weight: OnWeight
+) -> dict[str, Factors]:
+    """The starting factors by projection, in the dtype that PEFT will train them in.
+
+    That is fp32 over 16-bit weights, else the weight's own. What is folded into W must be these
+    and not what they were rounded from.
+
+    Raises:
+        UserError: as `_map_weights` and `ailora.adapters.selection.make_factors`.
+    """
+    selection = _map_weights(structure, config)
+    with seeded():
+        made = make_factors(selection, on_weight)
+    dtypes = {
+        one.projection.key: torch.promote_types(one.projection.dtype, torch.float32)
+        for one in selection.chosen
+    }
+    return {key: Factors(A=f.A.to(dtypes[key]), B=f.B.to(dtypes[key])) for key, f in made.items()}
+
+
+def _as_tensors(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
+    """The factors as tensors of a file, ``key.A`` and ``key.B``; `_from_tensors` is the reverse."""
+    As = {f"{key}.A": made.A.contiguous() for key, made in factors.items()}
+    return As | {f"{key}.B": made.B.contiguous() for key, made in factors.items()}
+
+
+def _from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Factors]:
+    """The factors that `_as_tensors` was given."""
+    keys = [name.removesuffix(".A") for name in tensors if name.endswith(".A")]
+    return {key: Factors(A=tensors[f"{key}.A"], B=tensors[f"{key}.B"]) for key in keys}
+
+
+def _save_folded(
+    structure: Structure,
+    config: AILoRAConfig,
+    factors: Mapping[str, Factors],
+    folders: Sequence[Path],
+    base: str,
+) -> None:
+    """Write a plain adapter with these starts for the residual model at ``base``.
+
+    The structure's model is wrapped in it afterwards.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    _map_weights(structure, config)  # PEFT looks at their dtypes
+    model: Any = structure.model
+    model.name_or_path = base
+    with seeded():
+        wrapped = wrap(model, config, wanted=Wanted(factors=factors, fold=False))
+    for folder in folders:
+        _save(wrapped, folder, note=_NOTE.format(base=base))
+
+
+def _map_head(structure: Structure, task_type: str | None) -> None:
+    """Map the task's head from its file, since PEFT saves it along with the adapter."""
+    names = _HEADS.get(task_type or "", [])
+    for name, head in structure.model.named_modules():
+        if name.rpartition(".")[2] not in names:
+            continue
+        for key, _ in list(head.named_parameters()):
+            if f"{name}.{key}" not in structure.stored:
+                raise UserError(
+                    f"{structure.checkpoint.folder}: has no head for {task_type}, whose {name} "
+                    "PEFT saves with the adapter; save the model with its head first, or leave out "
+                    "--task-type"
+                )
+            stored = structure.checkpoint.tensor(structure.tensor_of(f"{name}.{key}"))
+            owner, _, last = key.rpartition(".")
+            setattr(head.get_submodule(owner), last, nn.Parameter(stored, requires_grad=False))
+
+
+def _save(wrapped: PeftModel, folder: Path, note: str = "") -> None:
+    with whole_folder(folder) as temporary:
+        wrapped.save_pretrained(str(temporary))
+        if note:
+            readme = temporary / "README.md"
+            write_atomic(readme, readme.read_text(encoding="utf-8") + note)

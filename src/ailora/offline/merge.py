@@ -13,17 +13,25 @@ import torch
 from ailora.adapters.folder import CONFIG, AdapterFolder
 from ailora.adapters.record import WEIGHTS
 from ailora.checkpoints import Checkpoint, Structure, open_checkpoint
-from ailora.checkpoints.change import Added, NewTensor, Replaced, as_stored, rounding_loss
+from ailora.checkpoints.checkpoint import START_FOLDER, opened
 from ailora.checkpoints.header import FLOATS, Header
-from ailora.checkpoints.source import START_FOLDER, opened
-from ailora.checkpoints.stream import NewShard, OnProgress, stream
-from ailora.checkpoints.work import begin, fingerprint
+from ailora.checkpoints.resumable import begin, fingerprint
+from ailora.checkpoints.writer import (
+    Added,
+    NewShard,
+    NewTensor,
+    OnProgress,
+    Replaced,
+    as_stored,
+    rounding_loss,
+    stream,
+)
 from ailora.errors import UserError
 from ailora.files import sha256_of, write_json
 from ailora.offline.export import plain_updates, refuse_residual
-from ailora.offline.in_full import fitting_structure, placed_in_full
-from ailora.offline.plain import read_plain
+from ailora.offline.plain_lora import read_plain
 from ailora.offline.residual import is_residual, warn_if_moved
+from ailora.offline.whole_modules import fitting_structure, place_whole_modules
 
 PLAN = "ailora_merge.json"
 
@@ -49,7 +57,7 @@ class Merged:
 
 @dataclass(frozen=True, kw_only=True)
 class MergeReport:
-    """What `merge_adapter` wrote: a model's folder, and a line for each changed tensor."""
+    """What `merge_adapter` wrote: a model's folder, and one row per changed tensor."""
 
     folder: Path
     tensors: tuple[Merged, ...]
@@ -67,9 +75,9 @@ def merge_adapter(
 ) -> MergeReport:
     """Write the model with the adapter merged into it; all else is copied byte for byte.
 
-    Arithmetic is fp64, rounded once to each tensor's own dtype. Modules that the adapter stores in
-    full take the places of the model's, see `ailora.offline.in_full`. An interrupted run goes on
-    where it was when called again.
+    Arithmetic is fp64, rounded once to each tensor's own dtype. Modules that the adapter stores
+    whole take the place of the model's, see `ailora.offline.whole_modules`. An interrupted run goes
+    on where it was when called again.
 
     Args:
         adapter: Folder of a stock LoRA adapter.
@@ -113,7 +121,7 @@ class _Merging:
         self.structure = structure
         self.updates = {_stored_weight(structure, adapter, name): name for name in adapter.updates}
         self.changes = adapter.updates
-        self.in_full = placed_in_full(structure, adapter)
+        self.whole = place_whole_modules(structure, adapter)
 
     def plan_shard(self, shard: Header) -> NewShard:
         """The new tensors of a shard, and what rounding them costs."""
@@ -125,23 +133,23 @@ class _Merging:
                     stored = file.get_slice(name)
                     tensors[name], row = self._merge(name, FLOATS[entry.dtype], stored)
                     rows.append(row)
-                elif name in self.in_full.replaced:
-                    value = self.in_full.replaced[name]
+                elif name in self.whole.replaced:
+                    value = self.whole.replaced[name]
                     tensors[name] = Replaced(value=value, dtype=FLOATS[entry.dtype])
         if shard is self.structure.checkpoint.shards[-1]:
             dtype = self._usual_dtype()
-            for name, value in self.in_full.added.items():
+            for name, value in self.whole.added.items():
                 tensors[name] = Replaced(value=value, dtype=dtype)
         return NewShard(tensors=tensors, rows=rows)
 
     def write_config(self, path: Path) -> None:
         """Change what the model's new tensors need in the copied config.json."""
-        if self.in_full.config:
+        if self.whole.config:
             content = json.loads(path.read_text(encoding="utf-8"))
-            write_json(path, {**content, **self.in_full.config})
+            write_json(path, {**content, **self.whole.config})
 
     def _usual_dtype(self) -> torch.dtype:
-        """Of most floating-point tensors, for those that are added."""
+        """Data type of most floating-point tensors, for those that are added."""
         entries = self.structure.checkpoint.where.values()
         found = [e.dtype for shard in entries for e in shard.entries.values() if e.dtype in FLOATS]
         return FLOATS[max(dict.fromkeys(found), key=found.count)]
@@ -172,7 +180,7 @@ def _check_form(adapter: AdapterFolder, checkpoint: Checkpoint, folded_base: boo
 
 
 def _stored_weight(structure: Structure, adapter: AdapterFolder, module: str) -> str:
-    """Name of the stored tensor that a module's update goes into."""
+    """Name of the stored tensor that a module's update is added to."""
     update = adapter.updates[module]
     parameter = f"{module}.weight"
     other = structure.sharer(module)

@@ -1,4 +1,4 @@
-"""Adapters that were trained on a residual model, as adapters of the original.
+"""Adapters that were trained on a residual model, as adapters of the original model.
 
 The residual model is W - s0 B0 A0, so what such an adapter (s, B, A) adds to the original W is
 
@@ -9,35 +9,33 @@ a plain LoRA of twice the rank. In this form, of differences, a later cast to 16
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from ailora.adapters.factors import joined
 from ailora.adapters.folder import (
     AdapterFolder,
-    moved,
+    marker_mismatch,
     needs_model,
     read_adapter,
     read_form,
     read_record,
 )
 from ailora.adapters.record import MARKER, Record
-from ailora.checkpoints.source import ORIGIN, START_FOLDER, model_folder
+from ailora.checkpoints.checkpoint import START_FOLDER, model_folder, read_origin
 from ailora.checkpoints.structure import build_model
 from ailora.errors import UserError
-from ailora.linalg.lowrank import LowRank
-from ailora.roles import put_rows
+from ailora.linalg import LowRank
 
 logger = logging.getLogger(__name__)
 
 
 def is_residual(adapter: AdapterFolder) -> bool:
-    """Whether the adapter is of a residual model, as far as its files and that model's say."""
+    """Whether an adapter was trained on a residual model, as far as the files of both say."""
     return _start_in_base(adapter) is not None or read_form(adapter.folder) == "folded"
 
 
@@ -50,14 +48,11 @@ def original_name(adapter: AdapterFolder, start: Path | None) -> str | None:
     """
     # `ailora init` writes OUT/adapter and OUT/model/ailora_start; 0.1.0 named the original in the
     # latter only.
-    beside = start and start.absolute().parent / "model" / START_FOLDER
-    for folder in (_start_in_base(adapter), start, beside, adapter.folder):
-        if folder is None:
-            continue
-        try:
-            return str(json.loads((folder / ORIGIN).read_text(encoding="utf-8"))["base_model"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+    in_model = start and start.absolute().parent / "model" / START_FOLDER
+    for folder in (_start_in_base(adapter), start, in_model, adapter.folder):
+        name = None if folder is None else read_origin(folder)
+        if name is not None:
+            return name
     lost = Path(adapter.base).is_absolute() and not Path(adapter.base).is_dir()
     return None if lost or read_form(adapter.folder) != "folded" else adapter.base
 
@@ -106,7 +101,7 @@ def warn_if_moved(adapter: AdapterFolder) -> None:
     if needs_model(adapter.folder) and not (adapter.base and Path(adapter.base).is_dir()):
         return  # not worth a download
     try:
-        why = moved(adapter, _record(adapter, None))
+        why = marker_mismatch(adapter, _record(adapter, None))
     except UserError as error:
         logger.warning("%s (it is exported as the plain LoRA that its other files are)", error)
         return
@@ -140,7 +135,7 @@ def _record(adapter: AdapterFolder, original: str | Path | None) -> Record:
 def _folded_out(adapter: AdapterFolder, original: str | Path | None) -> dict[str, LowRank]:
     """s0 B0 A0 of each layer, from the anchors beside a folded adapter."""
     record = _record(adapter, original)
-    why = moved(adapter, record)
+    why = marker_mismatch(adapter, record)
     if why:
         raise UserError(
             f"{adapter.folder}: {why}, so its {MARKER} is of another adapter. If it is a plain "
@@ -149,19 +144,13 @@ def _folded_out(adapter: AdapterFolder, original: str | Path | None) -> dict[str
         )
     found = {}
     for name, blocks in record.layers.items():
-        rows: list[Tensor] = []
-        columns: list[Tensor] = []
-        for block in blocks:
-            A, B = (record.anchors.get(f"{block.key(name)}.{letter}") for letter in "AB")
-            if A is None or B is None:  # a plain LoRA start, which is zero
-                continue
-            height = adapter.updates[name].shape[0]
-            rows.append(A)
-            columns.append(B if block.rows is None else put_rows(B, block.rows, height))
-        if rows:
-            found[name] = LowRank(
-                A=torch.cat(rows), B=torch.cat(columns, dim=1), scale=record.scaling[name]
-            )
+        # A plain LoRA start is zero and has no anchor.
+        spectral = [block for block in blocks if f"{block.key(name)}.A" in record.anchors]
+        if spectral:
+            keys = [block.key(name) for block in spectral]
+            parts = [(record.anchors[f"{key}.A"], record.anchors[f"{key}.B"]) for key in keys]
+            A, B = joined(parts, spectral, adapter.updates[name].shape[0])
+            found[name] = LowRank(A=A, B=B, scale=record.scaling[name])
     return found
 
 
@@ -189,5 +178,5 @@ def _difference(trained: LowRank, start: LowRank) -> LowRank:
         rows, columns = torch.cat([A, A0]), torch.cat([B, -B0], dim=1)
     else:
         rows, columns = torch.cat([A, A - A0]), torch.cat([B - B0, B0], dim=1)
-    kept = torch.promote_types(trained.A.dtype, torch.float32)
-    return LowRank(A=rows.to(kept), B=columns.to(kept))
+    dtype = torch.promote_types(trained.A.dtype, torch.float32)
+    return LowRank(A=rows.to(dtype), B=columns.to(dtype))

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ailora.roles import naming
-from ailora.roles.fused import layouts_of
+from ailora.roles import architectures
 from ailora.roles.projection import (
     ROLE_NAMES,
     AttentionKind,
@@ -20,9 +19,10 @@ from ailora.roles.projection import (
     RoleName,
     Rows,
     count_rows,
+    is_projection,
+    shape_of,
 )
 from ailora.roles.walk import Place
-from ailora.roles.weights import is_projection, shape_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class _Tree:
             yield from self.below(f"{path}.{child}")
 
 
-def read(places: Sequence[Place]) -> Reading:
+def read_attention(places: Sequence[Place]) -> Reading:
     """Finds every attention block among ``places`` that works on text."""
     tree = _Tree(places)
     parts: dict[str, tuple[Part, ...]] = {}
@@ -123,8 +123,8 @@ def _keys_without_values(blocks: Sequence[tuple[Place, list[Part]]]) -> list[Pro
     roles = [(block, {part.role for part in found}) for block, found in blocks]
     apart = any({"k", "v"} <= has for _, has in roles)
     why = "it has a key but no value of its own, unlike other layers, so its key may be both"
-    odd = [block for block, has in roles if "k" in has and "v" not in has]
-    return [Problem(place=block, why=why) for block in odd if apart]
+    without = [block for block, has in roles if "k" in has and "v" not in has]
+    return [Problem(place=block, why=why) for block in without if apart]
 
 
 def is_matrix(module: nn.Module) -> bool:
@@ -134,8 +134,8 @@ def is_matrix(module: nn.Module) -> bool:
 
 
 def _has_no_softmax(block: Place) -> bool:
-    own = [name for name, _ in block.module.named_parameters(recurse=False)]
-    return naming.has_no_softmax(type(block.module).__name__, block.name, own)
+    parameters = [name for name, _ in block.module.named_parameters(recurse=False)]
+    return architectures.has_no_softmax(type(block.module).__name__, block.name, parameters)
 
 
 def _parts_of(block: Place, tree: _Tree) -> list[Part]:
@@ -148,17 +148,17 @@ def _parts_of(block: Place, tree: _Tree) -> list[Part]:
         return []
     output = _output_of(block, tree)
     if output is not None:
-        found.append(Part(role="o", place=output, attention=naming.attention_of(block.name)))
-    if type(block.module).__name__ not in naming.UNDERSTOOD:
+        found.append(Part(role="o", place=output, attention=architectures.attention_of(block.name)))
+    if type(block.module).__name__ not in architectures.UNDERSTOOD:
         _refuse_strangers(block, tree, {part.place.name for part in found})
         _check_shapes({part.role: part for part in found})
     return found
 
 
 def _fused_parts(block: Place, tree: _Tree) -> list[Part]:
-    kind = naming.attention_of(block.name)
+    kind = architectures.attention_of(block.name)
     parts: list[Part] = []
-    for child, layout in layouts_of(block.module).items():
+    for child, layout in architectures.layouts_of(block.module).items():
         place = tree.at(block.name, child)
         if place is None or not is_projection(place.module):
             continue
@@ -172,20 +172,20 @@ def _fused_parts(block: Place, tree: _Tree) -> list[Part]:
 
 
 def _separate_parts(block: Place, tree: _Tree, fused: set[RoleKey]) -> list[Part]:
-    kind = naming.attention_of(block.name)
+    kind = architectures.attention_of(block.name)
     for spelling in _spellings(fused):
         at = {role: tree.at(block.name, child) for role, child in spelling.items()}
         found = {role: place for role, place in at.items() if place is not None}
         if _is_block(found, fused, block, tree):
-            own = [role for role in found if role not in fused]
-            return [Part(role=role, place=found[role], attention=kind) for role in own]
+            separate = [role for role in found if role not in fused]
+            return [Part(role=role, place=found[role], attention=kind) for role in separate]
     return []
 
 
 def _spellings(fused: set[RoleKey]) -> list[dict[RoleName, str]]:
     if fused and "q" not in fused:
-        return [{"q": naming.FUSED_QUERY}]
-    return [naming.children_by_role(spelling) for spelling in naming.SPELLINGS]
+        return [{"q": architectures.FUSED_QUERY}]
+    return [architectures.children_by_role(spelling) for spelling in architectures.SPELLINGS]
 
 
 def _is_block(
@@ -194,7 +194,7 @@ def _is_block(
     """A role and another one; of layers that share keys and values only the query and output."""
     if not any(is_matrix(place.module) for place in found.values()):
         return False
-    with_output = "q" in found and _child(block.name, tree, naming.OUTPUTS) is not None
+    with_output = "q" in found and _child(block.name, tree, architectures.OUTPUTS) is not None
     return len(found) > 1 or bool(fused) or with_output
 
 
@@ -204,13 +204,13 @@ def _child(block: str, tree: _Tree, names: Sequence[str]) -> Place | None:
 
 
 def _output_of(block: Place, tree: _Tree) -> Place | None:
-    inside = _child(block.name, tree, naming.OUTPUTS)
-    return inside or _child(tree.above(block.name), tree, naming.OUTPUTS_BESIDE)
+    inside = _child(block.name, tree, architectures.OUTPUTS)
+    return inside or _child(tree.above(block.name), tree, architectures.OUTPUTS_BESIDE)
 
 
 def _refuse_latent(block: Place, tree: _Tree) -> None:
     for child in tree.children(block.name):
-        if naming.is_latent(child):
+        if architectures.is_latent(child):
             raise _NotReadableError(
                 f"{child!r} belongs to multi-head latent attention, which has no plain q, k and v"
             )
@@ -218,13 +218,13 @@ def _refuse_latent(block: Place, tree: _Tree) -> None:
 
 def _refuse_unknown_layouts(block: Place, tree: _Tree, found: Sequence[Part]) -> None:
     known = {part.place.name for part in found}
-    if not known and not naming.is_attention(type(block.module).__name__, block.name):
+    if not known and not architectures.is_attention(type(block.module).__name__, block.name):
         return
     for child in tree.children(block.name):
         place = tree.at(block.name, child)
         if place is None or place.name in known or not is_matrix(place.module):
             continue
-        if naming.looks_fused(child):
+        if architectures.looks_fused(child):
             raise _NotReadableError(
                 f"{child!r} holds several roles in one weight, in a layout that is not known"
             )
@@ -233,7 +233,7 @@ def _refuse_unknown_layouts(block: Place, tree: _Tree, found: Sequence[Part]) ->
 def _refuse_strangers(block: Place, tree: _Tree, known: set[str]) -> None:
     for place in tree.below(block.name):
         last = place.name.rpartition(".")[2]
-        if place.name in known or last in naming.HARMLESS or not _has_matrix(place.module):
+        if place.name in known or last in architectures.HARMLESS or not _has_matrix(place.module):
             continue
         if place.module is not block.module:
             name = place.name.removeprefix(f"{block.name}.")

@@ -1,4 +1,4 @@
-"""Which modules of a model are its query, key, value and output projections."""
+"""Finding the query, key, value and output projections of a model."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import nn
 
 from ailora.errors import UserError
 from ailora.roles import messages
-from ailora.roles.arguments import check_layers, check_modules, check_roles
-from ailora.roles.attention import Part, Reading, read
-from ailora.roles.naming import attention_of, layer_of, looks_fused, matches, stack_of
-from ailora.roles.projection import ROLE_NAMES, Projection, RoleName
+from ailora.roles.architectures import attention_of, layer_of, looks_fused, matches, stack_of
+from ailora.roles.attention import Part, Reading, read_attention
+from ailora.roles.projection import ROLE_NAMES, Projection, RoleName, is_projection
 from ailora.roles.walk import Place, unwrapped, walk
-from ailora.roles.weights import is_projection
+
+_KNOWN = ", ".join(repr(role) for role in ROLE_NAMES)
 
 
 def find_projections(
@@ -42,7 +42,7 @@ def find_projections(
             ``layers_to_transform``); None keeps all.
 
     Returns:
-        The projections in the model's own order, each module once; a fused layer once a role.
+        The projections in the model's own order: one per module, in a fused layer one per role.
 
     Raises:
         UserError: The model's attention is unknown, cannot be read for certain or has no
@@ -50,17 +50,17 @@ def find_projections(
             plays another role or holds several; ``layers`` has an index that a role does not
             have; an argument makes no sense in itself.
     """
-    check_roles(roles)
-    asked = _Asked(model, roles, modules, strict=True)
-    found = [asked.projection(part) for place in asked.linear for part in asked.parts(place)]
+    _check_roles(roles)
+    search = _Search(model, roles, modules, strict=True)
+    found = [search.projection(part) for place in search.linear for part in search.parts(place)]
     for role in roles:
         if not any(projection.role == role for projection in found):
-            message = messages.no_projection(role, unwrapped(model), asked.places, asked.reading)
+            message = messages.no_projection(role, unwrapped(model), search.places, search.reading)
             raise UserError(message)
-    unusable = _unusable(asked.reading, asked.built_in, layers)
+    unusable = _unusable(search.reading, search.built_in, layers)
     if unusable:
         raise UserError(messages.partly_usable(unusable))
-    return found if layers is None else _in_layers(found, check_layers(layers))
+    return found if layers is None else _in_layers(found, _check_layers(layers))
 
 
 def assign_roles(
@@ -82,22 +82,22 @@ def assign_roles(
             of such attention have the role ``"*"``.
 
     Returns:
-        The projections in the model's own order, each module once; a fused layer once a role. A
+        The projections in the model's own order: one per module, in a fused layer one per role. A
         name that is no ``nn.Linear`` or ``Conv1D`` is left out.
 
     Raises:
         UserError: As `find_projections` for names by hand and for attention that cannot be read.
     """
-    asked, wanted = _Asked(model, roles, modules, strict=strict), set(names)
+    search, wanted = _Search(model, roles, modules, strict=strict), set(names)
     return [
-        asked.projection(part)
-        for place in asked.linear
+        search.projection(part)
+        for place in search.linear
         if place.name in wanted
-        for part in (asked.parts(place) or [Part(role="*", place=place)])
+        for part in (search.parts(place) or [Part(role="*", place=place)])
     ]
 
 
-class _Asked:
+class _Search:
     """A model read for some roles, of which some are named by hand."""
 
     def __init__(
@@ -108,10 +108,10 @@ class _Asked:
         *,
         strict: bool,
     ) -> None:
-        self.by_hand = check_modules(modules, roles)
+        self.by_hand = _check_modules(modules, roles)
         self.built_in = [role for role in roles if role not in self.by_hand]
         self.places = walk(model)
-        self.reading = read(self.places)
+        self.reading = read_attention(self.places)
         for role, entries in self.by_hand.items():
             for entry in entries:
                 _check_entry(role, entry, self.places, self.reading)
@@ -140,7 +140,7 @@ class _Asked:
         return parts
 
     def projection(self, part: Part) -> Projection:
-        """The part as others know it."""
+        """The projection that a part describes."""
         return Projection(
             name=part.place.name,
             role=part.role,
@@ -166,7 +166,7 @@ def _unusable(
 
 
 def _layers_by_module(places: Sequence[Place]) -> dict[int, int | None]:
-    """By ``id`` of the module, its layer; None where several layers share it."""
+    """The layer of each module, by the module's ``id``; None where several layers share it."""
     found: dict[int, set[int | None]] = {}
     for place in places:
         found.setdefault(id(place.module), set()).add(layer_of(place.name))
@@ -193,3 +193,49 @@ def _in_layers(found: Sequence[Projection], layers: Collection[int]) -> list[Pro
             if layer not in present:
                 raise UserError(messages.no_layer(role, layer, present))
     return [projection for projection in found if projection.layer in layers]
+
+
+def _check_roles(roles: Collection[RoleName]) -> None:
+    """Raise a ``UserError`` unless ``roles`` has at least one role and nothing else."""
+    if isinstance(roles, str) or not roles:
+        raise UserError(f"roles={roles!r}: give a collection of at least one of {_KNOWN}")
+    for role in roles:
+        if role not in ROLE_NAMES:
+            raise UserError(f"roles has {role!r}, which is no role: choose from {_KNOWN}")
+
+
+def _check_modules(
+    modules: Mapping[RoleName, Sequence[str]] | None, roles: Collection[RoleName]
+) -> dict[RoleName, tuple[str, ...]]:
+    """The modules named by hand, for each role that has any; None means none.
+
+    Raises:
+        UserError: A role not in ``roles``, or anything but a non-empty list of names.
+    """
+    checked: dict[RoleName, tuple[str, ...]] = {}
+    for role, entries in (modules or {}).items():
+        if role not in roles:
+            wanted = ", ".join(repr(role) for role in roles)
+            raise UserError(f"modules names role {role!r}, but the roles looked for are {wanted}")
+        if isinstance(entries, str) or not entries or not all(map(_is_name, entries)):
+            raise UserError(
+                f"modules of role {role!r} is {entries!r}: give a list of module names, "
+                'such as ["self_attn.q_proj"]'
+            )
+        checked[role] = tuple(entries)
+    return checked
+
+
+def _check_layers(layers: Sequence[int]) -> tuple[int, ...]:
+    """The layer indices; ``UserError`` unless there is one and all are integers from 0."""
+    advice = "give layer indices from 0, such as [0, 1], or None for all layers"
+    if not isinstance(layers, Collection) or not layers:
+        raise UserError(f"layers={layers!r}: {advice}")
+    for layer in layers:
+        if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
+            raise UserError(f"layers has {layer!r}: {advice}")
+    return tuple(layers)
+
+
+def _is_name(entry: object) -> bool:
+    return isinstance(entry, str) and bool(entry.strip("."))

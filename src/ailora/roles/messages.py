@@ -7,8 +7,8 @@ from difflib import get_close_matches
 
 from torch import nn
 
+from ailora.roles.architectures import is_attention
 from ailora.roles.attention import Problem, Reading, is_matrix
-from ailora.roles.naming import is_attention
 from ailora.roles.projection import RoleKey, RoleName
 from ailora.roles.walk import Place, model_type
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ailora.errors import UserError
 from ailora.linalg import Part
-from ailora.linalg.validate import validate
+from ailora.linalg.decomposition import validate
 from ailora.roles import Projection, RoleKey, find_projections
-from ailora.roles.position import Position, position_of, spread
+from ailora.roles.walk import Position, position_of, spread
 
 _DENSE_UP_TO = 2048
 AILORA_PARTS: Mapping[RoleKey, Part] = MappingProxyType({"q": "principal", "v": "minor"})

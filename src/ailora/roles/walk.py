@@ -1,14 +1,18 @@
-"""Going through a model's modules, under the names they have without PEFT around them."""
+"""Going through a model's modules, and names for them that do not depend on what surrounds them.
+
+Not on PEFT, which wraps a model and its layers, nor on the head that a model's body carries.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import nn
 
-from ailora.roles.naming import is_other_modality
+from ailora.roles.architectures import is_other_modality
+from ailora.roles.projection import AttentionKind, Projection, RoleKey, Stack
 
 _TOKENS = "input_ids"
 
@@ -27,15 +31,6 @@ class Place:
     name: str
     module: nn.Module = field(repr=False)
     first: bool
-    text: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Scope:
-    """The innermost model (module with a config) around a module, and whether it is for text."""
-
-    outer: Any
-    config: Any
     text: bool
 
 
@@ -64,6 +59,62 @@ def model_type(model: nn.Module) -> str:
     """``config.model_type``, or the class name where there is none."""
     found = getattr(getattr(model, "config", None), "model_type", None)
     return found if isinstance(found, str) and found else type(model).__name__
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where a projection stands: what a row of a table says about it first.
+
+    Attributes:
+        name: Its dotted path below the model's body (without ``bert.``, ``model.`` and the like),
+            so that models with different heads agree; in a fused layer with the role at the end.
+        role: ``"q"``, ``"k"``, ``"v"`` or ``"o"``.
+        layer: Index of the layer in its stack; None where one module serves every layer.
+        stack: ``"encoder"``, ``"decoder"`` or ``""``.
+        attention: ``"self"`` or ``"cross"``.
+    """
+
+    name: str
+    role: RoleKey
+    layer: int | None
+    stack: Stack
+    attention: AttentionKind
+
+
+def position_of(model: nn.Module, projection: Projection) -> Position:
+    """Where a projection stands in its model."""
+    return Position(
+        name=body_key(model, projection),
+        role=projection.role,
+        layer=projection.layer,
+        stack=projection.stack,
+        attention=projection.attention,
+    )
+
+
+def spread(place: Position) -> dict[str, Any]:
+    """The fields of a `Position`, for a row that has more of them."""
+    return {field.name: getattr(place, field.name) for field in fields(Position)}
+
+
+def body_key(model: nn.Module, projection: Projection) -> str:
+    """`Projection.key` below the model's body, whatever head is on it."""
+    return body_name(model, projection.key)
+
+
+def body_name(model: nn.Module, name: str) -> str:
+    """A dotted name without the prefix that the body has in a model with a head."""
+    prefix = getattr(unwrapped(model), "base_model_prefix", "")
+    return name.removeprefix(f"{prefix}.") if prefix else name
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scope:
+    """The innermost model (module with a config) around a module, and whether it is for text."""
+
+    outer: Any
+    config: Any
+    text: bool
 
 
 def _below(

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ailora.lab.analysis.changes import Change, changes_between
-from ailora.lab.methods import METHODS, Settings
+from ailora.lab.methods import METHODS
+from ailora.lab.settings import RunConfig
 from tests.adapters.models import batch, tiny, train
 
 LAYER = "bert.encoder.layer.{}.attention.self.{}"
@@ -22,7 +23,7 @@ def adapted(name: str, *, steps: int = 3, **fields: Any) -> tuple[PreTrainedMode
     """The tiny BERT in float64, and a copy that a method has trained on a batch."""
     base = tiny()
     torch.manual_seed(0)
-    settings = Settings(rank=2, vera_rank=8, task_type="SEQ_CLS", **fields)
+    settings = RunConfig(rank=2, vera_rank=8, **fields)
     model = METHODS[name].build(copy.deepcopy(base), settings, None)
     train(model, batch(model), steps, lr=3e-2)
     return base, model

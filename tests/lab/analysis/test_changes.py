@@ -14,7 +14,7 @@ from ailora.lab.analysis.changes import (
     changes_between,
     product_subspaces,
 )
-from ailora.lab.analysis.norms import weight_norms
+from ailora.lab.analysis.layers import weight_norms
 from ailora.lab.methods import merge
 from tests.adapters.models import tiny
 from tests.lab.analysis.models import LAYER, adapted, of, planted
@@ -26,7 +26,7 @@ METHODS = ["lora", "ailora", "pissa", "rslora", "orthogonal", "dora", "vera"]
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("base_form", ["anchored", "folded"])
 def test_every_methods_change_is_that_of_the_merged_weight(name: str, base_form: str) -> None:
-    base, model = adapted(name, base=base_form)
+    base, model = adapted(name, anchored=base_form == "anchored")
     changes = adapter_changes(model)
     assert len(changes) == 4
     found = {change.place.name: (change.weight(), change.matrix()) for change in changes}

@@ -13,9 +13,15 @@ from scipy.special import log_softmax, rel_entr
 from transformers import PreTrainedModel
 
 from ailora.errors import UserError
-from ailora.lab.analysis.forgetting import forgetting, hidden_drift
-from ailora.lab.analysis.language_model import load_language_model, on_tuned_body
-from ailora.lab.analysis.tokens import TokenBatch, masked_batches, next_token_batches
+from ailora.lab.analysis.forgetting import (
+    TokenBatch,
+    forgetting,
+    hidden_drift,
+    load_language_model,
+    masked_batches,
+    next_token_batches,
+    on_tuned_body,
+)
 from tests.adapters.models import train
 from tests.conftest import sentences, tokenizer
 from tests.families import FAMILIES
@@ -162,12 +168,11 @@ def test_other_vocabularies_and_broken_models_are_refused() -> None:
 @pytest.mark.parametrize("name", ["ailora", "full", "houlsby"])
 def test_the_bases_head_goes_on_a_tuned_body(name: str) -> None:
     """A classifier tuned by any method, asked for tokens; untrained it forgets exactly nothing."""
-    from ailora.lab.methods import METHODS, Settings
+    from ailora.lab.methods import METHODS
+    from ailora.lab.settings import RunConfig
 
     base = masked_lm()
-    model = METHODS[name].build(
-        classifier_on(base), Settings(rank=2, task_type="SEQ_CLS", bottleneck=4), None
-    )
+    model = METHODS[name].build(classifier_on(base), RunConfig(rank=2, bottleneck=4), None)
     before = {key: value.clone() for key, value in base.state_dict().items()}
     headed = on_tuned_body(base, model)
     start = forgetting(base, headed, _masked())

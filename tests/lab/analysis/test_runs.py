@@ -12,11 +12,10 @@ import torch
 from safetensors.numpy import load_file
 
 from ailora.errors import UserError
-from ailora.lab.analysis import words
-from ailora.lab.analysis.layers import flat, layer_rows
-from ailora.lab.analysis.norms import weight_norms
+from ailora.lab.analysis import findings
+from ailora.lab.analysis.forgetting import on_texts, read_texts
+from ailora.lab.analysis.layers import flat, layer_rows, weight_norms
 from ailora.lab.analysis.runs import check_comparable, is_run, read_run
-from ailora.lab.analysis.texts import on_texts, read_texts
 from ailora.roles.spectra import spectra
 from tests.families import FAMILIES
 
@@ -50,7 +49,9 @@ def test_full_fine_tuning_is_the_difference_of_the_two_files(runs: Runs, tiny_mo
 def test_bitfit_moves_no_weight_but_its_model_is_another(runs: Runs, tiny_model: Path) -> None:
     run = read_run(runs["bitfit"])
     assert {row.norm for row in weight_norms(run.changes)} == {0.0}
-    assert words.on_layers(layer_rows(run.changes)) == ["None of the 8 projections moved (n = 8)."]
+    assert findings.on_layers(layer_rows(run.changes)) == [
+        "None of the 8 projections moved (n = 8)."
+    ]
     before = load_file(tiny_model / "model.safetensors")[f"{QUERY}.bias"]
     after = run.tuned.get_submodule(QUERY).bias.detach().numpy()
     saved = load_file(runs["bitfit"] / "adapter" / "ailora_method.safetensors")
@@ -61,7 +62,7 @@ def test_bitfit_moves_no_weight_but_its_model_is_another(runs: Runs, tiny_model:
 def test_houlsby_has_no_weights_to_measure_and_its_adapters_act(runs: Runs) -> None:
     run = read_run(runs["houlsby"])
     assert run.changes == []
-    assert "adds layers of its own" in words.on_layers(layer_rows(run.changes))[0]
+    assert "adds layers of its own" in findings.on_layers(layer_rows(run.changes))[0]
     assert on_texts(run, TEXTS).drift.relative > 1e-4
 
 
@@ -83,7 +84,7 @@ def test_rows_beside_full_fine_tuning_have_both_similarities(runs: Runs) -> None
         assert row.factors.left != row.update.left
         assert flat(row)["random_left"] == 2 / 32
         assert 1 <= row.effective_rank <= 4
-    said = " ".join(words.on_layers(rows))
+    said = " ".join(findings.on_layers(rows))
     assert "n = 4" in said
     assert "chance 0.062" in said
     assert "start included" in said
@@ -143,7 +144,7 @@ def test_texts_are_the_lines_that_have_some(tmp_path: Path) -> None:
 
 
 def test_words_on_spectra_say_the_share_and_how_many() -> None:
-    lines = words.on_spectra(spectra(FAMILIES["bert"](), rank=4))
+    lines = findings.on_spectra(spectra(FAMILIES["bert"](), rank=4))
     assert [line[0] for line in lines] == ["q", "k", "v", "o"]
     assert all("n = 2 weights" in line for line in lines)
     assert "principal 4 hold" in lines[0]

@@ -33,18 +33,16 @@ def test_it_is_the_mean_squared_cosine_of_scipys_angles_and_blind_to_the_basis()
     assert phi(A, A[:, :2]) == pytest.approx(1, abs=1e-12)
 
 
-def test_the_random_level_has_the_exact_moments() -> None:
+def test_the_random_level_has_the_exact_mean_and_quantiles() -> None:
     """One dimension each: phi is Beta(1/2, (n - 1) / 2); else the draws have to agree."""
     one = random_level(10, 1, 1, draws=4000)
     exact = beta(0.5, 4.5)
     assert one.mean == pytest.approx(exact.mean(), rel=1e-12)
-    assert one.deviation == pytest.approx(exact.std(), rel=1e-12)
     assert one.high == pytest.approx(exact.ppf(0.975), rel=0.1)
     several = random_level(64, 8, 4)
     drawn = [phi(orthonormal(64, 8, s), orthonormal(64, 4, 1000 + s)) for s in range(300)]
     assert several.mean == 8 / 64
     assert np.mean(drawn) == pytest.approx(several.mean, rel=0.05)
-    assert np.std(drawn) == pytest.approx(several.deviation, rel=0.15)
     assert np.mean([several.low <= value <= several.high for value in drawn]) > 0.9
 
 
@@ -98,7 +96,7 @@ def test_the_start_is_kept_whole_before_training_and_less_after() -> None:
     assert len(untrained) == 4
     assert min(min(row.left or 0, row.right or 0) for row in untrained) > 1 - 1e-9
     for form in ("anchored", "folded"):
-        _, model = adapted("ailora", base=form, steps=5)
+        _, model = adapted("ailora", anchored=form == "anchored", steps=5)
         changes = adapter_changes(model)
         row = start_overlaps(changes)[0]
         B, B0 = changes[0].update.B.numpy(), changes[0].update.start[0].numpy()

@@ -90,7 +90,9 @@ def test_compare_goes_on_after_a_failed_run_and_says_so(call: Call, small: str) 
     ended = call(f"compare {small} --methods lora,ailora --seeds 0 --lr 1e-2,1e30 --out out")
     assert ended.code == 1
     assert len(finished(ended)) == 2
-    failures = [line for line in ended.out.splitlines() if "failed: training diverged" in line]
+    failures = [
+        line for line in ended.out.splitlines() if "failed (diverged): training diverged" in line
+    ]
     assert len(failures) == 2
     assert Path("out/report.html").exists()
 

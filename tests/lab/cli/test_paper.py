@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ailora.lab.cli import running
-from ailora.lab.experiments import attempt
+from ailora.lab.cli import sweeps
+from ailora.lab.experiments import jobs
 from ailora.lab.experiments.engines.here import Here
 from ailora.lab.experiments.grid import distinct
-from ailora.lab.experiments.recipes import RECIPES, SCALES, Scale
-from ailora.lab.training.measure import DivergedError
+from ailora.lab.experiments.recipes import RECIPES, SCALES, Scale, make_recipe
+from ailora.lab.training.monitoring import DivergedError
 from tests.commands import Call, check_refused
 
 
@@ -27,7 +27,7 @@ def test_a_dry_run_says_how_many_runs_there_are_and_writes_nothing(
     ended = call(f"paper {name} --scale {scale} --dry-run")
     assert ended.code == 0, ended.err
     assert ended.err == ""
-    number = len(distinct(RECIPES[name](scale).grids))
+    number = len(distinct(make_recipe(name, scale).grids))
     assert f"{number:,} runs in all" in ended.out
     assert list(Path().iterdir()) == []
 
@@ -35,7 +35,7 @@ def test_a_dry_run_says_how_many_runs_there_are_and_writes_nothing(
 @pytest.fixture
 def small(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Three runs of a second, done in this process."""
-    monkeypatch.setattr(running, "engine_named", lambda *_: Here())
+    monkeypatch.setattr(sweeps, "engine_named", lambda *_: Here())
     return f"paper figure6 --model {tiny_model} --out out"
 
 
@@ -77,14 +77,14 @@ def test_what_is_finished_is_not_run_again(call: Call, small: str) -> None:
 
 def failing(monkeypatch: pytest.MonkeyPatch, methods: tuple[str, ...]) -> None:
     """Let the runs of some methods diverge."""
-    train = attempt.train
+    train = jobs.train
 
     def stub(config: Any, *args: Any, **kwargs: Any) -> Any:
         if config.method in methods:
             raise DivergedError("training diverged: the loss is nan at step 3")
         return train(config, *args, **kwargs)
 
-    monkeypatch.setattr(attempt, "train", stub)
+    monkeypatch.setattr(jobs, "train", stub)
 
 
 def test_a_failed_run_does_not_stop_the_others_and_is_told(

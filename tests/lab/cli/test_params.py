@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ailora.lab.methods.counting.published import TABLE_4, TABLE_5
+from ailora.lab.methods.architectures import TABLE_4, TABLE_5
 from tests.commands import Call, check_refused
 
 # RoBERTa-large, from its sizes: 24 layers of width 1024, feed-forward 4096.
@@ -57,8 +57,8 @@ def test_the_table_shows_both_sums_and_which_is_the_papers(call: Call) -> None:
     ended = call("params --method houlsby,dora")
     assert ended.code == 0
     lines = {line.split("│")[1].strip(): line for line in ended.out.splitlines() if "│ " in line}
-    assert "7,395,330" in lines["Adapter"]
-    assert "7.40M (both)" in lines["Adapter"]
+    assert "7,395,330" in lines["adapters (Houlsby)"]
+    assert "7.40M (both)" in lines["adapters (Houlsby)"]
     assert "0.84M (adapter)" in lines["DoRA"]
     assert "counts the classifier in some of its rows" in ended.out
 
@@ -78,7 +78,7 @@ def test_other_settings_stand_beside_no_number_of_the_paper(call: Call) -> None:
     ],
 )
 def test_the_named_models_have_their_published_sizes(name: str, total: int, call: Call) -> None:
-    assert rows(call, f"--model {name} --method full")["Full FT"]["all"] == total
+    assert rows(call, f"--model {name} --method full")["full fine-tuning"]["all"] == total
 
 
 def test_a_method_that_does_not_fit_says_so_in_its_row(call: Call, tmp_path: Path) -> None:

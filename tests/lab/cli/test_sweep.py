@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from ailora.lab.cli import running
+from ailora.lab.cli import sweeps
 from ailora.lab.experiments import Store, sweep
 from ailora.lab.experiments.engines.here import Here
 from ailora.lab.experiments.engines.local import Local
 from ailora.lab.experiments.grid import distinct
 from ailora.lab.experiments.jobs import Tasks
-from ailora.lab.experiments.plan import read_plan
+from ailora.lab.experiments.sweep_file import read_sweep_file
 from ailora.lab.lock import held
 from tests.commands import Call, check_refused
 
@@ -39,7 +39,7 @@ def finished(plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Their store, when all has ended."""
     out = tmp_path_factory.mktemp("stores") / "finished"
     tasks = Tasks()
-    sweep(distinct(read_plan(plan)), Store(out), Here(tasks), tasks=tasks)
+    sweep(distinct(read_sweep_file(plan)), Store(out), Here(tasks), tasks=tasks)
     return out
 
 
@@ -52,7 +52,7 @@ def store(finished: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are done in this process: workers need ten seconds to start."""
-    monkeypatch.setattr(running, "engine_named", lambda *_: Here())
+    monkeypatch.setattr(sweeps, "engine_named", lambda *_: Here())
 
 
 def files(folder: Path) -> dict[Path, int]:
@@ -151,9 +151,9 @@ def test_bad_input_ends_in_one_line(text: str, options: str, words: str, call: C
 
 
 def test_the_engine_is_the_one_asked_for() -> None:
-    assert isinstance(running.engine_named("local", 2, 1, None, 1, 0), Local)
+    assert isinstance(sweeps.engine_named("local", 2, 1, None, 1, 0), Local)
     ray = pytest.importorskip("ailora.lab.experiments.engines.ray")
-    found = running.engine_named("ray", None, None, "a:1", 2, 0.5)
+    found = sweeps.engine_named("ray", None, None, "a:1", 2, 0.5)
     assert isinstance(found, ray.OnRay)
     assert found.resources == {"num_cpus": 2, "num_gpus": 0.5}
 
@@ -179,8 +179,8 @@ def listed(call: Call, line: str) -> list[dict[str, object]]:
         ("--where method=lora --where lr=0.01", 1),
         ("--where lr=1e30", 2),
         ("--where rank=2 --state finished", 4),
-        ("--where alpha=none", 8),
-        ("--where generation.batch_size=32", 8),
+        ("--where lora_alpha=none", 8),
+        ("--where answer_batch_size=32", 8),
         ("--where lr=fast", 0),
     ],
 )

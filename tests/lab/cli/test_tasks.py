@@ -10,7 +10,7 @@ import pytest
 
 from tests.commands import Call, check_refused
 from tests.conftest import sentences, write_csv
-from tests.lab.tasks.arithmetic.sets import record, write_all
+from tests.lab.tasks.generation.arithmetic_sets import record, write_all
 from tests.lab.training.decoders import save_decoder
 
 QUICK = "--rank 2 --epochs 0.5 --batch-size 4 --max-new-tokens 2"
@@ -56,7 +56,7 @@ def test_the_papers_settings_are_taken_where_none_are_given(
     assert ended.code == 0, ended.err
     config = only_result()["config"]
     # AILoRA section 4.1 (rank); PiSSA's table for RoBERTa-large, CoLA (batch, rate)
-    published = {"rank": 8, "alpha": 8.0, "lr": 4e-4, "batch_size": 16, "max_length": 128}
+    published = {"rank": 8, "lora_alpha": 8.0, "lr": 4e-4, "batch_size": 16, "max_length": 128}
     assert {name: config[name] for name in published} == published
     assert (config["warmup_ratio"], config["weight_decay"]) == (0.0, 0.0)
     assert config["epochs"] == 1, "what the user gives goes before the published 20"
@@ -85,7 +85,10 @@ def test_arithmetic_is_tested_on_the_sets_named(call: Call, decoder: Path, sets:
     assert again.code == 0, again.err
     assert "gsm8k" in again.out
     assert "svamp" not in again.out
-    check_refused(call(f"score {folder} --tests nosuch"), "nosuch has no test file")
+    check_refused(
+        call(f"score {folder} --tests nosuch"),
+        "nosuch does not exist; data is the folder that holds nosuch/",
+    )
 
 
 def test_a_comparison_has_the_same_options(call: Call, decoder: Path, sets: Path) -> None:
@@ -95,7 +98,7 @@ def test_a_comparison_has_the_same_options(call: Call, decoder: Path, sets: Path
     (path,) = Path("comparison/runs").glob("*/result.json")
     found = json.loads(path.read_text(encoding="utf-8"))
     assert list(found["by_group"]["test"]) == ["svamp"]
-    assert found["config"]["generation"]["max_source_tokens"] == 40
+    assert found["config"]["max_source_tokens"] == 40
 
 
 def test_a_file_of_problems_is_learned_instead(
@@ -122,9 +125,11 @@ def test_tokens_of_a_source_are_the_runs_setting(call: Call, decoder: Path, tmp_
     asked = f"--task scitldr --data {folder.parent} --model {decoder} --metrics exact"
     ended = call(f"train {asked} {QUICK} --max-source-tokens 20")
     assert ended.code == 0, ended.err
-    assert only_result()["config"]["generation"]["max_source_tokens"] == 20
+    assert only_result()["config"]["max_source_tokens"] == 20
     # The set's own 512 tokens are more than this model reads.
     check_refused(
         call(f"train {asked} {QUICK} --out others"), "lower one of them, or max_source_tokens"
     )
-    check_refused(call(f"train {asked} --max-source-tokens 0"), "max_source_tokens=0")
+    check_refused(
+        call(f"train {asked} --max-source-tokens 0"), "--max-source-tokens 0: must be at least 1"
+    )

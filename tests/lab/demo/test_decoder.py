@@ -9,7 +9,6 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -53,7 +52,7 @@ def made(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         (target / "config.json").write_text("{}")
 
     monkeypatch.setattr(decoder, "DECODER", asset)
-    monkeypatch.setattr(decoder, "import_module", lambda _: SimpleNamespace(convert_gguf=convert))
+    monkeypatch.setattr(decoder, "convert_gguf", convert)
     return seen
 
 
@@ -102,7 +101,7 @@ def test_a_conversion_that_fails_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(decoder, "import_module", lambda _: SimpleNamespace(convert_gguf=fail))
+        patch.setattr(decoder, "convert_gguf", fail)
         with pytest.raises(UserError, match=r"cannot store the toy decoder .*No space left"):
             demo.decoder_dir()
     left = {entry.name for entry in shop.assets.iterdir() if not entry.name.endswith(".lock")}

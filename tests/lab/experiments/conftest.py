@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from ailora.lab.experiments import attempt as attempting
-from ailora.lab.experiments.events import Ended, Event
-from ailora.lab.experiments.failure import Failure
+from ailora.lab.experiments import jobs
 from ailora.lab.experiments.grid import Grid
-from ailora.lab.experiments.jobs import Tasks
+from ailora.lab.experiments.jobs import Ended, Event, Tasks
+from ailora.lab.experiments.store import Failure
 from ailora.lab.training import RunConfig, train
 from tests.conftest import one_thread
 
@@ -57,7 +56,7 @@ def breaking(monkeypatch: pytest.MonkeyPatch) -> Break:
                 raise error
             return train(*args, **kwargs)
 
-        monkeypatch.setattr(attempting, "train", stub)
+        monkeypatch.setattr(jobs, "train", stub)
 
     return set_up
 

@@ -12,7 +12,7 @@ import torch
 from ailora.lab.experiments import Store, sweep
 from ailora.lab.experiments.engines.here import Here
 from ailora.lab.experiments.grid import distinct
-from ailora.lab.experiments.plan import read_plan
+from ailora.lab.experiments.sweep_file import read_sweep_file
 from ailora.lab.training import run as running
 
 
@@ -26,7 +26,7 @@ def main(file: str, out: str, log: str) -> None:
         return begin(config, task, folder, *others)
 
     running._train = noted
-    outcome = sweep(distinct(read_plan(Path(file))), Store(Path(out)), Here())
+    outcome = sweep(distinct(read_sweep_file(Path(file))), Store(Path(out)), Here())
     sys.stdout.write(f"{len(outcome.runs)} finished, {len(outcome.failed)} failed\n")
 
 

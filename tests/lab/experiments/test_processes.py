@@ -19,7 +19,7 @@ from ailora.lab.experiments import Store, sweep
 from ailora.lab.experiments.engines.here import Here
 from ailora.lab.experiments.grid import distinct
 from ailora.lab.experiments.jobs import Tasks
-from ailora.lab.experiments.plan import read_plan
+from ailora.lab.experiments.sweep_file import read_sweep_file
 from ailora.lab.training import RunConfig
 from tests.lab.experiments.conftest import timeless
 
@@ -85,7 +85,7 @@ def killed_and_resumed(file: Path, out: Path, *, seed: int, times: int) -> list[
 
 
 def check_as_undisturbed(file: Path, out: Path, undisturbed: Path) -> None:
-    runs, tasks = distinct(read_plan(file)), Tasks()
+    runs, tasks = distinct(read_sweep_file(file)), Tasks()
     expected = sweep(runs, Store(undisturbed), Here(tasks), tasks=tasks)
     found = sweep(runs, Store(out), Here(tasks), tasks=tasks)
     assert [timeless(run) for run in found.runs] == [timeless(run) for run in expected.runs]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ailora.lab.experiments import Store
-from ailora.lab.experiments.failure import Failure
-from ailora.lab.lock import LockedError, held, hold
+from ailora.lab.experiments.store import Failure
+from ailora.lab.lock import LOCK, LockedError, held
 from ailora.lab.training import RunConfig
 from ailora.lab.training.folder import FAILED, RunFolder
 
@@ -89,10 +89,10 @@ def test_a_failure_is_kept_until_it_is_forgiven_or_the_run_ends_well(store: Stor
 def test_a_run_is_removed_whole_but_not_from_under_a_process(store: Store) -> None:
     write(store.path / ID / "checkpoints" / "checkpoint-3" / "state.json", {})
     write(store.path / ID / "config.json", {"config": CONFIG})
-    (store.path / ID / hold.LOCK).write_text("")  # somebody's, as far as anyone can tell
+    (store.path / ID / LOCK).write_text("")  # somebody's, as far as anyone can tell
     with pytest.raises(LockedError):
         store.remove(ID)
     assert (store.path / ID / "checkpoints" / "checkpoint-3" / "state.json").exists()
-    (store.path / ID / hold.LOCK).unlink()
+    (store.path / ID / LOCK).unlink()
     store.remove(ID)
     assert list(store.path.iterdir()) == []

@@ -15,12 +15,12 @@ import pytest
 from ailora.errors import UserError
 from ailora.lab.experiments import Outcome, Store, sweep
 from ailora.lab.experiments.engines.here import Here
-from ailora.lab.experiments.events import Elsewhere, Event, Step
-from ailora.lab.experiments.jobs import Tasks, unread_id
+from ailora.lab.experiments.jobs import Elsewhere, Event, Step, Tasks, unread_id
+from ailora.lab.experiments.sweep import AGENDA, Agenda
 from ailora.lab.lock import LOCK, held
 from ailora.lab.training import RunConfig
 from ailora.lab.training.folder import FAILED
-from ailora.lab.training.measure import DivergedError
+from ailora.lab.training.monitoring import DivergedError
 from tests.conftest import sentences, write_csv
 from tests.lab.experiments.conftest import Break, at, ended, timeless
 
@@ -49,6 +49,7 @@ def test_what_is_finished_is_not_run_again(four: Runs, tasks: Tasks, tmp_path: P
 KILLED_AFTER_ITS_RESULT = """
 import os, sys
 from pathlib import Path
+from ailora.lab.experiments.sweep import AGENDA, Agenda
 from ailora.lab.lock import LOCK, held
 with held(Path(sys.argv[1])):
     Path(sys.argv[1], "checkpoints", "checkpoint-1").mkdir(parents=True)
@@ -244,3 +245,25 @@ def test_a_result_that_another_process_made_is_taken(
     thread.join()
     assert outcome == finished
     assert not any(isinstance(event, Step) for event in events)
+
+
+def test_time_left_is_by_the_pace_since_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep.__globals__["time"], "time", lambda: 130.0)
+    made = Agenda(runs=tuple("abcdef"), ended=1, began=100.0)
+    assert made.left("abc") == 3
+    assert made.seconds_left("abc") == pytest.approx(3 * 30 / 2)  # two ended in 30 s
+    assert made.seconds_left("abcx") == made.seconds_left("abc")  # x is not one of its runs
+    assert made.seconds_left("a") is None
+    assert made.seconds_left("abcdef") == 0
+
+
+def test_it_comes_back_as_written(tmp_path: Path) -> None:
+    made = Agenda(runs=("a", "b"), ended=1, began=5.5)
+    made.write(tmp_path)
+    assert Agenda.read(tmp_path) == made
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"runs": 3, "ended": 0, "began": 0}', "\udcff"])
+def test_anything_else_in_its_place_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / AGENDA).write_text(text, encoding="utf-8", errors="surrogateescape")
+    assert Agenda.read(tmp_path) is None

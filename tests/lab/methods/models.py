@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 
 import ailora
 from ailora.errors import UserError
-from ailora.lab.methods import METHODS, Counts, Settings, count, load, merge, save
+from ailora.lab.methods import METHODS, Counts, count, load, merge, save
+from ailora.lab.settings import RunConfig
 from tests.adapters.models import encoder, logits, sentences
 from tests.families import FAMILIES, inputs_for
 
@@ -62,7 +63,7 @@ def batch_of(family: str) -> dict[str, Tensor]:
 def adapted(family: str, name: str, **fields: Any) -> nn.Module:
     """A fresh model with a method on it, and the same random numbers at each call."""
     torch.manual_seed(0)
-    settings = Settings(**{**SMALL, "task_type": TASK_TYPES.get(family, "SEQ_CLS"), **fields})
+    settings = RunConfig(**{**SMALL, **fields})
     return METHODS[name].build(fresh(family), settings, lambda: [batch_of(family)]).eval()
 
 

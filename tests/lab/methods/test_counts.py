@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ailora.lab.methods import Settings, count
+from ailora.lab.methods import count
 from tests.lab.methods.models import CASES, adapted, fresh, life
 
 R, VERA, B = 4, 16, 8  # rank, VeRA's rank, bottleneck: those of the tests' models
@@ -74,4 +74,3 @@ def test_ranks_by_role_add_up() -> None:
 
 def test_a_head_of_any_size_is_told_from_the_adapter() -> None:
     assert count(adapted("minilm", "lora", rank=1)).head == HEAD["minilm"]
-    assert Settings(rank=1).lora_alpha == 1

@@ -7,8 +7,9 @@ import torch
 import transformers as hf
 
 from ailora.errors import UserError
-from ailora.lab.methods import METHODS, Settings
+from ailora.lab.methods import METHODS
 from ailora.lab.methods.houlsby import adapted_layers
+from ailora.lab.settings import RunConfig
 from tests.adapters.models import logits
 from tests.families import FAMILIES, LAYERS, inputs_for
 from tests.lab.methods.models import adapted, batch_of, fresh, step
@@ -58,7 +59,7 @@ def test_the_output_of_a_layer_goes_through_its_adapter() -> None:
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_every_adapter_has_a_say_in_what_the_model_computes(family: str) -> None:
-    model = METHODS["houlsby"].build(FAMILIES[family](), Settings(bottleneck=4), None).eval()
+    model = METHODS["houlsby"].build(FAMILIES[family](), RunConfig(bottleneck=4), None).eval()
     inputs = inputs_for(family, model)
     before = logits(model, inputs)
     for name, module in model.named_modules():
@@ -78,7 +79,7 @@ def test_norms_are_frozen_and_the_head_is_not() -> None:
 
 
 def test_a_16_bit_model_keeps_its_dtype_and_trains_fp32_adapters() -> None:
-    model = METHODS["houlsby"].build(fresh("llama").bfloat16(), Settings(bottleneck=4), None)
+    model = METHODS["houlsby"].build(fresh("llama").bfloat16(), RunConfig(bottleneck=4), None)
     batch = batch_of("llama")
     assert logits(model, batch).dtype == torch.bfloat16
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
@@ -105,5 +106,5 @@ def test_a_feed_forward_part_of_another_kind_is_refused_by_name() -> None:
     )
     model = hf.MixtralForCausalLM(config)
     with pytest.raises(UserError, match=r"MixtralForCausalLM .*model\.layers\.0 has 0 layers"):
-        METHODS["houlsby"].build(model, Settings(), None)
+        METHODS["houlsby"].build(model, RunConfig(), None)
     assert all(parameter.requires_grad for parameter in model.parameters())

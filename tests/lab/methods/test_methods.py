@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ailora.errors import UserError
-from ailora.lab.methods import METHODS, Settings
+from ailora.lab.methods import METHODS
+from ailora.lab.settings import RunConfig
 from tests.adapters.models import same
 from tests.lab.methods.models import (
     CASES,
@@ -99,7 +100,7 @@ def test_starts_from_data_say_that_they_need_some(name: str) -> None:
         pytest.importorskip("attr")
     for none in (None, list):
         with pytest.raises(UserError, match=f"method '{name}' starts from data"):
-            METHODS[name].build(fresh("minilm"), Settings(), none)
+            METHODS[name].build(fresh("minilm"), RunConfig(), none)
 
 
 def test_no_other_method_needs_data() -> None:
@@ -110,12 +111,12 @@ def test_no_other_method_needs_data() -> None:
 @pytest.mark.parametrize("name", ["vera", "olora", "orthogonal", "mica"])
 def test_whole_layer_methods_refuse_fused_layers_by_name(name: str) -> None:
     with pytest.raises(UserError, match=rf"method '{name}' adapts whole layers.*c_attn"):
-        METHODS[name].build(gpt2(), Settings(rank=2, vera_rank=4), None)
+        METHODS[name].build(gpt2(), RunConfig(rank=2, vera_rank=4), None)
 
 
 @pytest.mark.parametrize("name", ["lora", "ailora", "rslora", "houlsby", "bitfit", "full"])
 def test_the_other_methods_train_a_model_with_fused_layers(name: str) -> None:
-    model = METHODS[name].build(gpt2(), Settings(rank=2, bottleneck=4), None).eval()
+    model = METHODS[name].build(gpt2(), RunConfig(rank=2, bottleneck=4), None).eval()
     batch = {**batch_of("llama")}
     losses = step(model, batch, 3, 1e-3)
     assert losses[-1] < losses[0]
@@ -124,4 +125,4 @@ def test_the_other_methods_train_a_model_with_fused_layers(name: str) -> None:
 @pytest.mark.parametrize("name", ["full", "houlsby", "bitfit", "vera", "olora", "mica"])
 def test_ranks_by_role_are_refused_where_there_are_no_roles(name: str) -> None:
     with pytest.raises(UserError, match=f"method '{name}' has no ranks by role.*'k': 8"):
-        METHODS[name].build(fresh("minilm"), Settings(ranks={"k": 8}), None)
+        METHODS[name].build(fresh("minilm"), RunConfig(ranks={"k": 8}), None)

@@ -20,8 +20,9 @@ from ailora.adapters import AILoRAConfig, Role, get_peft_model
 from ailora.adapters.peft_insides import lora_layers
 from ailora.adapters.update import role_updates
 from ailora.errors import UserError
-from ailora.lab.methods import METHODS, Settings, load, save
-from ailora.lab.methods.starts.data import rows_of, token_mask
+from ailora.lab.methods import METHODS, load, save
+from ailora.lab.methods.peft_starts import rows_of, token_mask
+from ailora.lab.settings import RunConfig
 from ailora.roles import unwrapped
 from tests.adapters.models import logits
 from tests.lab.methods.models import SMALL, adapted, batch_of, fresh, step
@@ -31,7 +32,7 @@ FIELDS: dict[str, Any] = {
     "lora_alpha": 2 * SMALL["rank"],
     "target_modules": ["q_proj", "v_proj"],
 }
-SCALED = {"alpha": 2.0 * SMALL["rank"]}
+SCALED = {"lora_alpha": 2.0 * SMALL["rank"]}
 
 
 def olora(model: nn.Module, batch: dict[str, Tensor]) -> LoraConfig:
@@ -118,7 +119,7 @@ def test_nothing_of_the_preparation_stays_on_the_base(oracle: Oracle) -> None:
 
 
 def test_folded_changes_the_base_as_pefts_does() -> None:
-    model = adapted("llama", "olora", base="folded")
+    model = adapted("llama", "olora", anchored=False)
     clean = fresh("llama").model.layers[0].self_attn.q_proj.weight
     layer = model.get_base_model().model.layers[0].self_attn.q_proj
     assert not torch.equal(layer.base_layer.weight, clean)
@@ -129,13 +130,13 @@ def test_folded_changes_the_base_as_pefts_does() -> None:
 def test_lora_ga_needs_labels() -> None:
     batch = {name: value for name, value in batch_of("llama").items() if name != "labels"}
     with pytest.raises(UserError, match="method 'lora_ga' needs batches with labels"):
-        METHODS["lora_ga"].build(fresh("llama"), Settings(rank=2), lambda: [batch])
+        METHODS["lora_ga"].build(fresh("llama"), RunConfig(rank=2), lambda: [batch])
 
 
 def test_eva_needs_as_many_tokens_as_a_layer_may_have_ranks() -> None:
     batch = batch_of("llama")
     with pytest.raises(UserError, match=r"needs batches of 40 tokens or more, and one has 34"):
-        METHODS["eva"].build(fresh("llama"), Settings(rank=20), lambda: [batch])
+        METHODS["eva"].build(fresh("llama"), RunConfig(rank=20), lambda: [batch])
 
 
 def test_evas_rows_are_what_the_inputs_vary_in_most() -> None:
@@ -168,7 +169,7 @@ def test_padding_does_not_move_a_start(name: str) -> None:
     found = []
     for data in (batch, longer):
         torch.manual_seed(0)
-        model = METHODS[name].build(fresh("llama"), Settings(**SMALL), lambda data=data: [data])
+        model = METHODS[name].build(fresh("llama"), RunConfig(**SMALL), lambda data=data: [data])
         factors = {u.projection.name: u.A for u in role_updates(model)}
         found.append({key: A.T @ A for key, A in factors.items()})
     assert found[0].keys() == found[1].keys()
@@ -217,24 +218,24 @@ def test_micas_b_is_minor_and_stays() -> None:
 def test_a_rank_above_a_weight_is_refused() -> None:
     for name in ("olora", "mica"):
         with pytest.raises(UserError, match=r"=20.* can be (16 )?at most"):
-            METHODS[name].build(fresh("llama"), Settings(rank=20), None)
+            METHODS[name].build(fresh("llama"), RunConfig(rank=20), None)
 
 
 def test_the_model_is_left_alone_when_a_start_is_refused() -> None:
     model = fresh("llama")
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(UserError):
-        METHODS["olora"].build(model, Settings(rank=20), None)
+        METHODS["olora"].build(model, RunConfig(rank=20), None)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not hasattr(model, "peft_config")
 
 
 @subtracted
-@pytest.mark.parametrize("base", ["anchored", "folded"])
-def test_files_say_which_start_it_was(base: str, oracle: Oracle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("anchored", [True, False])
+def test_files_say_which_start_it_was(anchored: bool, oracle: Oracle, tmp_path: Path) -> None:
     pytest.importorskip("attr") if oracle is corda else None
     name = oracle.__name__
-    model = adapted("llama", name, base=base)
+    model = adapted("llama", name, anchored=anchored)
     step(model, batch_of("llama"), 2, 1e-2)
     save(model, tmp_path)
     marker = json.loads((tmp_path / "ailora.json").read_text(encoding="utf-8"))

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainingArguments
 
 from ailora.errors import UserError
-from ailora.lab.methods import METHODS, Settings, load, merge, restore, save
+from ailora.lab.methods import METHODS, load, merge, restore, save
+from ailora.lab.settings import RunConfig
 from tests.adapters.models import logits
 from tests.families import FAMILIES
 from tests.lab.methods.models import adapted, batch_of, bert_qa, fresh, step
@@ -41,7 +42,7 @@ def test_a_loaded_method_can_be_saved_again(saved: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["houlsby", "bitfit", "full", "ailora", "vera", "dora"])
 def test_a_trainer_checkpoint_is_restored_in_place(name: str, tmp_path: Path) -> None:
-    settings = Settings(rank=2, vera_rank=4, bottleneck=4, task_type="SEQ_CLS")
+    settings = RunConfig(rank=2, vera_rank=4, bottleneck=4)
     models = [METHODS[name].build(FAMILIES["bert"](), settings, None).eval() for _ in range(2)]
     batch = {**batch_of("llama"), "labels": torch.tensor([0, 1, 0])}
     step(models[0], batch, 2, 1e-2)

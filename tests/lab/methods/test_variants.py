@@ -11,7 +11,8 @@ import torch
 
 from ailora.adapters.peft_insides import lora_layers
 from ailora.errors import UserError
-from ailora.lab.methods import METHODS, Settings, count, head_names, load, save
+from ailora.lab.methods import METHODS, count, head_names, load, save
+from ailora.lab.settings import RunConfig
 from tests.adapters.models import logits
 from tests.families import FAMILIES, inputs_for
 from tests.lab.methods.models import USABLE, adapted, batch_of, bert_qa, life, step
@@ -41,7 +42,7 @@ def test_the_head_of_a_body_alone_is_empty() -> None:
 @pytest.mark.parametrize("family", ["deberta-v3", "distilbert"])
 @pytest.mark.parametrize("name", ["lora", "ailora", "vera", "houlsby", "bitfit", "full", "mica"])
 def test_all_of_a_head_is_trained_and_saved(family: str, name: str, tmp_path: Path) -> None:
-    settings = Settings(rank=2, vera_rank=4, bottleneck=4, task_type="SEQ_CLS")
+    settings = RunConfig(rank=2, vera_rank=4, bottleneck=4)
     model = METHODS[name].build(FAMILIES[family](), settings, None).eval()
     expected = sum(
         parameter.numel()
@@ -58,7 +59,7 @@ def test_all_of_a_head_is_trained_and_saved(family: str, name: str, tmp_path: Pa
 
 @pytest.mark.parametrize("name", [name for name in USABLE if not METHODS[name].needs_data])
 def test_question_answering_trains_its_outputs(name: str, tmp_path: Path) -> None:
-    settings = Settings(rank=2, vera_rank=4, bottleneck=4, task_type="QUESTION_ANS")
+    settings = RunConfig(rank=2, vera_rank=4, bottleneck=4)
     model = METHODS[name].build(bert_qa(), settings, None).eval()
     assert count(model).head == 2 * 32 + 2
     batch: dict[str, Any] = {
@@ -75,7 +76,7 @@ def test_question_answering_trains_its_outputs(name: str, tmp_path: Path) -> Non
 
 def test_rslora_scales_by_the_root_of_the_rank() -> None:
     for alpha, scale in ((None, math.sqrt(4)), (16, 16 / math.sqrt(4))):
-        layers = lora_layers(adapted("minilm", "rslora", alpha=alpha), "default")
+        layers = lora_layers(adapted("minilm", "rslora", lora_alpha=alpha), "default")
         assert {layer.scaling["default"] for layer in layers.values()} == {scale}
 
 
@@ -96,7 +97,7 @@ def test_vera_shares_one_pair_of_matrices_and_another_seed_has_another() -> None
 
 def test_settings_reach_every_low_rank_method() -> None:
     for name in ("lora", "pissa", "ailora", "dora", "olora", "orthogonal", "mica", "eva"):
-        model = adapted("minilm", name, dropout=0.25, alpha=12)
+        model = adapted("minilm", name, lora_dropout=0.25, lora_alpha=12)
         rates = {m.p for n, m in model.named_modules() if "lora_dropout.default" in n}
         layers = lora_layers(model, "default")
         scales = {layer.scaling["default"] for layer in layers.values()}
@@ -124,13 +125,12 @@ def test_methods_of_one_rank_start_from_one_model() -> None:
     [
         ({"bottleneck": 0}, "bottleneck=0"),
         ({"vera_rank": 2.5}, "vera_rank=2.5"),
-        ({"rank": 0}, "r=0"),
-        ({"alpha": -1}, "alpha=-1"),
-        ({"dropout": 1.0}, "dropout=1.0"),
-        ({"base": "other"}, "base='other'"),
-        ({"task_type": "SEQ"}, "task_type='SEQ'"),
+        ({"rank": 0}, "rank=0"),
+        ({"lora_alpha": -1}, "lora_alpha=-1"),
+        ({"lora_dropout": 1.0}, "lora_dropout=1.0"),
+        ({"anchored": "other"}, "anchored='other'"),
     ],
 )
 def test_settings_out_of_range_are_named(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        Settings(**fields)
+        RunConfig(**fields)

@@ -5,9 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from ailora.lab.report.comparison import Comparison
-from ailora.lab.report.pages.compare import Call
-
-CALL = Call("ailora compare", 1.0)
 
 
 def run(method: str, seed: int, test: float, *, lr: float = 1e-3, **changes: Any) -> dict[str, Any]:

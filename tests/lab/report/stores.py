@@ -1,4 +1,4 @@
-"""Folders of hand-made runs."""
+"""Hand-made runs as a store reads them, and folders of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ailora.lab.experiments import Store
+from ailora.lab.experiments.store import Failure, Stored
 from ailora.lab.training import RunConfig
 from tests.lab.report.runs import run
 
@@ -40,3 +41,18 @@ def failed_in(store: Store, reason: str, **changes: Any) -> None:
     folder.mkdir(parents=True)
     found = {"config": asdict(config), "kind": "diverged", "reason": reason, "details": ""}
     (folder / "failed.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def finished(runs: Iterable[dict[str, Any]]) -> list[Stored]:
+    """Finished runs as a store reads them."""
+    return [
+        Stored(run_id=f"run-{place:010}", state="finished", config=run["config"], result=run)
+        for place, run in enumerate(runs)
+    ]
+
+
+def failed(reason: str, **changes: Any) -> Stored:
+    """A failed run as a store reads it."""
+    config = asdict(RunConfig()) | changes
+    failure = Failure(config=config, kind="diverged", reason=reason, details="")
+    return Stored(run_id="failed-0123456789", state="failed", config=config, failure=failure)

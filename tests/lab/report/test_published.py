@@ -12,7 +12,7 @@ import pytest
 
 from ailora.errors import UserError
 from ailora.lab.methods import METHODS
-from ailora.lab.methods.counting.published import TABLE_4, TABLE_5
+from ailora.lab.methods.architectures import TABLE_4, TABLE_5
 from ailora.lab.report.published import PaperTable, claims, disagreements, paper_table
 from ailora.lab.tasks.classification.glue import GLUE
 

@@ -12,8 +12,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
-from ailora.lab.tasks import GenerationTask
-from ailora.lab.tasks.base import fingerprint_of
+from ailora.lab.tasks import GenerationTask, fingerprint_of
 from ailora.lab.training.generate import padded
 
 TEMPLATE = "### Instruction:\n{source}\n\n### Response:\n"

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers import DataCollatorWithPadding
 
+from ailora.lab.methods.table import STARTS, Build
 from ailora.lab.tasks import TextTask
-from ailora.lab.training import RunConfig, run, train
-from ailora.lab.training.methods import PRESETS, adapt
-from ailora.lab.training.order import LengthGroupedOrder
+from ailora.lab.training import RunConfig, train
+from ailora.lab.training.trainer import LengthGroupedOrder
+from tests.lab.training.building import build_through
 
 
 def seen_by(config: RunConfig, task: TextTask, out: Path) -> dict[str, Any]:
@@ -30,9 +30,9 @@ def seen_by(config: RunConfig, task: TextTask, out: Path) -> dict[str, Any]:
         batches.append((batch["input_ids"].tolist(), batch["labels"].tolist()))
         return batch
 
-    def record_head(model: nn.Module, *rest: Any) -> PeftModel:
+    def record_head(build: Build, model: nn.Module, *rest: Any) -> Any:
         heads.append(model.get_parameter("classifier.weight").detach().clone())
-        return adapt(model, *rest)
+        return build(model, *rest)
 
     def record_state(step: int, steps: int, what: str) -> None:
         if what == "training":
@@ -40,7 +40,7 @@ def seen_by(config: RunConfig, task: TextTask, out: Path) -> dict[str, Any]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DataCollatorWithPadding, "__call__", record)
-        patch.setattr(run, "adapt", record_head)
+        build_through(patch, record_head)
         result = train(config, task, out, on_progress=record_state)
     return {
         "batches": batches,
@@ -53,7 +53,7 @@ def seen_by(config: RunConfig, task: TextTask, out: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def dropping(config: RunConfig) -> RunConfig:
-    return replace(config, dropout=0.1)
+    return replace(config, lora_dropout=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def lora(
     return seen_by(replace(dropping, method="lora"), task, tmp_path_factory.mktemp("lora"))
 
 
-@pytest.mark.parametrize("method", sorted(PRESETS.keys() - {"lora"}))
+@pytest.mark.parametrize("method", sorted({*STARTS} - {"lora"}))
 def test_methods_share_batches_dropout_head_and_budget(
     method: str, dropping: RunConfig, task: TextTask, lora: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ from tests.lab.training.cutting import (
 def command(config: RunConfig, out: Path, *more: str) -> list[str]:
     options = [
         f"--{name.replace('_', '-')}={getattr(config, name)}"
-        for name in ("model", "task", "rank", "lr", "epochs", "batch_size", "dropout")
+        for name in ("model", "task", "rank", "lr", "epochs", "batch_size", "lora_dropout")
     ]
     start = "import sys; from ailora.lab.cli.main import main; sys.argv[0] = 'ailora'; main()"
     return [sys.executable, "-c", start, "train", *options, f"--out={out}", *more]
@@ -46,7 +46,7 @@ def kill_after_first_checkpoint(config: RunConfig, out: Path, env: dict[str, str
 def test_a_run_killed_with_kill_9_resumes_from_the_command_line_to_the_same_bits(
     config: RunConfig, task: TextTask, tmp_path: Path
 ) -> None:
-    asked = replace(config, epochs=20, dropout=0.1)
+    asked = replace(config, epochs=20, lora_dropout=0.1)
     train(asked, task, tmp_path / "whole")
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     kill_after_first_checkpoint(asked, tmp_path / "killed", env)

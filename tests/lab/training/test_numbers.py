@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from ailora.errors import UserError
+from ailora.lab.methods.table import Build
 from ailora.lab.tasks import TextTask
-from ailora.lab.training import RunConfig, run, train, trainer
-from ailora.lab.training.environment import computes_bf16_natively
-from ailora.lab.training.measure import DivergedError
-from ailora.lab.training.methods import adapt
+from ailora.lab.training import RunConfig, train, trainer
+from ailora.lab.training.machine import computes_bf16_natively
+from ailora.lab.training.monitoring import DivergedError
+from tests.lab.training.building import build_through
 
 
 def dtypes_of_attention(config: RunConfig, task: TextTask, out: Path) -> set[torch.dtype]:
@@ -26,15 +27,15 @@ def dtypes_of_attention(config: RunConfig, task: TextTask, out: Path) -> set[tor
         if module.training:
             seen.add(output.dtype)
 
-    def watched(model: nn.Module, *rest: Any) -> Any:
-        adapted = adapt(model, *rest)
+    def watched(build: Build, model: nn.Module, *rest: Any) -> Any:
+        adapted = build(model, *rest)
         adapted.get_submodule(
             "base_model.model.bert.encoder.layer.0.attention.self.query"
         ).register_forward_hook(watch)
         return adapted
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "adapt", watched)
+        build_through(patch, watched)
         result = train(config, task, out)
     assert result["step0_deviation"] == 0.0
     return seen
@@ -79,12 +80,12 @@ def test_a_diverged_loss_ends_the_run_with_one_line(
 def test_outputs_that_are_not_numbers_end_the_run(
     config: RunConfig, task: TextTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(model: nn.Module, *rest: Any) -> Any:
-        adapted = adapt(model, *rest)
+    def broken(build: Build, model: nn.Module, *rest: Any) -> Any:
+        adapted = build(model, *rest)
         with torch.no_grad():
             next(p for p in adapted.parameters() if p.requires_grad).fill_(float("nan"))
         return adapted
 
-    monkeypatch.setattr(run, "adapt", broken)
+    build_through(monkeypatch, broken)
     with pytest.raises(DivergedError, match="outputs are not finite"):
         train(config, task, tmp_path)

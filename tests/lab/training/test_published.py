@@ -8,12 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from ailora.errors import UserError
+from ailora.lab.settings import RunConfig
 from ailora.lab.tasks.classification.glue import GLUE
-from ailora.lab.training.config import RunConfig
-from ailora.lab.training.published import Published, published
-from ailora.lab.training.published.choose import PUBLISHED
+from ailora.lab.training.published import Published, published, published_tasks
 
-EVERY = [(task, family) for family, tasks in PUBLISHED.items() for task in tasks]
+EVERY = [(task, family) for family, tasks in published_tasks().items() for task in tasks]
 
 
 @pytest.fixture(params=EVERY, ids="-".join)
@@ -51,8 +50,8 @@ def test_the_rate_of_a_single_run_is_one_of_the_grid(recipe: Published) -> None:
 
 
 def test_alpha_is_the_rank_and_is_said_to_be_chosen(recipe: Published) -> None:
-    assert recipe.settings["alpha"] == recipe.settings["rank"]
-    assert "chosen here" in recipe.sources["alpha"]
+    assert recipe.settings["lora_alpha"] == recipe.settings["rank"]
+    assert "chosen here" in recipe.sources["lora_alpha"]
 
 
 def test_a_recipe_cannot_be_changed(recipe: Published) -> None:
@@ -89,9 +88,9 @@ def test_the_papers_grids_and_beams_are_taken_from_it() -> None:
     assert published("squad_v2", "roberta-large").rates == (1e-4, 2e-4, 3e-4, 4e-4)
     assert published("xsum", "bart-large").rates == (5e-5, 1e-4, 5e-4)
     assert published("arithmetic", "llama-2-7b").rates == (3e-4,)
-    assert published("xsum", "bart-large").settings["generation"].num_beams == 8
-    assert published("cnn_dailymail", "bart-large").settings["generation"].num_beams == 4
-    assert published("arithmetic", "llama-2-7b").settings["generation"].loss_on == "sequence"
+    assert published("xsum", "bart-large").settings["num_beams"] == 8
+    assert published("cnn_dailymail", "bart-large").settings["num_beams"] == 4
+    assert published("arithmetic", "llama-2-7b").settings["loss_on"] == "sequence"
 
 
 def test_on_glue_epochs_and_batches_are_pissas() -> None:

@@ -14,7 +14,7 @@ from ailora.lab.training import RunConfig
 from ailora.lab.training.results import SCHEMA, read_result, stamped
 
 OLD = Path(__file__).parent / "results_of"
-COMMITTED = Path(__file__).parents[2] / "results" / "movies-rates"
+COMMITTED = Path(__file__).parents[3] / "results" / "movies-rates"
 
 
 def test_there_is_a_file_of_every_older_schema() -> None:
@@ -34,6 +34,16 @@ def test_an_older_result_has_todays_settings_and_keeps_its_own(path: Path) -> No
     assert config.max_length == written["config"]["max_length"] == 128
     assert config.ranks is None
     assert result["metrics"] == written["metrics"]
+
+
+def test_the_tables_within_settings_of_schema_2_are_read() -> None:
+    result = read_result(OLD / "schema_2.json")
+    assert result is not None
+    config = RunConfig.from_json(result["config"])
+    assert (config.answer_batch_size, config.max_new_tokens, config.doc_stride) == (16, 64, 64)
+    assert config.batch_size == 16
+    assert config.anchored
+    assert not config.bake_rates
 
 
 def test_todays_result_comes_back_as_it_was_written(tmp_path: Path) -> None:

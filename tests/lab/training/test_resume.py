@@ -40,7 +40,7 @@ BREAKS: dict[str, tuple[Break, int]] = {  # and the first step that is made agai
 @pytest.fixture(scope="module")
 def dropping(config: RunConfig) -> RunConfig:
     """With dropout in the adapter, so that a wrong random state shows."""
-    return replace(config, dropout=0.1, weight_decay=0.01)
+    return replace(config, lora_dropout=0.1, weight_decay=0.01)
 
 
 @pytest.fixture(scope="module")

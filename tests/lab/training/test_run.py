@@ -171,7 +171,7 @@ def test_every_method_trains(
 def test_the_folded_form_moves_step_0_by_rounding_alone(
     config: RunConfig, task: TextTask, tmp_path: Path
 ) -> None:
-    result = train(replace(config, base="folded", epochs=1), task, tmp_path)
+    result = train(replace(config, anchored=False, epochs=1), task, tmp_path)
     assert 0 < result["step0_deviation"] < 1e-5
 
 
@@ -203,7 +203,6 @@ def test_the_folder_is_named_alike_in_another_process(
 ) -> None:
     code = (
         "from ailora.lab.training import RunConfig; from ailora.lab.tasks import load_task;"
-        "from ailora.lab.training.settings import QA, Generation;"
         f"config = {config!r}; task = load_task(config.task, **config.task_options());"
         "print(config.run_id(task.name, task.fingerprint))"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,22 @@ from typing import Any
 import pytest
 from torch import nn
 
+from ailora.lab.methods.table import Batches, Build
 from ailora.lab.tasks import TextTask
 from ailora.lab.training import RunConfig, run, train
-from ailora.lab.training.methods import adapt
+from tests.lab.training.building import build_through
 
 
 def sizes_shown(config: RunConfig, task: TextTask, out: Path) -> list[int]:
     """Rows of each batch that a method could look at."""
     found: list[int] = []
 
-    def watched(model: nn.Module, asked: RunConfig, kind: str, batches: Callable[[], Any]) -> Any:
+    def watched(build: Build, model: nn.Module, asked: RunConfig, batches: Batches) -> Any:
         found.extend(len(batch["input_ids"]) for batch in batches())
-        return adapt(model, asked, kind, batches)
+        return build(model, asked, batches)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "adapt", watched)
+        build_through(patch, watched)
         train(config, task, out)
     return found
 

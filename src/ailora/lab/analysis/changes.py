@@ -17,8 +17,8 @@ from ailora.adapters.update import RoleUpdate, role_updates
 from ailora.errors import UserError
 from ailora.linalg import decompose
 from ailora.roles import Projection, find_projections, take_rows, unwrapped
-from ailora.roles.position import Position, body_key, position_of
-from ailora.roles.weights import matrix_of
+from ailora.roles.projection import matrix_of
+from ailora.roles.walk import Position, body_key, position_of
 
 
 @dataclass(frozen=True, kw_only=True)

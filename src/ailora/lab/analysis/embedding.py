@@ -31,8 +31,8 @@ class Point:
     Attributes:
         group: What colours it: ``"before"``, ``"after"`` or a method's name.
         matrix: ``"W"``, ``"A"`` or ``"B"``.
-        role: The projection's.
-        layer: The projection's.
+        role: Role of the projection.
+        layer: Layer of the projection.
         values: All entries, flattened, (d,).
     """
 
@@ -62,8 +62,8 @@ class Embedding:
     Attributes:
         method: ``"tsne"`` or ``"pca"``.
         points: In the order given.
-        seed: Of t-SNE's start; None for PCA.
-        perplexity: Of t-SNE; None for PCA.
+        seed: Seed of t-SNE's start; None for PCA.
+        perplexity: Perplexity of t-SNE; None for PCA.
         explained: PCA's share of the variance along x and y; None for t-SNE.
     """
 
@@ -101,7 +101,7 @@ def factor_points(
     Args:
         changes: See `ailora.lab.analysis.changes.adapter_changes`.
         group: The method's name, which the points carry.
-        role: Of the projections.
+        role: Role of the projections.
         matrix: Which factor.
     """
     return [
@@ -132,14 +132,14 @@ def pca(points: Sequence[Point]) -> Embedding:
 def tsne(
     points: Sequence[Point], *, seeds: Sequence[int] = (0, 1, 2), perplexity: float | None = None
 ) -> list[Embedding]:
-    """t-SNE once a seed, exact, from a random start, so that seeds show what is stable.
+    """t-SNE once per seed, exact, from a random start, so that seeds show what is stable.
 
     Distances between clusters and their sizes mean nothing in a t-SNE picture, and with few points
     neither may the clusters: look at several seeds, and at `pca`.
 
     Args:
-        points: n of them.
-        seeds: Of the random starts.
+        points: n points.
+        seeds: Seeds of the random starts.
         perplexity: Must be below n. None takes scikit-learn's 30, or (n - 1) / 3 if that is less
             (7.7 for the 24 layers of RoBERTa-large); the paper states none.
 
@@ -183,7 +183,7 @@ def coordinates(points: Sequence[Point]) -> _Array:
     if len(points) < FEWEST or len(sizes) > 1:
         raise UserError(
             f"an embedding needs at least {FEWEST} points of one size, got {len(points)} of sizes "
-            f"{sorted(sizes)}; embed roles and factors of different shapes apart"
+            f"{sorted(sizes)}; embed roles and factors of different shapes separately"
         )
     values, vectors = np.linalg.eigh(_centred_gram([point.values for point in points]))
     X: _Array = vectors[:, ::-1] * np.sqrt(np.clip(values[::-1], 0, None))

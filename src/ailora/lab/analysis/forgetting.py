@@ -1,31 +1,79 @@
-"""How far a tuned model's predictions are from the base model's: the paper's figure 4b."""
+"""How far a tuned model's predictions and hidden states are from its base's: figure 4b."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import copy
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    DataCollatorForLanguageModeling,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from ailora.errors import UserError
-from ailora.lab.analysis.tokens import TokenBatch
+from ailora.lab.analysis.runs import Run
+from ailora.lab.training.model import load_pretrained
 from ailora.roles import unwrapped
+
+MASKED = 0.15  # Devlin et al. 2019
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenBatch:
+    """What a model reads, and where its predictions count.
+
+    Attributes:
+        inputs: ``input_ids``, ``attention_mask`` and what else the tokeniser gives, (b, t).
+        counted: (b, t) bool: positions whose logits are compared; never padding.
+    """
+
+    inputs: dict[str, Tensor]
+    counted: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LanguageModel:
+    """A pre-trained model that predicts tokens.
+
+    Attributes:
+        model: The model with its own head.
+        tokenizer: Its own.
+        masked: Whether it predicts masked tokens (encoders) rather than the next one.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    masked: bool
+
+    def batches(self, texts: Sequence[str], *, seed: int = 0) -> Iterator[TokenBatch]:
+        """Batches of texts with the positions that it predicts; ``seed`` draws the masks."""
+        if self.masked:
+            return masked_batches(texts, self.tokenizer, seed=seed)
+        return next_token_batches(texts, self.tokenizer)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forgetting:
-    """Predictions of a tuned model beside the base model's, in nats a position.
+    """Predictions of a tuned model beside the base model's, in nats per position.
 
     Attributes:
         cross_entropy: - sum_t p(t) log q(t), p the base's prediction and q the tuned model's: the
             forgetting of Kalajdzievski (2024, arXiv 2401.05605), which the paper reports.
         kl: sum_t p(t) (log p(t) - log q(t)) = cross_entropy - entropy; exactly 0 for equal models.
         entropy: - sum_t p(t) log p(t): what the cross-entropy is when nothing is forgotten.
-        positions: How many positions the means are over.
+        positions: Number of positions that the means are over.
     """
 
     cross_entropy: float
@@ -41,12 +89,70 @@ class HiddenDrift:
     Attributes:
         relative: Mean of ||h' - h|| / ||h|| over real tokens.
         cosine: Mean of cos(h', h) over real tokens.
-        tokens: How many there were.
+        tokens: Number of real tokens.
     """
 
     relative: float
     cosine: float
     tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnTexts:
+    """How a tuned model differs from its base on texts.
+
+    Attributes:
+        texts: Number of texts.
+        drift: Movement of the last hidden states.
+        forgetting: Change of the predictions; None where the base has no head that predicts tokens.
+        reason: Why there is none.
+    """
+
+    texts: int
+    drift: HiddenDrift
+    forgetting: Forgetting | None = None
+    reason: str = ""
+
+
+def read_texts(path: Path) -> list[str]:
+    """The lines of a file that are not empty.
+
+    Raises:
+        UserError: It cannot be read as UTF-8, or has no text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give a text file in UTF-8") from error
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise UserError(f"{path}: has no text; give a file with one text per line")
+    return texts
+
+
+def on_texts(run: Run, texts: Sequence[str], *, seed: int = 0) -> OnTexts:
+    """Drift of hidden states, and forgetting where the base model predicts tokens.
+
+    Args:
+        run: Its model and what it learned.
+        texts: One per row; best of a kind that the run was not trained on.
+        seed: Seed of the masks, for encoders.
+
+    Raises:
+        UserError: An encoder-decoder.
+    """
+    body, tokenizer = load_pretrained(run.model, AutoModelForSequenceClassification, seed=0)
+    drift = hidden_drift(body, run.tuned, next_token_batches(texts, tokenizer))
+    try:
+        base = load_language_model(run.model)
+    except UserError as error:
+        return OnTexts(texts=len(texts), drift=drift, reason=str(error))
+    tuned = on_tuned_body(base.model, run.tuned)
+    return OnTexts(
+        texts=len(texts),
+        drift=drift,
+        forgetting=forgetting(base.model, tuned, base.batches(texts, seed=seed)),
+    )
 
 
 @torch.no_grad()
@@ -59,8 +165,8 @@ def forgetting(base: nn.Module, tuned: nn.Module, batches: Iterable[TokenBatch])
     Args:
         base: The untouched language model.
         tuned: A model with logits over the same vocabulary, see
-            `ailora.lab.analysis.language_model.on_tuned_body`.
-        batches: Of `ailora.lab.analysis.tokens`.
+            `on_tuned_body`.
+        batches: From `LanguageModel.batches`.
 
     Raises:
         UserError: The vocabularies differ, no position counts, or predictions are NaN.
@@ -91,7 +197,7 @@ def hidden_drift(base: nn.Module, tuned: nn.Module, batches: Iterable[TokenBatch
     Args:
         base: The untouched model, with any head or none.
         tuned: The tuned one, likewise.
-        batches: Of `ailora.lab.analysis.tokens`; every real token counts, predicted or not.
+        batches: Batches of tokens; every real token counts, predicted or not.
 
     Raises:
         UserError: An encoder-decoder; there are no tokens, or hidden states are NaN.
@@ -110,6 +216,111 @@ def hidden_drift(base: nn.Module, tuned: nn.Module, batches: Iterable[TokenBatch
         raise UserError("no hidden states, or not numbers; give texts, and models that are whole")
     relative_mean, cosine_mean = (sums / tokens).tolist()
     return HiddenDrift(relative=relative_mean, cosine=cosine_mean, tokens=tokens)
+
+
+def load_language_model(name: str) -> LanguageModel:
+    """Load a model with the head it was pre-trained with.
+
+    Args:
+        name: ``"demo-decoder"``, a folder or a hub name.
+
+    Raises:
+        UserError: No such model; an encoder-decoder; or its files have no such head, as those of
+            sentence encoders (``"demo"``), which `hidden_drift` is for.
+    """
+    model, tokenizer = load_pretrained(name, _AutoWithItsHead, seed=0)
+    return LanguageModel(model=model.eval(), tokenizer=tokenizer, masked=_is_masked(model.config))
+
+
+def on_tuned_body(language_model: PreTrainedModel, tuned: nn.Module) -> nn.Module:
+    """The tuned model with logits over tokens.
+
+    Args:
+        language_model: The base, with its head; it is not changed.
+        tuned: A model of the same architecture, with any head, wrapped by PEFT or not.
+
+    Returns:
+        The tuned model itself if it predicts tokens, else a copy of the base's head on the tuned
+        model's body, which is shared and not copied.
+
+    Raises:
+        UserError: The two are not of one architecture.
+    """
+    inner: Any = unwrapped(tuned)
+    if inner.config.model_type != language_model.config.model_type:
+        raise UserError(
+            f"the tuned model is a {inner.config.model_type} and the base a "
+            f"{language_model.config.model_type}; give the base that it was tuned from"
+        )
+    if isinstance(inner, type(language_model)):
+        return tuned
+    prefix = language_model.base_model_prefix
+    body = getattr(language_model, prefix)
+    try:
+        setattr(language_model, prefix, nn.Identity())  # not copied, only to be replaced
+        headed: nn.Module = copy.deepcopy(language_model)
+    finally:
+        setattr(language_model, prefix, body)
+    setattr(headed, prefix, inner.base_model)
+    return headed
+
+
+def next_token_batches(
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int = 128,
+    batch_size: int = 16,
+) -> Iterator[TokenBatch]:
+    """For decoders: each position that has a real token after it.
+
+    Args:
+        texts: One per row.
+        tokenizer: One with a padding token; it may pad on either side.
+        max_length: Tokens kept of a row.
+        batch_size: Rows per batch.
+    """
+    for inputs in _encoded(texts, tokenizer, max_length, batch_size):
+        real = inputs["attention_mask"].bool()
+        counted = torch.zeros_like(real)
+        counted[:, :-1] = real[:, :-1] & real[:, 1:]
+        yield TokenBatch(inputs=inputs, counted=counted)
+
+
+def masked_batches(
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int = 0,
+    max_length: int = 128,
+    batch_size: int = 16,
+) -> Iterator[TokenBatch]:
+    """For encoders: 15 % of the ordinary tokens, 80 % of them masked, 10 % random, 10 % left.
+
+    That is BERT's own training (Devlin et al. 2019). The draw is transformers' and seeded: the
+    same texts and seed give the same batches, and the global random state is left alone.
+
+    Args:
+        texts: One per row.
+        tokenizer: One with a mask token.
+        seed: Seed of what is masked.
+        max_length: Tokens kept of a row.
+        batch_size: Rows per batch.
+
+    Raises:
+        UserError: The tokeniser has no mask token.
+    """
+    if tokenizer.mask_token is None:
+        raise UserError(
+            "the model's tokenizer has no mask token; masked tokens cannot be predicted"
+        )
+    collate = DataCollatorForLanguageModeling(tokenizer, mlm=True, mlm_probability=MASKED)
+    for index, inputs in enumerate(_encoded(texts, tokenizer, max_length, batch_size)):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed * 1_000_003 + index)
+            ids, labels = collate.torch_mask_tokens(inputs["input_ids"].clone())
+        counted = (labels != -100) & inputs["attention_mask"].bool()
+        yield TokenBatch(inputs={**inputs, "input_ids": ids}, counted=counted)
 
 
 def _log_predictions(model: nn.Module, batch: TokenBatch) -> Tensor:
@@ -144,3 +355,38 @@ def _evaluating(*models: nn.Module) -> Iterator[None]:
     finally:
         for model, training in zip(models, before, strict=True):
             model.train(training)
+
+
+class _AutoWithItsHead:
+    """Chooses between transformers' auto classes, and refuses a head that would be random."""
+
+    @staticmethod
+    def from_pretrained(path: str, **options: Any) -> Any:
+        config = options["config"]
+        if config.is_encoder_decoder:
+            raise UserError("forgetting of encoder-decoders is not measured here")
+        auto: Any = AutoModelForMaskedLM if _is_masked(config) else AutoModelForCausalLM
+        model, loaded = auto.from_pretrained(path, **options)
+        if loaded["missing_keys"]:
+            raise UserError(
+                "the base model's files have no head that predicts tokens "
+                f"({min(loaded['missing_keys'])} is missing); give one with a head, or compare "
+                "hidden states alone"
+            )
+        return model, loaded
+
+
+def _is_masked(config: Any) -> bool:
+    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def _encoded(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, batch_size: int
+) -> Iterator[dict[str, Tensor]]:
+    for start in range(0, len(texts), batch_size):
+        rows = list(texts[start : start + batch_size])
+        yield dict(
+            tokenizer(
+                rows, truncation=True, max_length=max_length, padding=True, return_tensors="pt"
+            )
+        )

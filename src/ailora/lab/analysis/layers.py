@@ -1,18 +1,54 @@
-"""All that is measured of a change, a row for each projection."""
+"""What training did to each projection: norms, effective ranks, overlaps and intruders.
+
+`layer_rows` has all of them, one row per projection; the paper's figure 1 (c, d) shows the norms.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from ailora.errors import UserError
 from ailora.lab.analysis.changes import Change
-from ailora.lab.analysis.intruders import Intruders, intruders
-from ailora.lab.analysis.norms import weight_norms
 from ailora.lab.analysis.similarity import Similarity, StartOverlap, similarities, start_overlaps
-from ailora.roles.position import Position, spread
+from ailora.linalg import decompose
 from ailora.roles.spectra import effective_rank
+from ailora.roles.walk import Position, spread
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightNorm(Position):
+    """How far one projection moved.
+
+    Attributes:
+        norm: ||dW||_F.
+        relative: ||dW||_F / ||W||_F of the pre-trained W; infinite where W is zero and dW is not.
+    """
+
+    norm: float
+    relative: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intruders(Position):
+    """The leading singular vectors of W + dW of one projection, beside those of W.
+
+    Attributes:
+        cosines: For each of the first k left singular vectors of W + dW, the largest |cos| with
+            any left singular vector of W, in order of falling singular value.
+        epsilon: A vector whose cosine is below is an intruder.
+    """
+
+    cosines: tuple[float, ...]
+    epsilon: float
+
+    @property
+    def count(self) -> int:
+        """Number of intruders among the k."""
+        return sum(cosine < self.epsilon for cosine in self.cosines)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +58,7 @@ class LayerRow(Position):
     Attributes:
         norm: ||dW||_F.
         relative: ||dW||_F / ||W||_F.
-        effective_rank: Of dW, `ailora.roles.spectra.effective_rank`.
+        effective_rank: Effective rank of dW, `ailora.roles.spectra.effective_rank`.
         start: `StartOverlap`.
         factors: `Similarity` of B A, start included, with full fine-tuning's dW.
         update: `Similarity` of dW with it.
@@ -48,9 +84,9 @@ def layer_rows(
     """Norms, effective rank and overlaps of every change, in their order.
 
     Args:
-        changes: Of a run or between two models.
-        full: Those of full fine-tuning; without them there is no similarity.
-        with_intruders: Whether to look for intruder dimensions, a full SVD a weight.
+        changes: What a run changed, or the difference of two models.
+        full: Changes of full fine-tuning; without them there is no similarity.
+        with_intruders: Whether to look for intruder dimensions, a full SVD per weight.
     """
     reference = full or ()
     start = {row.name: row for row in start_overlaps(changes)}
@@ -90,3 +126,65 @@ def flat(row: LayerRow) -> dict[str, str | int | float | None]:
     found["intruders"] = row.intruders.count if row.intruders else None
     found["least_cosine"] = min(row.intruders.cosines) if row.intruders else None
     return found
+
+
+@torch.no_grad()
+def weight_norms(changes: Iterable[Change]) -> list[WeightNorm]:
+    """||dW||_F and ||dW||_F / ||W||_F of every change, in their order.
+
+    Args:
+        changes: From `adapter_changes` (dW = s (B A - B0 A0), by QR of its factors),
+            `changes_between` or `ailora.lab.analysis.runs.read_run`.
+    """
+    return [_norm(change) for change in changes]
+
+
+@torch.no_grad()
+def intruders(changes: Iterable[Change], *, k: int = 10, epsilon: float = 0.5) -> list[Intruders]:
+    """Intruder dimensions of each tuned weight (Shuttleworth et al. 2024, arXiv 2410.21228).
+
+    All left singular vectors of W are needed, so this is a full SVD per weight: a second at
+    1024 x 1024, a minute or more at 4096 x 4096. Where singular values of W coincide its vectors
+    are not unique, and a mere rotation among them can look like an intruder.
+
+    Args:
+        changes: See `ailora.lab.analysis.changes`.
+        k: How many leading vectors of W + dW are looked at, at most min(m, n).
+        epsilon: Threshold for the cosine, in (0, 1].
+
+    Raises:
+        UserError: k or epsilon out of range.
+    """
+    if k < 1 or not 0 < epsilon <= 1:
+        raise UserError(f"intruders: k={k}, epsilon={epsilon}: needs k >= 1 and 0 < epsilon <= 1")
+    return [
+        Intruders(
+            **spread(change.place),
+            cosines=tuple(nearest_cosines(W, W + change.matrix(), k).tolist()),
+            epsilon=epsilon,
+        )
+        for change in changes
+        for W in (change.weight(),)
+    ]
+
+
+def nearest_cosines(before: Tensor, after: Tensor, k: int) -> Tensor:
+    """max_i |u'_j . u_i| for the first k left singular vectors u'_j of a tuned weight.
+
+    Args:
+        before: W, (m, n) float64.
+        after: W + dW, (m, n) float64.
+        k: At most min(m, n) are taken.
+
+    Returns:
+        (k,) float64, between 0 and 1.
+    """
+    U: Tensor = torch.linalg.svd(before, full_matrices=False).U
+    new = decompose(after, min(k, *after.shape), "principal").U.to(U)
+    return (new.T @ U).abs().amax(dim=1).clamp(max=1.0)
+
+
+def _norm(change: Change) -> WeightNorm:
+    norm, whole = change.norm(), float(torch.linalg.norm(change.weight()))
+    relative = norm / whole if whole else (float("inf") if norm else 0.0)
+    return WeightNorm(**spread(change.place), norm=norm, relative=relative)

@@ -22,13 +22,13 @@ from transformers import (
 from ailora.errors import UserError
 from ailora.lab import methods
 from ailora.lab.analysis.changes import Change, adapter_changes, changes_between
-from ailora.lab.methods import Settings
 from ailora.lab.methods.houlsby import houlsby
-from ailora.lab.methods.storage.parts import WEIGHTS, read_record
+from ailora.lab.methods.saving import WEIGHTS, read_record
+from ailora.lab.settings import RunConfig
 from ailora.lab.training.folder import RunFolder
 from ailora.lab.training.model import load_pretrained
 from ailora.pretrained import load_backbone
-from ailora.roles.position import body_name
+from ailora.roles.walk import body_name
 
 _ADAPTER_CONFIG = "adapter_config.json"
 _HEADS: dict[str, Any] = {
@@ -46,7 +46,7 @@ class Run:
     Attributes:
         path: Its folder.
         method, model, task, seed: As it was trained.
-        data: Fingerprint of its data.
+        data: Fingerprint of the data.
         tuned: The model with what was learned: a PEFT model, or one of transformers'.
         changes: dW of each projection that the method can move, in model order; empty for Houlsby
             adapters, which are layers of their own and leave every weight as it is.
@@ -96,10 +96,10 @@ def read_run(path: Path) -> Run:
 
 
 def check_comparable(run: Run, full: Run) -> list[str]:
-    """What sets a full fine-tuning run apart from the run that it is compared with.
+    """How a full fine-tuning run differs from the run that it is compared with.
 
     Returns:
-        A line each; none where only the method (and what it brings along) differs.
+        One line per difference; none where only the method (and what it brings along) differs.
 
     Raises:
         UserError: It is no full fine-tuning, or of another base model.
@@ -130,7 +130,7 @@ def _learned(adapter: Path, model: str, outputs: int) -> tuple[nn.Module, list[C
         return after, changes_between(before, after)
     after = load_backbone(model)
     if what.method == "houlsby":
-        after = houlsby(after, Settings(bottleneck=what.bottleneck or 1)).eval()
+        after = houlsby(after, RunConfig(bottleneck=what.bottleneck or 1)).eval()
     _copy_saved(after, adapter / WEIGHTS)
     return after, [] if what.method == "houlsby" else changes_between(before, after)
 

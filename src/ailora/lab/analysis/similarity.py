@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -13,10 +12,10 @@ from torch import Tensor
 
 from ailora.errors import UserError
 from ailora.lab.analysis.changes import Change, FactoredChange, Subspaces, product_subspaces
-from ailora.roles.position import Position, spread
+from ailora.roles.walk import Position, spread
 
 Of = Literal["factors", "update"]
-DRAWS = 200
+_DRAWS = 200  # random subspaces
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +45,8 @@ class StartOverlap(Position):
     """phi of the trained factors with the ones that they started from.
 
     Attributes:
-        left: Of the column spaces of B and B0; None where either has dependent columns.
-        right: Of the row spaces of A and A0; likewise.
+        left: phi of the column spaces of B and B0; None where either has dependent columns.
+        right: phi of the row spaces of A and A0; likewise.
     """
 
     left: float | None
@@ -59,17 +58,13 @@ class RandomLevel:
     """phi of two independent random subspaces (Haar) of dimensions a and b in n dimensions.
 
     Attributes:
-        mean: Exact: max(a, b) / n.
-        deviation: Exact standard deviation.
+        mean: Exact mean, max(a, b) / n.
         low, high: 2.5 % and 97.5 % quantiles of the draws.
-        draws: How many were made.
     """
 
     mean: float
-    deviation: float
     low: float
     high: float
-    draws: int
 
 
 def phi(A: Tensor, B: Tensor) -> float:
@@ -96,19 +91,18 @@ def phi(A: Tensor, B: Tensor) -> float:
 
 
 @cache
-def random_level(n: int, a: int, b: int, *, draws: int = DRAWS, seed: int = 0) -> RandomLevel:
+def random_level(n: int, a: int, b: int, *, draws: int = _DRAWS, seed: int = 0) -> RandomLevel:
     """What phi is between random subspaces, without which no phi can be called large.
 
-    tr(P Q) of two random projections has the mean a b / n and the variance
-    2 a b (n - a) (n - b) / (n^2 (n - 1) (n + 2)), second moments of a Haar-distributed rotation;
-    the quantiles are drawn, with one subspace fixed, which changes no distribution.
+    tr(P Q) of two random projections has the mean a b / n; the quantiles are drawn, with one
+    subspace fixed, which changes no distribution.
 
     Args:
         n: Dimension of the space.
-        a: Dimension of the one.
+        a: Dimension of one subspace.
         b: Dimension of the other.
-        draws: Of the quantiles.
-        seed: Of the draws.
+        draws: Number of draws for the quantiles.
+        seed: Seed of the draws.
 
     Raises:
         UserError: A subspace larger than the space, or fewer than two draws.
@@ -117,17 +111,9 @@ def random_level(n: int, a: int, b: int, *, draws: int = DRAWS, seed: int = 0) -
         raise UserError(
             f"random_level: n={n}, a={a}, b={b}, draws={draws}: needs 1 <= a, b <= n, two draws"
         )
-    small = min(a, b)
-    variance = 2 * a * b * (n - a) * (n - b) / (n**2 * max(n - 1, 1) * (n + 2))
     drawn = _drawn(n, a, b, draws, seed)
     low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=drawn.dtype)).tolist()
-    return RandomLevel(
-        mean=max(a, b) / n,
-        deviation=math.sqrt(variance) / small,
-        low=low,
-        high=high,
-        draws=draws,
-    )
+    return RandomLevel(mean=max(a, b) / n, low=low, high=high)
 
 
 @torch.no_grad()
@@ -139,10 +125,10 @@ def similarities(
     The rank is that of the factors; "first r singular vectors" on both sides, as in section 5.3.
 
     Args:
-        changes: Of a LoRA (`ailora.lab.analysis.changes.adapter_changes`); other methods' have no
-            factors and no rank of their own and are left out.
-        reference: Of full fine-tuning; projections that it lacks are left out.
-        of: What of the adapter is compared, see `Similarity`.
+        changes: Changes by a LoRA (`ailora.lab.analysis.changes.adapter_changes`); those of other
+            methods have no factors and no rank of their own and are left out.
+        reference: Changes by full fine-tuning; projections that it lacks are left out.
+        of: Which part of the adapter is compared, see `Similarity`.
     """
     by_name = {change.place.name: change for change in reference}
     return [

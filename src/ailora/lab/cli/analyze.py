@@ -15,10 +15,29 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ailora.lab.analysis.changes import Change
+    from ailora.lab.analysis.forgetting import OnTexts
+    from ailora.lab.analysis.layers import LayerRow
     from ailora.lab.analysis.runs import Run
-    from ailora.lab.analysis.texts import OnTexts
+    from ailora.roles.spectra import Spectrum
 
 Row = dict[str, Any]
+
+# Columns of the two tables, and fields of `flat` rows; one without any value is left out.
+_HOW_FAR = (
+    ("||dW||", "norm"),
+    ("/ ||W||", "relative"),
+    ("eff. rank", "effective_rank"),
+    ("B ~ B0", "start_left"),
+    ("A ~ A0", "start_right"),
+    ("intruders", "intruders"),
+)
+_WHERE_TO = (
+    ("B A left", "factors_left"),
+    ("B A right", "factors_right"),
+    ("dW left", "update_left"),
+    ("dW right", "update_right"),
+    ("chance", "random_left"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +66,15 @@ def analyze(
     ] = None,
     full: Annotated[
         Path | None,
-        typer.Option(help="Of a run: a run of method 'full' on the same task, to compare with."),
+        typer.Option(help="With a run: a run of method 'full' on the same task, to compare with."),
     ] = None,
     texts: Annotated[
         Path | None,
-        typer.Option(help="Of a run: a file with a text a line, on which to compare predictions."),
+        typer.Option(help="With a run: a file of texts, one per line, to compare predictions on."),
     ] = None,
-    rank: Annotated[int, typer.Option(help="Of a model: values in the part that trains.")] = 8,
+    rank: Annotated[int, typer.Option(help="With a model: values in the part that trains.")] = 8,
     intruders: Annotated[
-        bool, typer.Option(help="Look for intruder dimensions: a full SVD a weight.")
+        bool, typer.Option(help="Look for intruder dimensions: a full SVD per weight.")
     ] = True,
     out: Annotated[Path | None, typer.Option(help="Folder for CSV files.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
@@ -94,8 +113,8 @@ def _check(other: str | None, full: Path | None, texts: Path | None, *, of_run: 
 
 
 def _of_run(path: Path, full: Path | None, texts: Path | None, intruders: bool) -> _Found:
+    from ailora.lab.analysis.forgetting import on_texts, read_texts
     from ailora.lab.analysis.runs import check_comparable, read_run
-    from ailora.lab.analysis.texts import on_texts, read_texts
 
     lines = read_texts(texts) if texts else None
     run = read_run(path)
@@ -130,17 +149,16 @@ def _changed(
     more: list[str],
     texts: Row | None = None,
 ) -> _Found:
-    from ailora.lab.analysis import words
+    from ailora.lab.analysis import findings
     from ailora.lab.analysis.layers import flat, layer_rows
-    from ailora.lab.cli.tables import layer_tables
 
     rows = layer_rows(changes, full.changes if full else None, with_intruders=intruders)
     return _Found(
         title=title,
-        tables=layer_tables(rows) if rows else [],
+        tables=_layer_tables(rows) if rows else [],
         files={"layers.csv": [flat(row) for row in rows]},
         words=[
-            *words.on_layers(rows),
+            *findings.on_layers(rows),
             *more,
             "Seen on one pair of models: what other seeds, tasks or models give is not in it.",
         ],
@@ -149,12 +167,11 @@ def _changed(
 
 
 def _of_model(model: str, rank: int) -> _Found:
-    from ailora.cli.spectra import spectra_table
-    from ailora.lab.analysis import words
-    from ailora.lab.cli.tables import spectra_row
+    from ailora.cli.inspect import spectra_table
+    from ailora.lab.analysis import findings
     from ailora.pretrained import load_backbone
-    from ailora.roles.position import spread
     from ailora.roles.spectra import spectra
+    from ailora.roles.walk import spread
 
     found = spectra(load_backbone(model), rank=rank)
     values = [
@@ -165,9 +182,56 @@ def _of_model(model: str, rank: int) -> _Found:
     return _Found(
         title=f"spectra of {model}",
         tables=[spectra_table(found)],
-        files={"spectra.csv": [spectra_row(one) for one in found], "singular_values.csv": values},
-        words=words.on_spectra(found),
+        files={"spectra.csv": [_spectra_row(one) for one in found], "singular_values.csv": values},
+        words=findings.on_spectra(found),
     )
+
+
+def _layer_tables(rows: Sequence[LayerRow]) -> list[Table]:
+    """How far each projection moved; and, where it was measured, where to."""
+    found = [_layer_table(rows, _HOW_FAR)]
+    if any(row.factors for row in rows):
+        found.append(_layer_table(rows, _WHERE_TO))
+        found[-1].title = "similarity to full fine-tuning's dW (1: the same subspace)"
+    return found
+
+
+def _spectra_row(one: Spectrum) -> dict[str, Any]:
+    """A spectrum as numbers, for files."""
+    from ailora.roles.walk import spread
+
+    return {
+        **spread(one),
+        "rows": one.shape[0],
+        "columns": one.shape[1],
+        "largest": one.values[0],
+        "median": one.median,
+        "smallest": one.values[-1],
+        "effective_rank": one.effective_rank,
+        "stable_rank": one.stable_rank,
+        "part": one.part,
+        "rank": one.rank,
+        "energy_share": one.energy_share,
+    }
+
+
+def _layer_table(rows: Sequence[LayerRow], columns: Sequence[tuple[str, str]]) -> Table:
+    from rich.table import Table
+
+    from ailora.cli.inspect import cell, where
+    from ailora.lab.analysis.layers import flat
+
+    table, several = Table(title_justify="left"), len({row.stack for row in rows}) > 1
+    cells = [flat(row) for row in rows]
+    shown = [(title, name) for title, name in columns if any(c[name] is not None for c in cells)]
+    for title in ("layer", "role"):
+        table.add_column(title)
+    for title, _ in shown:
+        table.add_column(title, justify="right")
+    for row, values in zip(rows, cells, strict=True):
+        place = where(row, with_stack=several)
+        table.add_row(place, row.role, *(cell(values[name]) for _, name in shown))
+    return table
 
 
 def _on_texts(said: OnTexts) -> list[str]:

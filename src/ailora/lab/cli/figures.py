@@ -10,7 +10,7 @@ from ailora.cli.console import along, console
 from ailora.errors import UserError
 
 if TYPE_CHECKING:
-    from ailora.lab.report.figures.measure import Seen, Tables
+    from ailora.lab.report.figures.panel_tables import Seen, Tables
     from ailora.lab.training import RunConfig
 
 _MAX_TEXTS = 200  # a figure's intervals come from seeds; more texts would narrow nothing
@@ -23,12 +23,12 @@ def measure_and_draw(
 
     Args:
         seen: The runs.
-        measures: Names in `ailora.lab.report.figures.measure.MEASURES`.
+        measures: Names in `ailora.lab.report.figures.panel_tables.MEASURES`.
         texts: Whose task's test texts forgetting is measured on; None where it is not.
-        folder: Of the figures.
+        folder: Folder of the figures.
     """
-    from ailora.lab.report.figures.measure import MEASURES, forgotten
-    from ailora.lab.report.figures.paper import draw_panels
+    from ailora.lab.report.figures.gallery import draw_panels
+    from ailora.lab.report.figures.panel_tables import MEASURES, forgotten
 
     tables: Tables = {}
     for name in measures:
@@ -41,7 +41,7 @@ def measure_and_draw(
 
 
 def say_drawn(path: Path) -> None:
-    """Where a figure is."""
+    """Print where a figure is."""
     others = ".png and .csv" if path.with_suffix(".csv").exists() else ".png"
     console.print(f"figure: {path.resolve()}, {others}", soft_wrap=True, highlight=False)
 

@@ -9,11 +9,12 @@ import typer
 
 from ailora.errors import UserError
 from ailora.lab.cli import options
+from ailora.lab.settings import RunConfig
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ailora.lab.methods.counting.counts import Counts
+    from ailora.lab.methods.counting import Counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ def params(
     method: Annotated[
         str | None, typer.Option(help="Names with commas between. Default: all methods.")
     ] = None,
-    rank: options.Rank = 8,
+    rank: Annotated[int, typer.Option(help="Rank of the factors.")] = 8,
     labels: Annotated[int, typer.Option(help="Classes, of models that get a classifier.")] = 2,
     table: Annotated[
         int | None, typer.Option(help="4 or 5: the rows of that table of the paper.")
@@ -66,7 +67,7 @@ def params(
 
 
 def _check(model: str, method: str | None, rank: int, labels: int, table: int | None) -> None:
-    from ailora.lab.methods.counting.published import MODEL
+    from ailora.lab.methods.architectures import MODEL
 
     for option, value in (("--rank", rank), ("--labels", labels)):
         if value < 1:
@@ -85,13 +86,13 @@ def _check(model: str, method: str | None, rank: int, labels: int, table: int | 
 def _methods(
     model: str, method: str | None, rank: int, labels: int, table: int | None
 ) -> list[_Row]:
-    from ailora.lab.methods import METHODS, Settings, method_named
-    from ailora.lab.methods.counting.published import MODEL, TABLE_4
-    from ailora.lab.methods.counting.sizing import count_without_weights
+    from ailora.lab.methods import METHODS, method_named
+    from ailora.lab.methods.architectures import MODEL, TABLE_4
+    from ailora.lab.methods.counting import count_without_weights
 
-    names = options.optional_names("--method", method) or tuple(TABLE_4 if table else METHODS)
+    names = options.names("--method", method) if method else tuple(TABLE_4 if table else METHODS)
     chosen = [method_named(name) for name in names]
-    config, settings = _config(model), Settings(rank=rank)
+    config, settings = _config(model), RunConfig(rank=rank)
     published = TABLE_4 if model == MODEL and rank == 8 and labels == 2 else {}
     rows = []
     for one in chosen:
@@ -106,16 +107,17 @@ def _methods(
 
 def _ranks(labels: int) -> list[_Row]:
     """AILoRA with the ranks of Table 5."""
-    from ailora.lab.methods import METHODS, Settings
-    from ailora.lab.methods.counting.published import MODEL, TABLE_5, TABLE_5_MILLIONS
-    from ailora.lab.methods.counting.sizing import count_without_weights
+    from ailora.lab.methods import METHODS
+    from ailora.lab.methods.architectures import MODEL, TABLE_5, TABLE_5_MILLIONS
+    from ailora.lab.methods.counting import count_without_weights
+    from ailora.lab.settings import RunConfig
 
     config = _config(MODEL)
     return [
         _row(
             "ailora",
             setting,
-            count_without_weights(config, METHODS["ailora"], Settings(ranks=ranks), labels),
+            count_without_weights(config, METHODS["ailora"], RunConfig(ranks=ranks), labels),
             TABLE_5_MILLIONS,
         )
         for setting, ranks in TABLE_5.items()
@@ -139,7 +141,7 @@ def _config(model: str) -> Any:
     from transformers import AutoConfig
 
     from ailora.lab import demo
-    from ailora.lab.methods.counting.architectures import ARCHITECTURES, architecture
+    from ailora.lab.methods.architectures import ARCHITECTURES, architecture
 
     if model in ARCHITECTURES:
         return architecture(model)

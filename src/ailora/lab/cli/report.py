@@ -14,7 +14,7 @@ from ailora.errors import UserError
 
 if TYPE_CHECKING:
     from ailora.lab.experiments import Store
-    from ailora.lab.report.store import StoreReport
+    from ailora.lab.report.store_report import StoreReport
     from ailora.lab.training import RunConfig
 
 _FORMATS = ("html", "md", "tex")
@@ -91,13 +91,15 @@ class _Report:
     figures: Path
 
     def read(self) -> StoreReport:
-        from ailora.lab.report.store import store_report
+        from ailora.lab.experiments.sweep import Agenda
+        from ailora.lab.report.store_report import store_report
 
-        return store_report(self.store, self.title)
+        agenda = Agenda.read(self.store.path)
+        return store_report(self.store.runs(), self.title, agenda=agenda)
 
     def write(self, found: StoreReport, refresh: int | None = None) -> None:
         from ailora.files import write_atomic
-        from ailora.lab.report.pages.store import as_latex, as_markdown, write_page
+        from ailora.lab.report.page import as_latex, as_markdown, write_page
 
         if self.style == "html":
             write_page(found, self.path, figures=self.figures, refresh=refresh)
@@ -109,7 +111,7 @@ class _Report:
         """Read the weights of the reported runs, part by part; ``texts`` names a task."""
         from ailora.cli.console import console
         from ailora.lab.cli.figures import measure_and_draw
-        from ailora.lab.report.figures.measure import Seen
+        from ailora.lab.report.figures.panel_tables import Seen
 
         found = [run for run in self.store.runs() if run.result is not None]
         for part in self.read().parts:

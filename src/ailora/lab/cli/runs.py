@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +14,8 @@ from ailora.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rich.table import Table
 
     from ailora.lab.experiments.store import Store, Stored
 
@@ -51,7 +55,6 @@ def runs(
     `ailora runs sweep show 3fa9c1` · `ailora runs sweep compare 3fa9c1 88ab02` ·
     `ailora runs sweep prune --dry-run`
     """
-    from ailora.lab.cli.run_tables import compare_runs, list_runs, show_run
     from ailora.lab.experiments import Store
 
     if not store.is_dir():
@@ -63,11 +66,11 @@ def runs(
         raise UserError(f"{action} takes {_NUMBERS.get(action, 0)} names of runs, not {len(given)}")
     found = _chosen(Store(store).runs(), where or [], state)
     if action == "list":
-        list_runs(found, as_json)
+        _list(found, as_json)
     elif action == "show":
-        show_run(_named(given[0], found), as_json)
+        _show(_named(given[0], found), as_json)
     elif action == "compare":
-        compare_runs(_named(given[0], found), _named(given[1], found), as_json)
+        _compare(_named(given[0], found), _named(given[1], found), as_json)
     elif action == "prune":
         _prune(Store(store), found, yes, dry_run)
     else:
@@ -75,14 +78,14 @@ def runs(
 
 
 def _chosen(found: Sequence[Stored], where: Sequence[str], state: str | None) -> list[Stored]:
-    from ailora.lab.experiments.grid import SETTINGS, check_name
+    from ailora.lab.settings import check_name
 
     pairs = []
     for condition in where:
         name, equals, value = condition.partition("=")
         if not equals:
             raise UserError(f"--where {condition!r}: write it as key=value, such as method=ailora")
-        check_name(name.partition(".")[0], SETTINGS, "--where ")
+        check_name(name.partition(".")[0], where="--where ")
         pairs.append((name, value))
     return [
         run
@@ -92,7 +95,7 @@ def _chosen(found: Sequence[Stored], where: Sequence[str], state: str | None) ->
 
 
 def _has(config: Mapping[str, Any], name: str, value: str) -> bool:
-    """Whether a setting, ``generation.num_beams`` among them, is what was typed."""
+    """Whether a setting, ``ranks.q`` among them, is what was typed."""
     found: Any = config
     for part in name.split("."):
         if not isinstance(found, Mapping) or part not in found:
@@ -116,6 +119,108 @@ def _named(part: str, found: Sequence[Stored]) -> Stored:
     if fits:
         raise UserError(f"{part!r} is a part of {len(fits)} names; give more of it")
     raise UserError(f"no run is called {part!r}; 'ailora runs STORE' lists them")
+
+
+def _list(found: Sequence[Stored], as_json: bool) -> None:
+    """One line per run, and how many there are in each state."""
+    from ailora.cli.console import console
+
+    if as_json:
+        _print_json([_as_json(run) for run in found])
+        return
+    console.print(_run_table(found))
+    states: Counter[str] = Counter(run.state for run in found)
+    counted = ", ".join(f"{states[state]} {state}" for state in _STATES if states[state])
+    console.print(counted or "no runs", highlight=False)
+
+
+def _run_table(found: Sequence[Stored]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from ailora.lab.cli.words import result_words, value_words
+    from ailora.lab.experiments.best_rates import varied
+
+    names = varied([run.config for run in found if run.config])
+    table = Table()
+    for column in ("run", "state", *names, "lr", "seed", "score or reason"):
+        table.add_column(column, overflow="fold")
+    for run in found:
+        ended = run.result or run.failure
+        words = result_words(ended) if ended else str(run.owner or "")
+        settings = [value_words(run.config.get(name, "")) for name in (*names, "lr", "seed")]
+        table.add_row(*map(Text, (run.run_id, run.state, *settings, words)))
+    return table
+
+
+def _as_json(run: Stored) -> dict[str, Any]:
+    """A run without its curve, for JSON."""
+    return {
+        "id": run.run_id,
+        "state": run.state,
+        "config": dict(run.config),
+        "metrics": run.result["metrics"] if run.result else None,
+        "failure": {"kind": run.failure.kind, "reason": run.failure.reason}
+        if run.failure
+        else None,
+        "owner": str(run.owner) if run.owner else None,
+    }
+
+
+def _show(run: Stored, as_json: bool) -> None:
+    """A run's settings, its scores or why it has none."""
+    from ailora.cli.console import console
+    from ailora.lab.cli.words import result_words
+
+    if as_json:
+        _print_json(_as_json(run) | {"result": run.result})
+        return
+    lines = [f"{run.run_id}  {run.state}  {run.owner or ''}".rstrip()]
+    lines += [f"  {name}: {value}" for name, value in run.config.items() if value is not None]
+    for split, scores in (run.result["metrics"] if run.result else {}).items():
+        words = "  ".join(f"{metric} {score:.4f}" for metric, score in scores.items())
+        lines.append(f"  {split}: {words}")
+    if run.failure is not None:
+        lines += [f"  {result_words(run.failure)}", run.failure.details]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _compare(first: Stored, second: Stored, as_json: bool) -> None:
+    """The settings and scores that differ between two runs."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from ailora.cli.console import console
+
+    sides = [_flat(run) for run in (first, second)]
+    differing = {
+        name: [side.get(name) for side in sides]
+        for name in dict.fromkeys([*sides[0], *sides[1]])
+        if sides[0].get(name) != sides[1].get(name)
+    }
+    if as_json:
+        _print_json({"runs": [first.run_id, second.run_id], "differing": differing})
+        return
+    table = Table(title="what differs")
+    for column in ("", first.run_id, second.run_id):
+        table.add_column(column, overflow="fold")
+    for name, values in differing.items():
+        words = (f"{v:.4f}" if name.startswith(("selection ", "test ")) else str(v) for v in values)
+        table.add_row(*map(Text, (name, *words)))
+    console.print(table)
+
+
+def _flat(run: Stored) -> dict[str, Any]:
+    """Settings, state and scores under one name each."""
+    flat = dict(run.config) | {"state": run.state}
+    for split, scores in (run.result["metrics"] if run.result else {}).items():
+        flat |= {f"{split} {metric}": score for metric, score in scores.items()}
+    return flat
+
+
+def _print_json(content: Any) -> None:
+    typer.echo(json.dumps(content, indent=2))
 
 
 def _prune(store: Store, found: Sequence[Stored], yes: bool, dry_run: bool) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ailora.lab.cli import options
-from ailora.lab.cli.settings import GENERATION, given_on, run_config
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,26 +15,22 @@ if TYPE_CHECKING:
     from ailora.lab.training import RunConfig
     from ailora.lab.training.kinds import Scored
 
-_NO_SETTINGS = ("run", "out")
+_SCORING = (
+    *("model", "task", "data", "max_length", "eval_limit", "micro_batch_size"),
+    *("max_new_tokens", "num_beams", "max_source_tokens", "answer_batch_size", "tests"),
+    *("n_best", "max_answer_length", "null_threshold"),
+)
 
 
+@options.settings_as_options(_SCORING, defaults={"task": "arithmetic"})
 def score(
-    context: typer.Context,
+    settings: options.Given,
     run: Annotated[
         Path | None,
         typer.Argument(help="A run's folder. Default: the base model itself, as --model says."),
     ] = None,
-    model: options.Model = "demo",
-    task: options.Task = "arithmetic",
-    data: options.Data = None,
-    max_length: options.MaxLength = None,
-    eval_limit: options.EvalLimit = None,
-    max_new_tokens: options.MaxNewTokens = None,
-    num_beams: options.NumBeams = None,
-    max_source_tokens: options.MaxSourceTokens = None,
-    tests: options.Tests = None,
     out: Annotated[
-        Path | None, typer.Option(help="File for the answers, a JSON object a line.")
+        Path | None, typer.Option(help="File for the answers, one JSON object per line.")
     ] = None,
 ) -> None:
     """Score a run's saved adapter again, or a base model before any tuning.
@@ -45,22 +40,15 @@ def score(
     Examples: `ailora score runs/ailora-cola-1a2b3c4d5e` ·
     `ailora score --model demo --task arithmetic --data DIR --eval-limit 100`
     """
-    settings = {name: value for name, value in context.params.items() if name not in _NO_SETTINGS}
-    _score(run, settings, given_on(context) & settings.keys(), out)
-
-
-def _score(
-    run: Path | None, settings: dict[str, Any], given: frozenset[str], out: Path | None
-) -> None:
     import json
 
     from ailora.cli.console import console, progress, quiet_libraries
     from ailora.files import write_atomic
     from ailora.lab.tasks import load_task
-    from ailora.lab.training.score import score as score_rows
+    from ailora.lab.training.scoring import score as score_rows
 
     quiet_libraries()
-    config = _settings(run, settings, given)
+    config = _settings(run, settings)
     rows = load_task(config.task, **config.task_options())
     with progress() as bar:
         line = bar.add_task(f"{config.model} on {rows.name}", total=None)
@@ -76,20 +64,14 @@ def _score(
         write_atomic(out, "".join(lines))
 
 
-def _settings(run: Path | None, settings: dict[str, Any], given: frozenset[str]) -> RunConfig:
-    from dataclasses import asdict
+def _settings(run: Path | None, given: options.Given) -> RunConfig:
+    from dataclasses import replace
 
-    from ailora.lab.training import RunConfig
-    from ailora.lab.training.score import settings_in
+    from ailora.lab.training.scoring import settings_in
 
     if run is None:
-        return run_config(settings, given, None)
-    made_with = asdict(settings_in(run))
-    settings = {**settings, "tests": options.optional_names("--tests", settings["tests"])}
-    generation = {name: settings[name] for name in GENERATION if name in given}
-    made_with["generation"] |= generation
-    made_with |= {name: settings[name] for name in given - generation.keys()}
-    return RunConfig.from_json(made_with)
+        return options.run_config({"task": "arithmetic", **given})
+    return replace(settings_in(run), **given)
 
 
 def _table(found: Scored, what: Path | str, task: str) -> Table:

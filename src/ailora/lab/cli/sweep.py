@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ailora.lab.cli import options, running
+from ailora.lab.cli import options
 
 if TYPE_CHECKING:
     from ailora.lab.experiments import Outcome
@@ -49,26 +49,26 @@ def sweep(
     `ailora sweep sweep.toml --engine ray --address auto --gpus-per-run 1`
     """
     from ailora.cli.console import console, quiet_libraries
+    from ailora.lab.cli import sweeps
     from ailora.lab.cli.words import plan_table
     from ailora.lab.experiments import Store
     from ailora.lab.experiments.grid import distinct
-    from ailora.lab.experiments.jobs import Tasks, jobs_of
-    from ailora.lab.experiments.plan import read_plan
+    from ailora.lab.experiments.jobs import Tasks
+    from ailora.lab.experiments.sweep_file import read_sweep_file
     from ailora.lab.training.folder import check_writable
 
     quiet_libraries()
-    chosen = running.engine_named(engine, workers, threads, address, cpus_per_run, gpus_per_run)
-    grids, store, tasks = read_plan(file), Store(out), Tasks()
+    chosen = sweeps.engine_named(engine, workers, threads, address, cpus_per_run, gpus_per_run)
+    grids, store = read_sweep_file(file), Store(out)
+    runs = distinct(grids)
     check_writable(out)
-    with console.status("reading the data"):
-        jobs = jobs_of(distinct(grids), tasks)
-    states = running.states_of(jobs, store)
-    console.print(plan_table(str(file), grids, running.counted(list(states.values()))))
-    todo = running.left_to_do(jobs, states, retry=retry_failed)
-    weights = running.estimated(chosen, todo, store, dry_run=dry_run) if estimate else {}
+    console.print(plan_table(str(file), grids, f"{len(runs):,} runs"))
     if dry_run:
+        _, todo = sweeps.look(runs, store, Tasks(), retry=retry_failed)
+        if estimate:
+            sweeps.estimated(chosen, todo, store, dry_run=True)
         return
-    outcome = running.run_shown(jobs, weights, store, chosen, tasks, retry=retry_failed)
+    outcome = sweeps.do_runs(runs, store, chosen, estimate=estimate, retry=retry_failed)
     _say_outcome(outcome)
     if outcome.failed:
         raise typer.Exit(1)
@@ -76,9 +76,8 @@ def sweep(
 
 def _say_outcome(outcome: Outcome) -> None:
     from ailora.cli.console import console
-    from ailora.lab.cli.board import standings_table
-    from ailora.lab.cli.running import say_failed
-    from ailora.lab.experiments.standings import varied
+    from ailora.lab.cli.sweeps import say_failed, standings_table
+    from ailora.lab.experiments.best_rates import varied
 
     names = varied([run["config"] for run in outcome.runs] + [f.config for f in outcome.failed])
     if outcome.runs:

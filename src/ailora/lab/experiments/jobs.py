@@ -1,24 +1,29 @@
-"""Runs with their names: a run's folder is named by its data, which must be read for that."""
+"""Runs to do: named by their data, done one at a time, and what is told meanwhile."""
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ailora.lab.experiments.failure import Failure, failure_of
+from ailora.errors import UserError
+from ailora.lab.experiments.store import Failure, Run, Store, failure_of
+from ailora.lab.lock import LockedError, held
+from ailora.lab.settings import RunConfig
 from ailora.lab.tasks import Task, load_task
-from ailora.lab.training import RunConfig
+from ailora.lab.training import train
+from ailora.lab.training.monitoring import DivergedError
 
-_KEPT = 4  # tasks in memory: neighbouring runs mostly share one
+_TASKS_IN_MEMORY = 4  # neighbouring runs mostly share one
 
 
 class Rows(NamedTuple):
-    """How many there are."""
+    """Number of rows in each split."""
 
     train: int
     selection: int
@@ -32,8 +37,8 @@ class Job:
     Attributes:
         config: Its settings.
         run_id: Name of its folder.
-        rows: Of its data; None where it cannot be read.
-        unreadable: Why it cannot.
+        rows: Size of its data; None where the data cannot be read.
+        unreadable: Why the data cannot be read.
     """
 
     config: RunConfig
@@ -49,7 +54,7 @@ class _Known(NamedTuple):
 
 
 class Tasks:
-    """The data of runs, read once for all that share it."""
+    """The data of runs, read once for all runs that share it."""
 
     def __init__(self) -> None:
         self._loaded: OrderedDict[str, Task] = OrderedDict()
@@ -64,13 +69,13 @@ class Tasks:
         key = _key(config)
         if key not in self._loaded:
             self._loaded[key] = load_task(config.task, **config.task_options())
-            while len(self._loaded) > _KEPT:
+            while len(self._loaded) > _TASKS_IN_MEMORY:
                 self._loaded.popitem(last=False)
         self._loaded.move_to_end(key)
         return self._loaded[key]
 
     def job(self, config: RunConfig) -> Job:
-        """The run with its name; data that cannot be read is not asked for twice."""
+        """The run with its name. Data that could not be read is not tried again."""
         key = _key(config)
         if key not in self._known:
             self._known[key] = self._ask(config)
@@ -90,16 +95,124 @@ class Tasks:
         return _Known(task.name, task.fingerprint, Rows(*(split.num_rows for split in splits)))
 
 
-def jobs_of(runs: Iterable[RunConfig], tasks: Tasks) -> list[Job]:
-    """Each run with its name, in order; those of one name once."""
-    jobs = (tasks.job(config) for config in runs)
-    return list({job.run_id: job for job in jobs}.values())
+def jobs_of(runs: Iterable[RunConfig], tasks: Tasks, store: Store) -> list[Job]:
+    """Each run with its name, in order; equal runs once.
+
+    A run that is finished in the store under a name that another version gave it keeps that name.
+    """
+    jobs = {job.run_id: job for job in (tasks.job(config) for config in runs)}
+    there = store.names()
+    missing = jobs.keys() - there
+    others = store.finished(set(there) - jobs.keys()) if missing else {}
+    return [
+        replace(job, run_id=others.get(run_id.rpartition("-")[2], run_id))
+        if run_id in missing
+        else job
+        for run_id, job in jobs.items()
+    ]
 
 
 def unread_id(config: RunConfig) -> str:
     """Name of a run whose data cannot be read."""
     name = re.sub(r"[^\w.-]+", "-", Path(config.task).stem).strip("-")[:40]
     return config.run_id(name or "task", "unread")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A run made one step of what it does: training, evaluating, ..."""
+
+    job: Job
+    step: int
+    steps: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run ended, well or not; ``before`` says that it had when this sweep began."""
+
+    job: Job
+    result: Run | Failure
+    before: bool = False
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Another process is doing this run; the sweep comes back to it."""
+
+    job: Job
+    owner: str
+
+
+Event = Step | Ended | Elsewhere
+Tell = Callable[[Event], None]
+
+
+def event_to_json(event: Event) -> dict[str, Any]:
+    """An event as one process sends it to another, without its job."""
+    if isinstance(event, Step):
+        return {"step": [event.step, event.steps, event.what]}
+    if isinstance(event, Elsewhere):
+        return {"elsewhere": event.owner}
+    if isinstance(event.result, Failure):
+        return {"failure": asdict(event.result)}
+    return {"result": event.result}
+
+
+def event_from_json(job: Job, words: Mapping[str, Any]) -> Event:
+    """The event of a job that another process sent."""
+    if "step" in words:
+        return Step(job, *words["step"])
+    if "elsewhere" in words:
+        return Elsewhere(job, words["elsewhere"])
+    return Ended(job, Failure(**words["failure"]) if "failure" in words else words["result"])
+
+
+def do_job(job: Job, store: Store, tasks: Tasks, tell: Tell, *, strict: bool = False) -> None:
+    """Do a run in this process, from its last checkpoint if it was interrupted.
+
+    Args:
+        job: The run.
+        store: Where its folder is; a failure is written down there.
+        tasks: The data.
+        tell: Called with every step and with the end, or with `Elsewhere` alone.
+        strict: Raise on bad input instead of writing down a failure.
+
+    Raises:
+        UserError: With ``strict``.
+    """
+    try:
+        with held(store.path / job.run_id):
+            tell(Ended(job, _result(job, store, tasks, tell, strict)))
+    except LockedError as error:
+        tell(Elsewhere(job, str(error)))
+    finally:
+        gc.collect()  # a trainer and its model refer to each other
+
+
+def _result(job: Job, store: Store, tasks: Tasks, tell: Tell, strict: bool) -> Run | Failure:
+    # Another process may have failed at it just before this one held the folder.
+    failed = store.failure(job.run_id)
+    if failed is not None and store.folder(job.run_id).result() is None:
+        return failed
+    try:
+        task = tasks.of(job.config)
+        return train(
+            job.config,
+            task,
+            store.path,
+            resume=True,
+            on_progress=lambda step, steps, what: tell(Step(job, step, steps, what)),
+        )
+    except LockedError:
+        raise
+    except Exception as error:
+        if strict and isinstance(error, UserError) and not isinstance(error, DivergedError):
+            raise
+        failure = failure_of(job.config, error)
+        store.fail(job.run_id, failure)
+        return failure
 
 
 def _key(config: RunConfig) -> str:

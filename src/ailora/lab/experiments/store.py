@@ -1,4 +1,4 @@
-"""A folder of runs: what is there, and in which state."""
+"""A folder of runs: what is there, in which state, and why a run failed."""
 
 from __future__ import annotations
 
@@ -6,22 +6,63 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+import torch
 
 from ailora.errors import UserError
 from ailora.files import write_json
-from ailora.lab.experiments.failure import Failure
 from ailora.lab.lock import LOCK, Owner, held, holder
+from ailora.lab.settings import RunConfig, current_settings
 from ailora.lab.training.folder import FAILED, RunFolder
+from ailora.lab.training.monitoring import DivergedError
 from ailora.lab.training.results import read_result
 
 Run = dict[str, Any]  # the content of a run's result.json
 State = Literal["finished", "running", "failed", "interrupted", "unknown"]
 
+FailureKind = Literal["diverged", "memory", "input", "error"]
+
 _RUN_ID = re.compile(r"\w[\w.-]*-[0-9a-f]{10}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A run that did not come to its end, as ``failed.json`` holds it.
+
+    Attributes:
+        config: The run's settings as a dictionary.
+        kind: "diverged", "memory", "input" (what the user can mend) or "error".
+        reason: One line.
+        details: The traceback of an "error".
+    """
+
+    config: Mapping[str, Any]
+    kind: FailureKind
+    reason: str
+    details: str = ""
+
+    @classmethod
+    def from_json(cls, found: Any) -> Failure | None:
+        """What ``failed.json`` says; None if it is no such thing."""
+        try:
+            failure = cls(**{**found, "config": current_settings(found["config"])})
+        except (TypeError, KeyError, AttributeError):
+            return None
+        return failure if failure.kind in get_args(FailureKind) else None
+
+
+def failure_of(config: RunConfig, error: BaseException) -> Failure:
+    """The failure of a run that an exception ended."""
+    kind = _kind(error)
+    first = (str(error).strip().splitlines() or [""])[0]
+    named = first if first and kind != "error" else f"{type(error).__name__}: {first}".rstrip(": ")
+    details = "".join(traceback.format_exception(error)) if kind == "error" else ""
+    return Failure(config=asdict(config), kind=kind, reason=named, details=details)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +74,9 @@ class Stored:
         state: "finished" has a whole result, "running" a living process, "failed" a reason,
             "interrupted" only a beginning, "unknown" not even that.
         config: The settings as a dictionary; empty where they cannot be read.
-        result: Of a finished run.
-        failure: Of a failed one.
-        owner: Of a running one.
+        result: Result of a finished run.
+        failure: Reason of a failed run.
+        owner: Process of a running run.
     """
 
     run_id: str
@@ -59,12 +100,30 @@ class Store:
     def runs(self) -> list[Stored]:
         """Every run, by name: folders, and results that lie as ``<run id>.json``.
 
-        What is named otherwise than a run is ignored.
+        Folders whose name is not a run id are ignored.
         """
+        return [self.read(name) for name in self.names()]
+
+    def names(self) -> list[str]:
+        """Names of all runs, sorted."""
         found = list(self.path.iterdir()) if self.path.is_dir() else []
         names = {path.name for path in found if path.is_dir()}
         names |= {path.stem for path in found if path.suffix == ".json" and path.is_file()}
-        return [self.read(name) for name in sorted(names) if _RUN_ID.fullmatch(name)]
+        return sorted(name for name in names if _RUN_ID.fullmatch(name))
+
+    def finished(self, names: Iterable[str]) -> dict[str, str]:
+        """Names of the finished ones among these runs, by `RunConfig.identity`.
+
+        The identity is the end of a run's name, unless another version of ailora named it.
+        """
+        found = {}
+        for result, name in ((self.read(name).result, name) for name in names):
+            if result is None:
+                continue
+            with contextlib.suppress(UserError, KeyError, TypeError):  # a result of something else
+                config = RunConfig.from_json(result["config"])
+                found[config.identity(result["data"]["fingerprint"])] = name
+        return found
 
     def read(self, run_id: str) -> Stored:
         """One run; a result that is not whole counts as none."""
@@ -88,7 +147,7 @@ class Store:
         return Failure.from_json(_json(self.path / run_id / FAILED))
 
     def fail(self, run_id: str, failure: Failure) -> None:
-        """Write down that a run failed; nobody tries it again unasked."""
+        """Write down that a run failed; it is not tried again unless asked for."""
         write_json(self.path / run_id / FAILED, asdict(failure))
 
     def forgive(self, run_id: str) -> None:
@@ -96,7 +155,7 @@ class Store:
         (self.path / run_id / FAILED).unlink(missing_ok=True)
 
     def tidy(self, run_id: str) -> None:
-        """Remove what a process that was killed right after its result left in a finished run."""
+        """Remove from a finished run what a process left that was killed right after the result."""
         folder = self.folder(run_id)
         if not ((folder.path / LOCK).exists() or folder.checkpoints.exists()):
             return
@@ -123,7 +182,7 @@ class Store:
 def _settings(path: Path) -> dict[str, Any]:
     found = _json(path)
     config = found.get("config") if isinstance(found, dict) else None
-    return config if isinstance(config, dict) else {}
+    return current_settings(config) if isinstance(config, dict) else {}
 
 
 def _json(path: Path) -> Any:
@@ -131,3 +190,15 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def _kind(error: BaseException) -> FailureKind:
+    if isinstance(error, DivergedError):
+        return "diverged"
+    if isinstance(error, UserError):
+        return "input"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return "memory"
+    # torch's own allocator for the processor raises a plain RuntimeError.
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return "memory" if any(word in str(error).lower() for word in words) else "error"

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
 
-from ailora.lab.experiments.choice import at_best_rates, best_rates
-from ailora.lab.experiments.engines.base import Engine
-from ailora.lab.experiments.events import Elsewhere, Ended, Event, Tell
-from ailora.lab.experiments.failure import Failure
-from ailora.lab.experiments.jobs import Job, Tasks, jobs_of, unread_id
-from ailora.lab.experiments.store import Run, Store
+from ailora.files import write_json
+from ailora.lab.experiments.best_rates import at_best_rates, best_rates
+from ailora.lab.experiments.jobs import (
+    Elsewhere,
+    Ended,
+    Event,
+    Job,
+    Tasks,
+    Tell,
+    jobs_of,
+    unread_id,
+)
+from ailora.lab.experiments.store import Failure, Run, Store
 from ailora.lab.training import RunConfig
 
-POLL = 2.0  # seconds between two looks at a run that another process does
+POLL = 2.0  # seconds between two looks at a run that another process is doing
+AGENDA = "sweep.json"  # in the folder of runs
+
+
+class Engine(Protocol):
+    """Does runs, in any order and any number at a time."""
+
+    def run(self, jobs: Sequence[Job], store: Store, tell: Tell) -> None:
+        """Do each run, into its folder of the store.
+
+        ``tell`` gets an `Ended` for every run, or an `Elsewhere` where another process holds its
+        folder; it is called from this thread alone. Failures are written down in the store.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +46,9 @@ class Outcome:
 
     Attributes:
         runs: Results of the finished runs.
-        names: Of their folders in the store.
-        failed: Why the others are not.
-        rates: The chosen learning rate by setting (`ailora.lab.experiments.choice.setting_of`).
+        names: Names of their folders in the store.
+        failed: Why the others are not finished.
+        rates: The chosen learning rate by setting (`ailora.lab.experiments.best_rates.setting_of`).
     """
 
     runs: tuple[Run, ...]
@@ -61,7 +84,7 @@ def sweep(
         retry: Try again what failed before; otherwise it counts as failed.
         on_event: Called with every `Step`, `Ended` and `Elsewhere`.
     """
-    jobs = jobs_of(runs, tasks if tasks is not None else Tasks())
+    jobs = jobs_of(runs, tasks if tasks is not None else Tasks(), store)
     ended: dict[str, Run | Failure] = {}
     elsewhere: set[str] = set()
 
@@ -83,14 +106,61 @@ def sweep(
     return _outcome({job.run_id: ended[job.run_id] for job in jobs})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Agenda:
+    """What the sweep that began last in a folder is to do, for those who watch the folder.
+
+    Attributes:
+        runs: Names of its runs.
+        ended: How many of them had ended before it began.
+        began: When it began, in seconds since 1970.
+    """
+
+    runs: tuple[str, ...]
+    ended: int
+    began: float
+
+    @classmethod
+    def read(cls, folder: Path) -> Agenda | None:
+        """The agenda in a folder of runs; None if there is none, or something else in its place."""
+        try:
+            found = json.loads((folder / AGENDA).read_text(encoding="utf-8"))
+            agenda = cls(
+                runs=tuple(map(str, found["runs"])),
+                ended=int(found["ended"]),
+                began=float(found["began"]),
+            )
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return agenda
+
+    def write(self, folder: Path) -> None:
+        """Write it down.
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
+        write_json(folder / AGENDA, asdict(self))
+
+    def left(self, ended: Collection[str]) -> int:
+        """Number of its runs that are not among those that ended."""
+        return len(set(self.runs) - set(ended))
+
+    def seconds_left(self, ended: Collection[str]) -> float | None:
+        """Seconds until all have ended, at the pace so far; None before the first has."""
+        left = self.left(ended)
+        since = len(self.runs) - left - self.ended
+        return left * (time.time() - self.began) / since if since > 0 else None
+
+
 def _known(job: Job, store: Store, retry: bool, tell: Tell) -> bool:
-    """Whether there is nothing to do for a run, which is then told."""
+    """Whether a run needs nothing done; if so, its end is told."""
     if job.unreadable is not None:
         store.fail(job.run_id, job.unreadable)
         tell(Ended(job, job.unreadable))
         return True
     unread = unread_id(job.config)
-    if store.failure(unread) is not None:  # the data was not to be had then
+    if store.failure(unread) is not None:  # the data could not be read then
         store.remove(unread)
     if retry and store.read(job.run_id).state == "failed":
         store.forgive(job.run_id)
@@ -98,7 +168,7 @@ def _known(job: Job, store: Store, retry: bool, tell: Tell) -> bool:
 
 
 def _wait_for(jobs: Sequence[Job], store: Store, tell: Tell) -> list[Job]:
-    """Until other processes have done these runs; those that they left undone."""
+    """Wait while other processes do these runs; return those that they left undone."""
     waiting = list(jobs)
     while waiting:
         waiting = [job for job in waiting if not _tell_if_ended(job, store, tell)]

@@ -1,17 +1,16 @@
 """The methods of a comparison, each a function from a model to an adapted model."""
 
-from ailora.lab.methods.counting.counts import Counts, count
-from ailora.lab.methods.head import head_names
-from ailora.lab.methods.settings import Batches, Settings
-from ailora.lab.methods.storage.storing import load, merge, restore, save
-from ailora.lab.methods.table import METHODS, Method, method_named
+from ailora.lab.methods.counting import Counts, count
+from ailora.lab.methods.saving import load, merge, restore, save
+from ailora.lab.methods.table import METHODS, Batches, Look, Method, method_named
+from ailora.lab.methods.targets import head_names
 
 __all__ = [
     "METHODS",
     "Batches",
     "Counts",
+    "Look",
     "Method",
-    "Settings",
     "count",
     "head_names",
     "load",

@@ -8,14 +8,16 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ailora.errors import UserError
-from ailora.lab.methods.head import head_parameters
-from ailora.lab.methods.settings import Batches, Settings
-from ailora.lab.methods.storage.kept import Kept, keep
-from ailora.lab.methods.targets import check_no_ranks
+from ailora.lab.methods.saving import MethodRecord, mark
+from ailora.lab.methods.table import Batches
+from ailora.lab.methods.targets import check_no_ranks, head_parameters
+from ailora.lab.settings import RunConfig
 from ailora.roles.walk import model_type
 
 
-def bitfit(model: nn.Module, settings: Settings, batches: Batches | None = None) -> PreTrainedModel:
+def bitfit(
+    model: nn.Module, settings: RunConfig, batches: Batches | None = None
+) -> PreTrainedModel:
     """Train every parameter called ``bias`` (layer norms' too) and the head.
 
     Raises:
@@ -36,4 +38,4 @@ def bitfit(model: nn.Module, settings: Settings, batches: Batches | None = None)
     model.requires_grad_(False)
     for _, parameter in (*biases, *head.items()):
         parameter.requires_grad_(True)
-    return keep(cast(PreTrainedModel, model), Kept(method="bitfit"))
+    return mark(cast(PreTrainedModel, model), MethodRecord(method="bitfit"))

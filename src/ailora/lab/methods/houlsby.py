@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import cast
+from typing import Any, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from ailora.errors import UserError
-from ailora.lab.methods.bottleneck import follow
-from ailora.lab.methods.head import head_parameters
-from ailora.lab.methods.settings import Batches, Settings
-from ailora.lab.methods.storage.kept import Kept, keep
-from ailora.lab.methods.targets import check_no_ranks
+from ailora.lab.methods.saving import MethodRecord, mark
+from ailora.lab.methods.table import Batches
+from ailora.lab.methods.targets import check_no_ranks, head_parameters
+from ailora.lab.settings import RunConfig
 from ailora.roles import RoleName, find_projections, unwrapped
-from ailora.roles.naming import matches
+from ailora.roles.architectures import matches
+from ailora.roles.projection import is_projection, shape_of
 from ailora.roles.walk import model_type
-from ailora.roles.weights import is_projection, shape_of
 
 # The last matrix of a layer's feed-forward part, as the families spell it.
 _FEED_FORWARD = (
@@ -30,11 +31,14 @@ _FEED_FORWARD = (
     "fc2",  # BART, OPT
     "DenseReluDense.wo",  # T5
 )
+NAME = "houlsby"  # of the adapter inside the layer that it follows
+_START = 1e-3  # standard deviation of the original code (section 3.6: below 1e-2 all is well)
+_NARROW = (torch.float16, torch.bfloat16)
 _LAYER = re.compile(r"^(.*?\.\d+)\.")
 
 
 def houlsby(
-    model: nn.Module, settings: Settings, batches: Batches | None = None
+    model: nn.Module, settings: RunConfig, batches: Batches | None = None
 ) -> PreTrainedModel:
     """Put an adapter after self-attention's output and after the feed-forward part of each layer.
 
@@ -56,8 +60,8 @@ def houlsby(
         follow(layer, shape_of(layer)[0], settings.bottleneck)
     for _, parameter in head_parameters(model):
         parameter.requires_grad_(True)
-    return keep(
-        cast(PreTrainedModel, model), Kept(method="houlsby", bottleneck=settings.bottleneck)
+    return mark(
+        cast(PreTrainedModel, model), MethodRecord(method="houlsby", bottleneck=settings.bottleneck)
     )
 
 
@@ -89,3 +93,45 @@ def adapted_layers(model: nn.Module) -> list[str]:
 def _layer_of(name: str) -> str:
     found = _LAYER.match(name)
     return found.group(1) if found else ""
+
+
+class Bottleneck(nn.Module):
+    """h + up(GELU(down(h))), h of width n, through a bottleneck of width b.
+
+    Both weights start normal with standard deviation 1e-3, cut off at two of them, and both biases
+    at zero: nearly the identity. Over 16-bit layers the parameters are fp32.
+
+    Args:
+        width: n.
+        bottleneck: b.
+        like: The weight of the layer that it follows, for device and dtype.
+    """
+
+    def __init__(self, width: int, bottleneck: int, like: Tensor) -> None:
+        super().__init__()
+        dtype = torch.float32 if like.dtype in _NARROW else like.dtype
+        self.down = nn.Linear(width, bottleneck, device=like.device, dtype=dtype)
+        self.up = nn.Linear(bottleneck, width, device=like.device, dtype=dtype)
+        for linear in (self.down, self.up):
+            nn.init.trunc_normal_(linear.weight, std=_START, a=-2 * _START, b=2 * _START)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Shape and dtype of h stay."""
+        inner: Tensor = self.up(functional.gelu(self.down(h.to(self.down.weight.dtype))))
+        return h + inner.to(h.dtype)
+
+
+def follow(layer: nn.Module, width: int, bottleneck: int) -> None:
+    """Let an adapter follow a layer.
+
+    The layer stays the module it was, under its name and with its weights, so whatever looks at
+    ``layer.weight`` (T5 does) and whatever loads the base model sees no change.
+    """
+    layer.add_module(NAME, Bottleneck(width, bottleneck, layer.get_parameter("weight")))
+    layer.register_forward_hook(_through_adapter)
+
+
+def _through_adapter(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    adapted: Tensor = layer.get_submodule(NAME)(output)
+    return adapted

@@ -1,20 +1,30 @@
-"""Q and V as PEFT's own methods take them: whole layers, by name."""
+"""What a method finds in a model: whole q and v layers, the task's new head, the kind of task."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.models.auto import modeling_auto as auto
 from transformers.pytorch_utils import Conv1D
 
 from ailora.errors import UserError
-from ailora.lab.methods.head import head_names
-from ailora.lab.methods.settings import Settings
-from ailora.roles import Projection, find_projections
+from ailora.lab.settings import RunConfig
+from ailora.roles import Projection, find_projections, unwrapped
+
+# PEFT's name of a task, and the classes of transformers that are made for it.
+_TASK_TYPES = {
+    "SEQ_CLS": auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "QUESTION_ANS": auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+    "CAUSAL_LM": auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    "SEQ_2_SEQ_LM": auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+}
 
 
 def whole_layers(model: nn.Module, method: str) -> list[Projection]:
-    """The model's q and v projections.
+    """The model's q and v projections, as PEFT's own methods take them.
 
     Raises:
         UserError: They are rows of a fused layer, which the method would adapt in full, or the
@@ -31,20 +41,63 @@ def whole_layers(model: nn.Module, method: str) -> list[Projection]:
     return found
 
 
-def common_fields(model: nn.Module, found: list[Projection], settings: Settings) -> dict[str, Any]:
+def common_fields(model: nn.Module, found: list[Projection]) -> dict[str, Any]:
     """The fields that PEFT's configs share: which layers, the head, the task."""
     return {
         "target_modules": [projection.name for projection in found],
         "fan_in_fan_out": all(isinstance(projection.module, Conv1D) for projection in found),
         "modules_to_save": head_names(model) or None,
-        "task_type": settings.task_type,
+        "task_type": task_type_of(model),
     }
 
 
-def check_no_ranks(settings: Settings, method: str) -> None:
+def check_no_ranks(settings: RunConfig, method: str) -> None:
     """Raise a UserError for ranks by role, which only the methods that start by role have."""
     if settings.ranks is not None:
         raise UserError(
             f"method {method!r} has no ranks by role, so ranks={dict(settings.ranks)!r} is not for "
             "it; choose lora, pissa, milora, ailora, reailora, dora or rslora"
         )
+
+
+def task_type_of(model: nn.Module) -> str | None:
+    """PEFT's name (``SEQ_CLS``, ...) of what the model's class is for; None for a bare body.
+
+    A model that answers questions and tells two texts apart by segment counts as one that extracts
+    features. PEFT 0.21's ``PeftModelForQuestionAnswering.forward`` takes ``token_type_ids`` and
+    does not hand them on, so that BERT would read question and context as one text: another model
+    than the base at step 0, and than the merged one. The other class differs in that alone; the
+    head is named in ``modules_to_save``.
+    """
+    whole = unwrapped(model)
+    name = type(whole).__name__
+    task = next((task for task, classes in _TASK_TYPES.items() if name in classes.values()), None)
+    segments = getattr(getattr(whole, "config", None), "type_vocab_size", None) or 0
+    return "FEATURE_EXTRACTION" if task == "QUESTION_ANS" and segments > 1 else task
+
+
+def head_names(model: nn.Module) -> list[str]:
+    """Names of the modules that a task put on the pre-trained body, in the model's order.
+
+    PEFT knows some by name (``classifier``, ``score``, ``qa_outputs``); by structure they are
+    the children outside the body, so DeBERTa's pooler and BART's ``classification_head``, which
+    start at random too, are among them. The head of a language model was pre-trained and is none.
+    """
+    whole = unwrapped(model)
+    if not isinstance(whole, PreTrainedModel) or whole.get_output_embeddings() is not None:
+        return []
+    body = whole.base_model
+    if body is whole:
+        return []
+    return [
+        name
+        for name, child in whole.named_children()
+        if child is not body and next(child.parameters(), None) is not None
+    ]
+
+
+def head_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Names and parameters of a head that no adapter has wrapped."""
+    for name in head_names(model):
+        for inner, parameter in unwrapped(model).get_submodule(name).named_parameters():
+            yield f"{name}.{inner}", parameter

@@ -6,11 +6,12 @@ import peft
 from peft import PeftModel, VeraConfig
 from torch import nn
 
-from ailora.lab.methods.settings import Batches, Settings
+from ailora.lab.methods.table import Batches
 from ailora.lab.methods.targets import check_no_ranks, common_fields, whole_layers
+from ailora.lab.settings import RunConfig
 
 
-def vera(model: nn.Module, settings: Settings, batches: Batches | None = None) -> PeftModel:
+def vera(model: nn.Module, settings: RunConfig, batches: Batches | None = None) -> PeftModel:
     """PEFT's VeRA on q and v at rank ``vera_rank``.
 
     The shared A (rank x widest input) and B (tallest output x rank) are frozen and saved along;
@@ -24,8 +25,8 @@ def vera(model: nn.Module, settings: Settings, batches: Batches | None = None) -
     found = whole_layers(model, "vera")
     config = VeraConfig(
         r=settings.vera_rank,
-        vera_dropout=settings.dropout,
+        vera_dropout=settings.lora_dropout,
         projection_prng_key=settings.seed,
-        **common_fields(model, found, settings),
+        **common_fields(model, found),
     )
     return peft.get_peft_model(model, config)

@@ -1,4 +1,4 @@
-"""What a report is made of."""
+"""Finished runs of several methods on one task, and what their scores allow to be said."""
 
 from __future__ import annotations
 
@@ -7,30 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ailora.errors import UserError
-from ailora.lab.statistics import ENOUGH
+from ailora.lab.methods.table import METHODS
+from ailora.lab.statistics import ENOUGH, Paired, Spread, paired, spread
 
 Run = dict[str, Any]  # the content of a run's result.json
 
-NAMES = {
-    "lora": "LoRA",
-    "pissa": "PiSSA (q, v)",
-    "milora": "MiLoRA (q, v)",
-    "ailora": "AILoRA",
-    "reailora": "reAILoRA",
-    "full": "full fine-tuning",
-    "houlsby": "adapters (Houlsby)",
-    "bitfit": "BitFit",
-    "dora": "DoRA",
-    "rslora": "rsLoRA",
-    "vera": "VeRA",
-}
-STARTS = {
-    "lora": "a Gaussian A and a zero B on q and v, one rate (Hu et al. 2021)",
-    "pissa": "the principal parts of q and v, one rate (Meng et al. 2024)",
-    "milora": "the minor parts of q and v, one rate (Wang et al. 2024)",
-    "ailora": "the principal part of q, the minor part of v, and twice the rate for v",
-    "reailora": "the reverse of AILoRA: q minor, v principal, and twice the rate for v",
-}
+BASELINE = "lora"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +45,7 @@ class Comparison:
             if kept.count((method, seed)) > 1:
                 raise UserError(
                     f"runs: method {method!r} has seed {seed} more than once; report one run a "
-                    "seed, at one rate a method"
+                    "seed, at one rate per method"
                 )
 
     @property
@@ -109,7 +91,7 @@ class Comparison:
         return words + self._beyond_the_rates()
 
     def _beyond_the_rates(self) -> str:
-        """Whose best rate may lie outside those that were tried."""
+        """A warning of methods whose best rate may lie outside those that were tried."""
         cut = [method for method in self.methods if self._at_an_edge(method)]
         if not cut:
             return ""
@@ -124,33 +106,74 @@ class Comparison:
         return self.runs_of(method)[0]["config"]["lr"] in (min(tried), max(tried))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One method's test score over the seeds.
+
+    Attributes:
+        method: Name of the method.
+        spread: Mean, standard deviation and number of seeds.
+        rate: Learning rate of its runs.
+        paired: Difference to LoRA with the same seeds; None for LoRA itself and without LoRA.
+    """
+
+    method: str
+    spread: Spread
+    rate: float
+    paired: Paired | None = None
+
+    @property
+    def verdict(self) -> str:
+        """What the difference to LoRA carries, in words."""
+        return "" if self.paired is None else self.paired.verdict("LoRA")
+
+
+def summarize(comparison: Comparison) -> list[Summary]:
+    """A summary of every method, in the comparison's order."""
+    scores = {method: _by_seed(comparison, method) for method in comparison.methods}
+    against = paired(scores, BASELINE) if BASELINE in scores else {}
+    return [
+        Summary(
+            method=method,
+            spread=spread(own, what=method),
+            rate=float(comparison.runs_of(method)[0]["config"]["lr"]),
+            paired=against.get(method),
+        )
+        for method, own in scores.items()
+    ]
+
+
 def method_of(run: Run) -> str:
     """The method of a run."""
     return str(run["config"]["method"])
 
 
 def watched_of(run: Run) -> str:
-    """What a run's history has of the selection rows: the metric, or the loss of generated text."""
+    """What a run's history has of the selection rows: the metric, or the loss of its texts."""
     metric = str(run["data"]["metric"])
     return metric if metric in run["history"][-1] else "selection_loss"
 
 
 def words_of(watched: str) -> str:
-    """As an axis calls it."""
+    """How an axis names what is watched."""
     return watched.removeprefix("selection_")
 
 
 def order_of(method: str) -> tuple[int, str]:
     """Sort key of the one order in which methods stand: known ones first."""
-    known = list(NAMES)
+    known = list(METHODS)
     return (known.index(method) if method in known else len(known), method)
 
 
 def name_of(method: str) -> str:
     """The method's name as papers write it."""
-    return NAMES.get(method, method)
+    return METHODS[method].label if method in METHODS else method
 
 
 def score_of(run: Run, split: str = "test") -> float:
     """A run's headline score."""
     return float(run["metrics"][split][run["data"]["metric"]])
+
+
+def _by_seed(comparison: Comparison, method: str) -> dict[int, float]:
+    return {run["config"]["seed"]: score_of(run) for run in comparison.runs_of(method)}

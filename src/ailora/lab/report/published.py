@@ -22,13 +22,13 @@ TABLES = ("table1", "table2", "table3", "table4", "table5", "table6")
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """What a column of scores is of.
+    """One column of scores.
 
     Attributes:
-        label: As the paper heads it.
+        label: Heading in the paper.
         task: Name of the task here.
         metric: Name of the score here.
-        group: Of a task that is scored by groups, the one meant; None for the whole.
+        group: Group of the task's rows that the score is of; None for all.
     """
 
     label: str
@@ -45,8 +45,8 @@ class Row:
         model: roberta-large, deberta-v3-base, llama-2-7b or bart-large.
         method: Name of the method here.
         ranks: Ranks by role, where they are what the table varies.
-        parameters: Trainable ones in millions, where the table has them.
-        scores: In percent, one a column.
+        parameters: Trainable parameters in millions, where the table has them.
+        scores: Scores in percent, one per column.
     """
 
     model: str
@@ -62,12 +62,12 @@ class PaperTable:
 
     Attributes:
         name: table1 to table6.
-        title: Its caption.
-        source: Where it stands.
-        columns: Of scores.
-        rows: In the paper's order.
-        seeds: Runs that a score is the mean of; None where the paper does not say.
-        seeds_source: Where that is said.
+        title: Caption.
+        source: Where in the paper it is.
+        columns: Columns of scores.
+        rows: Rows in the paper's order.
+        seeds: Number of runs that a score averages; None where the paper does not say.
+        seeds_source: Where the paper says so.
     """
 
     name: str
@@ -84,12 +84,12 @@ class Statement:
     """A figure in the paper's text, and the same figure worked out from its tables.
 
     Attributes:
-        name: Of the statement here.
-        source: Where it stands, and the table it is of.
-        says: What it says, in our words.
-        stated: The figure or figures of the text.
-        found: Those of the tables.
-        note: What else is to be known.
+        name: Name of the statement here.
+        source: Where in the paper it is, and the table it refers to.
+        says: The statement in our words.
+        stated: The figures in the text.
+        found: The same figures worked out from the tables.
+        note: What else one should know.
     """
 
     name: str

@@ -1,16 +1,18 @@
 """Statistics of scores by setting and seed: spreads, paired differences, ranks over tasks."""
 
-from ailora.lab.statistics.pairs import Paired, paired
-from ailora.lab.statistics.ranks import Ranking, rank_over_tasks
-from ailora.lab.statistics.scores import ENOUGH, Scores
-from ailora.lab.statistics.several import holm
-from ailora.lab.statistics.spread import Spread, spread, student_interval
+from ailora.lab.statistics.over_seeds import (
+    ENOUGH,
+    Paired,
+    Spread,
+    paired,
+    spread,
+    student_interval,
+)
+from ailora.lab.statistics.over_tasks import holm, rank_over_tasks
 
 __all__ = [
     "ENOUGH",
     "Paired",
-    "Ranking",
-    "Scores",
     "Spread",
     "holm",
     "paired",

@@ -1,10 +1,13 @@
 """Tasks: the embedded one, the paper's, your own files, the hub."""
 
-from ailora.lab.tasks.base import GenerationTask, QATask, Task, TextTask
 from ailora.lab.tasks.classification.metrics import METRICS, compute
 from ailora.lab.tasks.classification.movies import load_movies
 from ailora.lab.tasks.classification.text import load_text_task
-from ailora.lab.tasks.resolve import load_task
+from ailora.lab.tasks.generation.instructions import load_instructions
+from ailora.lab.tasks.generation.summaries import load_summaries
+from ailora.lab.tasks.qa.squad import load_squad
+from ailora.lab.tasks.registry import load_task
+from ailora.lab.tasks.task import GenerationTask, QATask, Task, TextTask, fingerprint_of
 
 __all__ = [
     "METRICS",
@@ -13,7 +16,11 @@ __all__ = [
     "Task",
     "TextTask",
     "compute",
+    "fingerprint_of",
+    "load_instructions",
     "load_movies",
+    "load_squad",
+    "load_summaries",
     "load_task",
     "load_text_task",
 ]

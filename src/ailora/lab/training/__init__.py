@@ -1,6 +1,6 @@
 """Training one adapter on one task, and what a run leaves behind."""
 
-from ailora.lab.training.config import RunConfig
+from ailora.lab.settings import RunConfig
 from ailora.lab.training.run import train
 
 __all__ = ["RunConfig", "train"]

@@ -12,8 +12,8 @@ from typing import Any
 
 from ailora.errors import UserError
 from ailora.files import append_line, write_atomic, write_json
-from ailora.lab.training.config import RunConfig
-from ailora.lab.training.environment import environment
+from ailora.lab.settings import RunConfig
+from ailora.lab.training.machine import environment
 from ailora.lab.training.results import read_result, stamped
 
 STATE = "trainer_state.json"  # what Trainer writes last into a checkpoint

@@ -1,9 +1,10 @@
-"""Texts from a model: many prompts at once, with the key-value cache, in the order given."""
+"""Text in and text out: sources as the tokens of a prompt, and many prompts answered at once."""
 
 from __future__ import annotations
 
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -13,12 +14,140 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from ailora.lab.training.settings import at_least_one
+from ailora.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+IGNORED = -100  # a label that the loss leaves out
 Tokens = Sequence[int]
 OnGenerated = Callable[[int, int], None]  # prompts answered, prompts in all
+
+
+class Prompts(ABC):
+    """What a model reads of a row; a source that is too long loses its end."""
+
+    @abstractmethod
+    def prompt(self, source: str) -> list[int]:
+        """Tokens that an answer is generated from."""
+
+    @abstractmethod
+    def example(self, source: str, target: str) -> dict[str, list[int]]:
+        """Columns ``input_ids``, ``attention_mask`` and ``labels`` of a row to learn from."""
+
+
+class EncoderPrompts(Prompts):
+    """For an encoder-decoder: the encoder reads the source, the decoder writes the target.
+
+    Args:
+        tokenizer: The model's tokeniser.
+        max_length: Tokens of a source, special tokens among them; targets stay whole.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+
+    def prompt(self, source: str) -> list[int]:
+        """The source with the tokeniser's special tokens."""
+        ids: list[int] = self.tokenizer(source, truncation=True, max_length=self.max_length)[
+            "input_ids"
+        ]
+        return ids
+
+    def example(self, source: str, target: str) -> dict[str, list[int]]:
+        """Source and target; the model itself shifts the labels to what its decoder reads."""
+        ids = self.prompt(source)
+        labels = self.tokenizer(text_target=target)["input_ids"]
+        return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
+
+
+class DecoderPrompts(Prompts):
+    """For a decoder: the source in a template, then the target and the end token.
+
+    Prompt and target are tokenised apart and joined, so that training sees the very tokens that
+    generating starts from, whatever the tokeniser would merge across the border. Only the source
+    is ever cut.
+
+    Args:
+        template: Text with ``{source}`` once.
+        tokenizer: The model's tokeniser.
+        max_length: Tokens of prompt, target and end token in training; of the prompt in generating.
+        on_answer: Whether the loss leaves the prompt out.
+        max_source: Tokens of the source alone; None for what the rest leaves.
+
+    Raises:
+        UserError: The template does not hold ``{source}`` once.
+    """
+
+    def __init__(
+        self,
+        template: str,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        *,
+        on_answer: bool = True,
+        max_source: int | None = None,
+    ) -> None:
+        if template.count("{source}") != 1:
+            raise UserError(f"template {template!r}: must hold {{source}} once")
+        self.before, self.after = template.split("{source}")
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.on_answer = on_answer
+        self.max_source = max_source
+        start = tokenizer.bos_token_id
+        # Of the special tokens a tokeniser adds, a decoder's prompt has the first alone.
+        self.start = [start] if start in tokenizer("")["input_ids"][:1] else []
+
+    def prompt(self, source: str) -> list[int]:
+        """The filled template.
+
+        Raises:
+            UserError: No room for any of the source.
+        """
+        return self._within(source, self.max_length)
+
+    def example(self, source: str, target: str) -> dict[str, list[int]]:
+        """Prompt and target; the labels are their tokens, -100 where the loss leaves them out.
+
+        Raises:
+            UserError: The target leaves no room for any of the source.
+        """
+        answer = [*self._tokens(target), self.tokenizer.eos_token_id]
+        prompt = self._within(source, self.max_length - len(answer))
+        hidden = [IGNORED] * len(prompt) if self.on_answer else prompt
+        ids = prompt + answer
+        return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": hidden + answer}
+
+    def _within(self, source: str, room: int) -> list[int]:
+        room -= len(self.start)
+        kept = self._allowed(source)
+        ids = self._tokens(self.before + kept + self.after)
+        while len(ids) > room:
+            kept = self._shorter(kept, len(ids) - room)
+            if not kept:
+                raise UserError(
+                    f"max_length={self.max_length} has no room for any of the source "
+                    f"{source[:40]!r} beside template and target; give a larger one"
+                )
+            ids = self._tokens(self.before + kept + self.after)
+        return self.start + ids
+
+    def _allowed(self, source: str) -> str:
+        if self.max_source is None:
+            return source
+        over = len(self._tokens(source)) - self.max_source
+        return self._shorter(source, over) if over > 0 else source
+
+    def _tokens(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _shorter(self, text: str, tokens: int) -> str:
+        """The text without its last ``tokens`` tokens."""
+        found: Any = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        spans: Sequence[tuple[int, int]] = found["offset_mapping"]
+        return text[: spans[-tokens][0]] if tokens < len(spans) else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +155,13 @@ class Search:
     """How an answer is looked for; the same prompts always give the same texts.
 
     Attributes:
-        max_new_tokens: Tokens of an answer at most.
+        max_new_tokens: Most tokens of an answer.
         num_beams: 1 is greedy.
         stop: Strings that end an answer and are not part of it, beside the end token.
-        batch_size: Prompts answered at once, at most.
-        batch_tokens: Tokens held at once, at most (unless one prompt alone is more): prompts
-            padded to the longest, each with room for its answer, times the beams. It bounds the
-            cache of keys and values.
+        batch_size: Most prompts answered at once.
+        batch_tokens: Most tokens held at once (unless one prompt alone is more): prompts padded
+            to the longest, each with room for its answer, times the beams. It bounds the cache
+            of keys and values.
 
     Raises:
         UserError: A count below 1.
@@ -46,7 +175,8 @@ class Search:
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "num_beams", "batch_size", "batch_tokens"):
-            at_least_one(name, getattr(self, name))
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)!r}: must be at least 1")
 
 
 @torch.inference_mode()
@@ -119,6 +249,11 @@ def padded(rows: Sequence[Tokens], pad: int, *, left: bool) -> dict[str, Tensor]
     return {"input_ids": ids, "attention_mask": mask}
 
 
+def up_to(text: str, stop: Sequence[str]) -> str:
+    """The text before the first of the stop strings in it."""
+    return text[: min((text.find(s) for s in stop if s in text), default=len(text))]
+
+
 def _answers(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -142,11 +277,6 @@ def _answers(
 def _before(tokens: list[int], ends: list[int]) -> list[int]:
     """Not every end token of a model is special to its tokeniser."""
     return tokens[: next((at for at, token in enumerate(tokens) if token in ends), None)]
-
-
-def up_to(text: str, stop: Sequence[str]) -> str:
-    """The text before the first of the stop strings in it."""
-    return text[: min((text.find(s) for s in stop if s in text), default=len(text))]
 
 
 def _settings(model: Any, tokenizer: PreTrainedTokenizerBase, search: Search) -> GenerationConfig:

@@ -1,10 +1,12 @@
-"""Pre-trained models and their tokenisers, by name."""
+"""Base models with the head of a task: loaded by name, checked, and asked."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
+import torch
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -29,8 +31,8 @@ def load_pretrained(
     Args:
         name: ``"demo"``, ``"demo-decoder"``, a local folder or a hub name.
         model_class: One of transformers' ``AutoModelFor...``.
-        seed: Of a new head's start: methods with one seed share it.
-        head: Fields of the model's config that its head is built by.
+        seed: Seed of a new head's start, which all methods of that seed share.
+        head: Fields of the model's config that decide its head.
 
     Raises:
         UserError: No such model, or one that cannot be loaded so.
@@ -48,8 +50,39 @@ def load_pretrained(
     return model, tokenizer
 
 
+def check_length(
+    max_length: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raise a UserError if rows of ``max_length`` tokens are longer than the model can read."""
+    known = (tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
+    longest = min(length for length in known if length is not None)
+    if max_length > longest:
+        raise UserError(
+            f"max_length={max_length}: this model reads {longest} tokens; give that or fewer"
+        )
+
+
+@torch.no_grad()
+def outputs_on(model: nn.Module, batch: Any) -> Tensor:
+    """What a model computes for one padded batch in evaluation mode; its mode is restored.
+
+    Returns:
+        ``logits``, (rows, classes) or (rows, tokens, vocabulary); or start and end logits one
+        after the other, (2 * rows, tokens). On the processor.
+    """
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    found = model(**{name: value.to(device) for name, value in batch.items()})
+    model.train(training)
+    if "logits" in found:
+        logits: Tensor = found.logits
+        return logits.cpu()
+    return torch.cat([found.start_logits, found.end_logits]).cpu()
+
+
 def _check_loaded(model: PreTrainedModel, loaded: dict[str, Any]) -> None:
-    """The head alone may be new: a body of random weights would train without complaint."""
+    """Refuse a body of random weights, which would train without complaint; a head may be new."""
     body = f"{model.base_model_prefix}."
     misshapen = sorted(str(key[0]) for key in loaded["mismatched_keys"] if key[0].startswith(body))
     if misshapen:
@@ -59,18 +92,6 @@ def _check_loaded(model: PreTrainedModel, loaded: dict[str, Any]) -> None:
         raise ValueError(f"its file has none of the weights of a {model.config.model_type}")
     if missing:
         logger.warning("%d weights are not in the file and start anew: %s", len(missing), missing)
-
-
-def check_length(
-    max_length: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Raise a UserError for rows that are to be longer than the model can read."""
-    known = (tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
-    longest = min(length for length in known if length is not None)
-    if max_length > longest:
-        raise UserError(
-            f"max_length={max_length}: this model reads {longest} tokens; give that or fewer"
-        )
 
 
 def _give_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -1,21 +1,20 @@
 """A finished run's result: what schema it has, and how older ones are read.
 
-Schema 2 says its number. Schema 1 (0.1.0) says none, and its settings are those that there were
-when it was written: what was added since had one value then, its first default.
+Schema 3 has today's settings. Schema 2 had other names for some (`current_settings`). Schema 1
+(0.1.0) says no number.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ailora.errors import UserError
-from ailora.lab.training.config import RunConfig
+from ailora.lab.settings import current_settings
 
-SCHEMA = 2
+SCHEMA = 3
 Result = dict[str, Any]
 
 
@@ -32,18 +31,13 @@ def read_result(path: Path) -> Result | None:
     if not (isinstance(result, dict) and "metrics" in result):
         return None
     schema = result.get("schema", 1)
-    if schema not in (1, SCHEMA):
+    if schema not in (1, 2, SCHEMA):
         raise UserError(f"{path}: has schema {schema!r}, which is not known; update ailora")
-    return result if schema == SCHEMA else _from_schema_1(result)
+    if isinstance(result.get("config"), dict):
+        result["config"] = current_settings(result["config"])
+    return stamped(result)
 
 
 def stamped(result: Mapping[str, Any]) -> Result:
-    """The result as it is written: with its schema's number."""
-    return {"schema": SCHEMA, **result}
-
-
-def _from_schema_1(result: Result) -> Result:
-    config = result.get("config")
-    if isinstance(config, dict):
-        result["config"] = {**asdict(RunConfig()), **config}
-    return stamped(result)
+    """The result as it is written: with the number of today's schema."""
+    return {**result, "schema": SCHEMA}

@@ -19,17 +19,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from ailora.adapters.update import update_norms
 from ailora.errors import UserError
 from ailora.lab import methods
-from ailora.lab.tasks import Task, TextTask
-from ailora.lab.training.callbacks import OnProgress
-from ailora.lab.training.config import RunConfig
-from ailora.lab.training.environment import environment
+from ailora.lab.methods.table import method_named
+from ailora.lab.settings import RunConfig
+from ailora.lab.tasks import Task
 from ailora.lab.training.folder import RunFolder
-from ailora.lab.training.kinds import Kind, kind_of
-from ailora.lab.training.kinds.base import Scored
-from ailora.lab.training.measure import outputs_on
-from ailora.lab.training.methods import adapt, check_method
-from ailora.lab.training.model import check_length
-from ailora.lab.training.processes import alone_in, gather, settle_fsdp, state
+from ailora.lab.training.kinds import Kind, Scored, kind_of
+from ailora.lab.training.machine import alone_in, environment, gather, settle_fsdp, state
+from ailora.lab.training.model import check_length, outputs_on
+from ailora.lab.training.monitoring import OnProgress
 from ailora.lab.training.trainer import build_trainer, run_to_end, some
 
 logger = logging.getLogger(__name__)
@@ -49,7 +46,7 @@ def train(
 
     Args:
         config: The run's settings.
-        task: Its data, as ``config.task`` names it.
+        task: The data that ``config.task`` names.
         out: Folder of runs; this one's is named by `RunConfig.run_id`.
         resume: Continue an unfinished run from its last checkpoint, to the same end weights.
         on_progress: Called with (step, steps, what) after every step.
@@ -63,7 +60,7 @@ def train(
         LockedError: Another process does this run.
         DivergedError: The loss or the outputs are no longer numbers.
     """
-    check_method(config.method)
+    method_named(config.method)
     settle_fsdp()
     folder = RunFolder(out.absolute() / config.run_id(task.name, task.fingerprint))
     finished = folder.result()
@@ -131,7 +128,8 @@ def _prepare(kind: Kind[Any]) -> tuple[nn.Module, PreTrainedTokenizerBase, dict[
     batch = _few(kind, base, tokenizer)
     before = outputs_on(base, batch)
     began = time.perf_counter()
-    model = adapt(base, kind.config, kind.peft_task_type, lambda: _batches(kind, base, tokenizer))
+    build = method_named(kind.config.method).build
+    model = build(base, kind.config, lambda: _batches(kind, base, tokenizer))
     seconds = time.perf_counter() - began
     moved = (outputs_on(model, batch) - before).abs().max()
     return model, tokenizer, {"init_seconds": seconds, "step0_deviation": float(moved)}
@@ -148,8 +146,8 @@ def _batches(
 ) -> Iterator[Any]:
     """A few training batches, for methods that start from data.
 
-    Of nearly one size where the rows do not fill them: a short last one would weigh its rows more
-    in LoRA-GA's gradient, and could hold too few tokens for EVA.
+    Where the rows do not fill them, they are of nearly one size: a short last one would weigh its
+    rows more in LoRA-GA's gradient, and could hold too few tokens for EVA.
     """
     config = kind.config
     size = config.micro_batch_size or config.batch_size
@@ -194,7 +192,7 @@ def _result(
     history = folder.history()
     return {
         "config": asdict(kind.config),
-        "data": _data(kind.task),
+        "data": _data(kind),
         "metrics": {name: split.metrics for name, split in scored.items()},
         "by_group": {name: split.by_group for name, split in scored.items() if split.by_group},
         "majority": kind.majority(),
@@ -212,7 +210,7 @@ def _result(
 
 
 def _launched(trainer: Trainer) -> dict[str, Any]:
-    """Accelerate's word for how the processes share the work: NO, MULTI_GPU, FSDP, ..."""
+    """How many processes, and Accelerate's word for how they share the work: NO, FSDP, ..."""
     return {
         "processes": state().num_processes,
         "distributed": trainer.accelerator.distributed_type.value,
@@ -227,8 +225,8 @@ def _evaluation_seconds(trainer: Trainer) -> float:
     return float(sum(entry.get("eval_runtime", 0.0) for entry in trainer.state.log_history))
 
 
-def _data(task: Task) -> dict[str, Any]:
-    labels = task.labels if isinstance(task, TextTask) else None
+def _data(kind: Kind[Any]) -> dict[str, Any]:
+    task, labels = kind.task, kind.class_names
     return {
         "train": task.train.num_rows,
         "selection": task.selection.num_rows,
@@ -241,7 +239,7 @@ def _data(task: Task) -> dict[str, Any]:
 
 
 def _updates(model: nn.Module) -> list[dict[str, Any]]:
-    """How far each adapted weight moved; of the methods whose update is a product B A."""
+    """How far each adapted weight moved, for the methods whose update is a product B A."""
     if isinstance(model, PeftModel) and isinstance(model.active_peft_config, LoraConfig):
         return [asdict(norm) for norm in update_norms(model)]
     return []

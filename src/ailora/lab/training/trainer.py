@@ -1,32 +1,40 @@
-"""transformers' Trainer set up for one run, and how it goes on from a checkpoint."""
+"""transformers' Trainer as a run uses it: set up, in an order of rows that can be found again.
+
+With one seed and one epoch the rows come in one order, whatever the number of processes; so a run
+goes on from a checkpoint, and several processes do what one would.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
+from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
 from torch import nn
+from torch.utils.data import DataLoader, Sampler
 from transformers import (
     EarlyStoppingCallback,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ailora.adapters import create_optimizer
 from ailora.lab import methods
-from ailora.lab.training.callbacks import OnProgress, Progress, Recorder
-from ailora.lab.training.config import RunConfig
-from ailora.lab.training.environment import computes_bf16_natively
+from ailora.lab.settings import RunConfig
 from ailora.lab.training.folder import STATE, RunFolder
 from ailora.lab.training.kinds import Kind
-from ailora.lab.training.order import OrderedTrainer
-from ailora.lab.training.processes import share_of
+from ailora.lab.training.machine import computes_bf16_natively, share_of
+from ailora.lab.training.monitoring import OnProgress, Progress, Recorder
 
 
 def build_trainer(
@@ -42,11 +50,11 @@ def build_trainer(
 
     Args:
         kind: The task and the run's settings.
-        folder: Of the run.
+        folder: The run's folder.
         model: The adapted model.
         tokenizer: Its tokeniser.
         on_progress: Called with (step, steps, what) after every step.
-        fresh: Whether it begins at step 0, which is then evaluated too.
+        fresh: Whether the run begins at step 0, which is then evaluated too.
     """
     config = kind.config
     rows = kind.encoded(kind.task.train, tokenizer)
@@ -69,20 +77,31 @@ def build_trainer(
     return trainer
 
 
-class RunTrainer(OrderedTrainer):
-    """With each role's learning rate."""
+def build_evaluator(
+    kind: Kind[Any],
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    on_progress: OnProgress,
+) -> Trainer:
+    """A Trainer that only predicts; ``folder`` is scratch."""
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(str(folder), **_common_arguments(kind.config)),
+        data_collator=kind.collator(tokenizer, model),
+        processing_class=tokenizer,
+        callbacks=[Progress(on_progress)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
-    optimizer: torch.optim.Optimizer | None
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW, made here and not before: FSDP has to exchange the parameters in it."""
-        if self.optimizer is None:
-            # Fused as Trainer's own is: a plain loop over the parameters takes three times as long.
-            self.optimizer = create_optimizer(
-                self.model, lr=self.args.learning_rate, weight_decay=self.args.weight_decay,
-                fused=True,
-            )  # fmt: skip
-        return self.optimizer
+def some(rows: Dataset, count: int | None) -> Dataset:
+    """A fixed sample: files often hold one class after the other."""
+    if count is None or count >= len(rows):
+        return rows
+    return rows.shuffle(seed=0).take(count)
 
 
 def run_to_end(trainer: Trainer, checkpoint: Path | None) -> None:
@@ -103,22 +122,119 @@ def run_to_end(trainer: Trainer, checkpoint: Path | None) -> None:
         _shard(trainer)
 
 
-def _shard(trainer: Trainer) -> None:
-    """As training would; evaluating alone tries it without an optimiser, which FSDP2 refuses."""
-    optimizer = trainer.create_optimizer()
-    trainer.model, trainer.optimizer = trainer.accelerator.prepare(trainer.model, optimizer)
-    trainer.model_wrapped = trainer.model
+class RunTrainer(Trainer):  # type: ignore[misc]
+    """Trainer with each role's learning rate, and its rows in `LengthGroupedOrder`.
+
+    With several processes, an optimiser step is that of one process with the same rows: each batch
+    is shared out, and a process's mean loss counts by the rows that it holds.
+    """
+
+    optimizer: torch.optim.Optimizer | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Trainer takes any ``**kwargs`` of a model for a loss that divides by the tokens of the
+        # step, and neither divides by the micro batches nor keeps the scale over processes. Of
+        # transformers' models only decoders divide so.
+        self.model_accepts_loss_kwargs &= self._loss_shifts_labels
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW, made here and not before: FSDP has to exchange the parameters in it."""
+        if self.optimizer is None:
+            # Fused as Trainer's own is: a plain loop over the parameters takes three times as long.
+            self.optimizer = create_optimizer(
+                self.model, lr=self.args.learning_rate, weight_decay=self.args.weight_decay,
+                fused=True,
+            )  # fmt: skip
+        return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedOrder:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        lengths = [len(tokens) for tokens in rows["input_ids"]]
+        together = self.args.train_batch_size * self.args.world_size
+        return LengthGroupedOrder(lengths, together, self.args.seed)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """This process's share of the batches."""
+        if self.args.world_size == 1:
+            return cast("DataLoader[Any]", super().get_train_dataloader())
+        rows = self._remove_unused_columns(self.train_dataset, description="training")
+        shared = SharedBatches(
+            self._get_train_sampler(), self.args.process_index, self.args.world_size
+        )
+        loader = DataLoader(rows, batch_sampler=shared, collate_fn=self.data_collator)
+        prepared = prepare_data_loader(
+            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True
+        )
+        return cast("DataLoader[Any]", prepared)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The loss, weighed so that the mean over processes is the mean over all labels.
+
+        Decoders divide by the number of tokens of the whole step themselves.
+        """
+        held = _learned(inputs).to(self.args.device)
+        found = super().compute_loss(model, inputs, *args, **kwargs)
+        if self.args.world_size == 1 or self.model_accepts_loss_kwargs or not model.training:
+            return found
+        weight = held / self.accelerator.reduce(held, reduction="mean")
+        return (found[0] * weight, found[1]) if isinstance(found, tuple) else found * weight
 
 
-def some(rows: Dataset, count: int | None) -> Dataset:
-    """A fixed sample: files often hold one class after the other."""
-    if count is None or count >= len(rows):
-        return rows
-    return rows.shuffle(seed=0).take(count)
+class LengthGroupedOrder(Sampler[int]):
+    """Rows of like length together, in an order that differs by epoch.
+
+    transformers' own sampler draws from the global random state. A run that resumes within an
+    epoch cannot find that state again and would see other rows; here it need not.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths = list(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Trainer's data loader before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        # torch's generator reads 32 bits of a seed, so the two numbers are hashed into one.
+        mixed = int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)[0])
+        own = torch.Generator().manual_seed(mixed)
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=own))
 
 
-def _was_over(state: TrainerState) -> bool:
-    return bool(state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"])
+class SharedBatches(Sampler[list[int]]):
+    """One process's rows of every batch, so that all of them together take one process's batches.
+
+    accelerate's own sharding fills the last batch up with rows from the beginning, which one
+    process would not see. Here the last one is shared out as it is; where it has fewer rows than
+    there are processes, each takes all of them, and the mean over processes is the same.
+
+    Args:
+        order: Order of the rows; its ``batch_size`` is that of all processes together.
+        process: Number of this process.
+        processes: How many there are.
+    """
+
+    def __init__(self, order: LengthGroupedOrder, process: int, processes: int) -> None:
+        self.sampler = order  # by this name accelerate finds whom to tell the epoch
+        self.process = process
+        self.processes = processes
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.sampler.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rows = list(self.sampler)
+        for first in range(0, len(rows), self.sampler.batch_size):
+            batch = rows[first : first + self.sampler.batch_size]
+            few = len(batch) < self.processes
+            yield batch if few else batch[self.process :: self.processes]
 
 
 def _arguments(kind: Kind[Any], folder: RunFolder, rows: Dataset, fresh: bool) -> TrainingArguments:
@@ -130,16 +246,13 @@ def _arguments(kind: Kind[Any], folder: RunFolder, rows: Dataset, fresh: bool) -
         output_dir=str(folder.checkpoints),
         per_device_train_batch_size=share_of(micro),
         gradient_accumulation_steps=config.batch_size // micro,
-        per_device_eval_batch_size=micro,  # small ones group by length better
         num_train_epochs=config.epochs,
         learning_rate=config.lr,
         lr_scheduler_type="linear",
         warmup_steps=config.warmup_ratio,  # below 1 it is a share of the steps
         weight_decay=config.weight_decay,
         bf16=bf16,
-        use_cpu=not torch.accelerator.is_available(),  # said so, a processor may have bf16 too
         seed=config.seed,
-        train_sampling_strategy="group_by_length",  # for evaluations; see `order` for training
         eval_strategy="steps",
         eval_steps=every,
         eval_on_start=fresh,
@@ -153,11 +266,22 @@ def _arguments(kind: Kind[Any], folder: RunFolder, rows: Dataset, fresh: bool) -
         metric_for_best_model=f"eval_{kind.monitored[0]}",
         greater_is_better=kind.greater_is_better,
         restore_callback_states_from_checkpoint=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        report_to="none",
-        disable_tqdm=True,
-        log_level="error",
+        **_common_arguments(config),
     )
+
+
+def _common_arguments(config: RunConfig) -> dict[str, Any]:
+    """What training and mere evaluation have in common: small batches by length, no chatter."""
+    return {
+        # Small ones group by length better.
+        "per_device_eval_batch_size": config.micro_batch_size or config.batch_size,
+        "train_sampling_strategy": "group_by_length",  # of evaluations; training has its own order
+        "use_cpu": not torch.accelerator.is_available(),  # said so, a processor may have bf16 too
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "report_to": "none",
+        "disable_tqdm": True,
+        "log_level": "error",
+    }
 
 
 def _steps_between_evaluations(config: RunConfig, rows: Dataset) -> int:
@@ -165,3 +289,22 @@ def _steps_between_evaluations(config: RunConfig, rows: Dataset) -> int:
     if config.evaluations is None:
         return an_epoch
     return max(1, math.ceil(an_epoch * config.epochs / config.evaluations))
+
+
+def _learned(inputs: dict[str, Any]) -> torch.Tensor:
+    """How many labels the mean loss of a batch is over: label tokens, or rows."""
+    labels: torch.Tensor | None = inputs.get("labels")
+    if labels is not None and labels.ndim > 1:
+        return (labels != -100).sum().float()
+    return torch.tensor(float(len(inputs["input_ids"])))
+
+
+def _was_over(state: TrainerState) -> bool:
+    return bool(state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"])
+
+
+def _shard(trainer: Trainer) -> None:
+    """As training would; evaluating alone tries it without an optimiser, which FSDP2 refuses."""
+    optimizer = trainer.create_optimizer()
+    trainer.model, trainer.optimizer = trainer.accelerator.prepare(trainer.model, optimizer)
+    trainer.model_wrapped = trainer.model

@@ -11,12 +11,11 @@ import pytest
 
 from ailora.errors import UserError
 from ailora.lab.experiments import Store, sweep
-from ailora.lab.experiments.engines import local, pool
+from ailora.lab.experiments.engines import local, worker
 from ailora.lab.experiments.engines.here import Here
 from ailora.lab.experiments.engines.local import Local
-from ailora.lab.experiments.events import Ended, Event, Step
-from ailora.lab.experiments.failure import Failure
-from ailora.lab.experiments.jobs import Job, Tasks
+from ailora.lab.experiments.jobs import Ended, Event, Job, Step, Tasks
+from ailora.lab.experiments.store import Failure
 from ailora.lab.training import RunConfig
 from tests.lab.experiments.conftest import at, ended, timeless
 from tests.lab.experiments.engines.obedient import GIGABYTE
@@ -27,7 +26,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Workers are stand-ins; a line here is an order: pid, seed, threads."""
     path = tmp_path / "log"
     stand_in = Path(__file__).with_name("obedient.py")
-    monkeypatch.setattr(pool, "COMMAND", (sys.executable, str(stand_in), str(path)))
+    monkeypatch.setattr(worker, "COMMAND", (sys.executable, str(stand_in), str(path)))
     return path
 
 
@@ -100,7 +99,7 @@ def test_a_run_that_ends_two_workers_has_failed_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kills = iter(range(10**6)) if starved else iter([])
-    monkeypatch.setattr(pool, "kills", lambda: next(kills, 0))
+    monkeypatch.setattr(worker, "kills", lambda: next(kills, 0))
     dying = jobs(1, weight_decay=decay)
     events = run(Local(2, 1), dying + jobs(4)[1:], tmp_path)
     (failure,) = failures(events)

@@ -12,9 +12,7 @@ import pytest
 from ailora.errors import UserError
 from ailora.lab.experiments import Store, sweep
 from ailora.lab.experiments.engines.here import Here
-from ailora.lab.experiments.engines.node import do
-from ailora.lab.experiments.events import Elsewhere, Ended, Event
-from ailora.lab.experiments.jobs import Tasks
+from ailora.lab.experiments.jobs import Elsewhere, Ended, Event, Tasks
 from ailora.lab.lock import held
 from ailora.lab.training import RunConfig
 from tests.lab.experiments.conftest import at, timeless
@@ -41,7 +39,9 @@ def test_a_node_works_in_the_store_or_sends_the_run_s_folder(
 ) -> None:
     job, store = tasks.job(four[0]), Store(tmp_path)
     (tmp_path / "seen").touch()
-    words = do(asdict(job.config), job.run_id, str(tmp_path), "seen" if shared else "unseen", 1)
+    words = engine.do_on_node(
+        asdict(job.config), job.run_id, str(tmp_path), "seen" if shared else "unseen", 1
+    )
     assert ("files" in words) is not shared
     assert store.read(job.run_id).state == ("finished" if shared else "unknown")
     event = engine.take(job, words, store)
@@ -58,7 +58,7 @@ def test_a_failure_far_away_is_written_down_here(
     four: tuple[RunConfig, ...], tasks: Tasks, tmp_path: Path
 ) -> None:
     job, store = tasks.job(at(four[0], lr=1e30)), Store(tmp_path)
-    words = do(asdict(job.config), job.run_id, str(tmp_path), "unseen", 1)
+    words = engine.do_on_node(asdict(job.config), job.run_id, str(tmp_path), "unseen", 1)
     event = engine.take(job, words, store)
     found = store.failure(job.run_id)
     assert found is not None
@@ -72,7 +72,7 @@ def test_what_comes_back_does_not_get_in_the_way_of_another_process(
     job, store = tasks.job(four[0]), Store(tmp_path)
     words = {"result": {}, "files": {"result.json": b"{}"}}
     with held(tmp_path / job.run_id) as mine:
-        monkeypatch.setattr("ailora.lab.lock.hold._HELD", {})  # as if that were another process
+        monkeypatch.setattr("ailora.lab.lock._HELD", {})  # as if that were another process
         event = engine.take(job, words, store)
         assert isinstance(event, Elsewhere)
         assert str(mine.owner) in event.owner

@@ -179,7 +179,7 @@ def test_texts_shared_between_splits_are_counted_and_logged(
         ({"text": "x", "label": ["yes"]}, ["'label'", "['yes']"]),
         ({"text": " ", "label": "yes"}, ["'text'", "' '"]),
         ({"text": 5, "label": "yes"}, ["'text'", "5"]),
-        ({"text": "\ud800", "label": "yes"}, ["'text'", "surrogates"]),
+        ({"text": "\ud800", "label": "yes"}, ["'text'", "half a surrogate pair"]),
     ],
 )
 def test_a_bad_row_of_dev_is_named_by_file_and_line(

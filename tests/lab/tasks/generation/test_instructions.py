@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ailora.errors import UserError
-from ailora.lab.tasks.generation.instructions import TEMPLATE, is_instructions, load_instructions
+from ailora.lab.tasks.generation.instructions import TEMPLATE, load_instructions
 
 
 def records(count: int, start: int = 0) -> list[dict[str, str]]:
@@ -98,9 +98,3 @@ def test_more_than_two_columns_are_refused(tmp_path: Path, text: list[str]) -> N
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.json does not exist"):
         load_instructions(tmp_path / "none.json")
-
-
-def test_instruction_sets_are_known_by_their_columns() -> None:
-    assert is_instructions(("instruction", "input", "output"))
-    assert is_instructions(("output", "instruction"))
-    assert not is_instructions(("instruction", "label"))

@@ -13,8 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from ailora.errors import UserError
 from ailora.lab.demo import encoder_dir
 from ailora.lab.tasks.qa import load_squad_v1
-from ailora.lab.tasks.qa.answers import best_answers
-from ailora.lab.tasks.qa.scores import score_questions
+from ailora.lab.tasks.qa.answers import best_answers, score_questions
 from ailora.lab.tasks.qa.windows import make_windows
 from tests.lab.tasks.qa.data import REAL, needs_real
 from tests.lab.tasks.qa.models import perfect, rows, tokenizer

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import gzip
+import json
 from pathlib import Path
 
 import pytest
 
 from ailora.errors import UserError
-from ailora.lab.tasks.tables.read import Table, read_table
+from ailora.lab.tasks.tables.read import kind_of, read_table
+from ailora.lab.tasks.tables.table import Table
 
 
 def table(folder: Path, name: str, content: bytes | str) -> Table:
@@ -171,3 +173,68 @@ def test_a_missing_file_and_a_folder_are_user_errors(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(UserError, match=r"cannot read .*folder\.csv"):
         read_table(tmp_path / "folder.csv")
+
+
+@pytest.mark.parametrize("indent", [None, 1, 4])
+@pytest.mark.parametrize("name", ["a.json", "a.JSON.gz"])
+def test_values_are_those_that_json_reads(tmp_path: Path, indent: int | None, name: str) -> None:
+    rows = [{"a": "x, ]}", "b": [1, {"c": None}]}, {"a": "naïve\n猫", "b": -3.5e2}]
+    table = read_table(written(tmp_path, name.lower(), json.dumps(rows, indent=indent)))
+    assert [row for _, row in table.rows] == rows
+    assert table.columns == ("a", "b")
+
+
+def test_each_row_knows_the_line_it_begins_at(tmp_path: Path) -> None:
+    text = '\ufeff\n[\n  {"a": 1},\n  {"a":\n    2}, {"a": 3}\n,\n{"a": 4}]\n'
+    assert [line for line, _ in read_table(written(tmp_path, "a.json", text)).rows] == [3, 4, 5, 7]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[{"a": 1},\n{"a": }]', "a.json:2: not JSON"),
+        ('[{"a": 1}\n{"a": 2}]', "a.json:1: not JSON: no comma"),
+        ('[\n{"a": 1},\n', "a.json:3: not JSON"),
+        ('[{"a": 1}\n', "a.json:1: not JSON: no comma and no ]"),
+        ('[{"a": 1},\n7]', "a.json:2: expected a JSON object, got 7"),
+        ('{"a": 1}\n{"a": 2}', "named .jsonl"),
+        ("", "expected a list"),
+        ('[{"a": 1}\n]\n[{"a": 2}]', "a.json:2: not JSON: the list ends here"),
+        ("[]", "no rows"),
+        (b'[\n{"a": "\xff"}]', "a.json:2: not UTF-8: byte 0xff"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_what_is_broken_is_told_with_its_line(
+    tmp_path: Path, content: str | bytes, message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        read_table(written(tmp_path, "a.json", content))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_broken_files_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        read_table(tmp_path / "none.json")
+    (tmp_path / "b.json.gz").write_bytes(gzip.compress(b"[]")[:-9])
+    with pytest.raises(UserError, match="broken gzip"):
+        read_table(tmp_path / "b.json.gz")
+
+
+def test_elements_that_are_no_objects_are_left_out_where_the_report_lets_them(
+    tmp_path: Path,
+) -> None:
+    told = []
+    table = read_table(
+        written(tmp_path, "a.json", '[{"a": 1},\n"x",\n{"a": 2}]'),
+        lambda *what: told.append(what[1]),
+    )
+    assert [row["a"] for _, row in table.rows] == [1, 2]
+    assert told == [2]
+
+
+def test_a_json_list_is_known_by_its_name() -> None:
+    assert kind_of(Path("x.json")) == ".json"
+    assert kind_of(Path("x.JSON.gz")) == ".json"
+    assert kind_of(Path("x.jsonl")) == ".jsonl"

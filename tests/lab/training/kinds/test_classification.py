@@ -15,7 +15,7 @@ from ailora.lab.tasks import TextTask
 from ailora.lab.training import RunConfig, train
 from ailora.lab.training.kinds.base import Scored
 from ailora.lab.training.kinds.classification import Classification
-from ailora.lab.training.score import _evaluator
+from ailora.lab.training.trainer import build_evaluator
 from tests.conftest import one_thread, sentences
 
 ROWS = 24
@@ -55,7 +55,9 @@ def answered(tiny_model: Path) -> tuple[Scored, list[float]]:
             batch = tokenizer(text, truncation=True, max_length=128, return_tensors="pt")
             with torch.no_grad():
                 alone.append(float(model(**batch).logits))
-        trainer = _evaluator(kind, model, tokenizer, "unused", lambda *_: None)
+        trainer = build_evaluator(
+            kind, Path("unused"), model, tokenizer, on_progress=lambda *_: None
+        )
         return kind.final(trainer, table), alone
 
 

@@ -15,7 +15,6 @@ import ailora
 from ailora.errors import UserError
 from ailora.lab.training import RunConfig, train
 from ailora.lab.training.kinds.generation import Generation as GenerationKind
-from ailora.lab.training.settings import Generation
 from tests.lab.training.decoders import TEMPLATE, save_decoder, sums_task
 
 
@@ -34,7 +33,7 @@ def config(decoder: Path) -> RunConfig:
         epochs=6,
         batch_size=8,
         max_length=128,
-        generation=Generation(batch_size=3),
+        answer_batch_size=3,
     )
 
 
@@ -126,7 +125,7 @@ def test_the_adapter_reloads_and_generates_the_same(
 def test_the_loss_of_a_batch_is_that_of_its_answers_or_of_all_its_tokens(config: RunConfig) -> None:
     found = {}
     for loss_on in ("answer", "sequence"):
-        chosen = replace(config, generation=Generation(loss_on=loss_on))
+        chosen = replace(config, loss_on=loss_on)
         kind = GenerationKind(sums_task(), chosen)
         model, tokenizer = kind.load()
         rows = kind.encode(kind.task.test, tokenizer)
@@ -169,7 +168,7 @@ def test_settings_of_the_run_go_before_the_tasks_and_headings_stop_an_answer(
     kind = GenerationKind(sums_task(), config)
     assert (kind.search.max_new_tokens, kind.search.num_beams) == (24, 1)
     assert kind.search.stop == ("### Instruction", "### Response")
-    chosen = replace(config, generation=Generation(max_new_tokens=5, num_beams=2, batch_size=7))
+    chosen = replace(config, max_new_tokens=5, num_beams=2, answer_batch_size=7)
     kind = GenerationKind(sums_task(), chosen)
     assert (kind.search.max_new_tokens, kind.search.num_beams, kind.search.batch_size) == (5, 2, 7)
     plain = replace(sums_task(), template="{source}\n")

@@ -11,7 +11,6 @@ from datasets import Dataset
 from ailora.lab.tasks import GenerationTask
 from ailora.lab.training import RunConfig
 from ailora.lab.training.kinds.generation import Generation as GenerationKind
-from ailora.lab.training.settings import Generation
 from tests.writers import TEMPLATE, save_bart, save_llama
 
 LONG = "the people said more news " * 30  # a token a word, or two
@@ -58,7 +57,7 @@ def source_tokens(config: RunConfig, own: int | None) -> int:
 def test_the_run_says_it_or_else_the_task(
     said: int | None, own: int | None, kept: int, config: RunConfig
 ) -> None:
-    asked = replace(config, generation=Generation(max_source_tokens=said))
+    asked = replace(config, max_source_tokens=said)
     # Of an encoder-decoder the special tokens count, as in max_length.
     assert kept - 3 <= source_tokens(asked, own) <= kept
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ailora.lab.experiments.attempt import attempt
-from ailora.lab.experiments.events import Tell
-from ailora.lab.experiments.jobs import Job, Tasks
+from ailora.lab.experiments.jobs import Job, Tasks, Tell, do_job
 from ailora.lab.experiments.store import Store
 
 
 class Here:
-    """An engine without other processes.
+    """An engine that does runs one after another in this process.
 
     Args:
-        tasks: Data that is loaded already.
+        tasks: Data that is loaded already; by default it is read here.
         strict: Bad input raises a UserError and leaves nothing, rather than being a failed run.
     """
 
@@ -25,4 +23,4 @@ class Here:
     def run(self, jobs: Sequence[Job], store: Store, tell: Tell) -> None:
         """As `Engine.run`."""
         for job in jobs:
-            attempt(job, store, self.tasks, tell, strict=self.strict)
+            do_job(job, store, self.tasks, tell, strict=self.strict)

@@ -6,36 +6,32 @@ import queue
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from ailora.errors import UserError
-from ailora.lab.experiments.cost import Cost, mean
-from ailora.lab.experiments.engines.layout import (
+from ailora.lab.experiments.calibration import (
     Calibration,
+    Cost,
     Layout,
     find_costs,
     find_layout,
     given_layout,
+    mean,
 )
 from ailora.lab.experiments.engines.memory import available
-from ailora.lab.experiments.engines.pool import Message, Worker
-from ailora.lab.experiments.events import Elsewhere, Ended, Step, Tell
-from ailora.lab.experiments.failure import Failure
-from ailora.lab.experiments.jobs import Job
-from ailora.lab.experiments.store import Store
+from ailora.lab.experiments.engines.worker import Message, Worker
+from ailora.lab.experiments.jobs import Ended, Job, Step, Tell, event_from_json
+from ailora.lab.experiments.store import Failure, Store
 
 
 class Local:
     """An engine of worker processes that each do one run after another.
 
-    Workers import once and keep the data of their runs. One that dies is replaced, and its run
-    goes back once; if that kills a worker too, it has failed. While less memory is available than
-    a run took at its most, no further worker is started.
+    A worker that dies is replaced, and its run is tried once more; if that kills a worker too, the
+    run has failed. No further worker is started while less memory is available than a run's peak.
 
     Args:
-        workers: Processes at a time; by default what was measured to be fastest, also for
-            ``threads``, of each.
-        threads: By default the cores are shared out.
+        workers: Number of processes. Without it and ``threads``, what was measured to be fastest.
+        threads: Number of threads in each. With ``workers`` alone the cores are shared out.
 
     Raises:
         UserError: A number below 1.
@@ -49,10 +45,10 @@ class Local:
         self._layout: Layout | None = None
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._workers: list[Worker] = []
-        self._memory = 0  # most that a run has taken
+        self._memory = 0  # largest peak of a run so far, in bytes
 
     def layout(self, jobs: Sequence[Job], store: Store, *, remember: bool = True) -> Layout:
-        """Number of workers and threads: the given ones, those remembered, or measured now."""
+        """Number of workers and threads: given, remembered, or measured now."""
         if self._layout is None:
             self._layout = self._given or self._measured_layout(jobs, store, remember)
         return self._layout
@@ -69,7 +65,7 @@ class Local:
     def run(self, jobs: Sequence[Job], store: Store, tell: Tell) -> None:
         """As `Engine.run`."""
         layout = self.layout(jobs, store)
-        waiting, busy, once = deque(jobs), dict[Worker, Job](), set[str]()
+        waiting, busy, lost = deque(jobs), dict[Worker, Job](), set[str]()
         try:
             while waiting or busy:
                 self._hand_out(waiting, busy, layout, store, tell)
@@ -78,8 +74,11 @@ class Local:
                     self._workers.remove(worker)
                     job = busy.pop(worker, None)
                     if job is not None:
-                        self._bury(worker, job, waiting, once, store, tell)
-                elif _tell(busy[worker], words, tell):
+                        self._retry_or_fail(worker, job, waiting, lost, store, tell)
+                    continue
+                event = event_from_json(busy[worker], words)
+                tell(event)
+                if not isinstance(event, Step):
                     del busy[worker]
                     self._memory = max(self._memory, words.get("memory", 0))
         finally:
@@ -118,18 +117,19 @@ class Local:
         self._workers.append(Worker(self._inbox))
         return self._workers[-1]
 
-    def _bury(
+    def _retry_or_fail(
         self,
         worker: Worker,
         job: Job,
         waiting: deque[Job],
-        once: set[str],
+        lost: set[str],
         store: Store,
         tell: Tell,
     ) -> None:
+        """Put the run of a dead worker back into the queue; the second time it has failed."""
         for_memory, reason = worker.why_dead()
-        if job.run_id not in once:
-            once.add(job.run_id)
+        if job.run_id not in lost:
+            lost.add(job.run_id)
             waiting.append(job)
             return
         failure = Failure(
@@ -164,17 +164,3 @@ class Local:
             elif "cost" in words:
                 costs.append(Cost(**words["cost"]))
         return mean(costs) if len(costs) == len(jobs) else None
-
-
-def _tell(job: Job, words: dict[str, Any], tell: Tell) -> bool:
-    """Pass on what a worker said; whether its run is over."""
-    if "step" in words:
-        tell(Step(job, *words["step"]))
-        return False
-    if "elsewhere" in words:
-        tell(Elsewhere(job, words["elsewhere"]))
-    elif "failure" in words:
-        tell(Ended(job, Failure(**words["failure"])))
-    else:
-        tell(Ended(job, words["result"]))
-    return True

@@ -1,4 +1,4 @@
-"""How much memory there is, was taken, and whether the kernel killed for want of it."""
+"""Memory that is available and that was used, and processes killed for lack of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available(cgroup: Path = _CGROUP) -> int:
-    """Bytes that can be taken without swapping; in a container no more than its limit leaves."""
+    """Bytes that can be used without swapping; in a container at most what its limit leaves."""
     free = int(psutil.virtual_memory().available)
     with contextlib.suppress(OSError, ValueError):  # no limit says "max"
         limit = int((cgroup / "memory.max").read_text(encoding="utf-8"))
@@ -23,13 +23,13 @@ def available(cgroup: Path = _CGROUP) -> int:
 
 
 def peak() -> int:
-    """Most bytes that this process has held so far."""
+    """Peak memory of this process so far, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def kills(vmstat: Path = Path("/proc/vmstat"), cgroup: Path = _CGROUP) -> int:
-    """Processes that the kernel has killed for want of memory, as far as it says."""
+    """Number of processes that the kernel has killed for lack of memory, as far as it says."""
     return _count(vmstat) + _count(cgroup / "memory.events")
 
 

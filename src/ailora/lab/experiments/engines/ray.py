@@ -5,26 +5,41 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from ailora.errors import UserError
 from ailora.files import write_atomic
-from ailora.lab.experiments.engines.node import do
-from ailora.lab.experiments.events import Elsewhere, Ended, Event, Tell
-from ailora.lab.experiments.failure import Failure, failure_of
-from ailora.lab.experiments.jobs import Job
-from ailora.lab.experiments.store import Store
+from ailora.lab.experiments.jobs import (
+    Elsewhere,
+    Ended,
+    Event,
+    Job,
+    Step,
+    Tasks,
+    Tell,
+    do_job,
+    event_from_json,
+    event_to_json,
+)
+from ailora.lab.experiments.store import Failure, Store, failure_of
 from ailora.lab.lock import LockedError, held
+from ailora.lab.training import RunConfig
+from ailora.lab.training.folder import FAILED
 
 try:
     import ray
 except ImportError as error:
     raise UserError("Ray is not installed; install it with: pip install 'ailora[ray]'") from error
 
-_LAST = ("failed.json", "result.json")  # that a run has ended is written when all else is there
+_LAST = (FAILED, "result.json")  # that a run has ended is written when all else is there
+_TASKS = Tasks()  # of a node's process, which does one run after another
 
 
 class OnRay:
@@ -35,7 +50,7 @@ class OnRay:
     anew, and two sweeps at once could both do it.
 
     Args:
-        address: Of the cluster; None for one on this machine (or Ray's own RAY_ADDRESS).
+        address: Address of the cluster; None for one on this machine (or Ray's RAY_ADDRESS).
         cpus_per_run: Cores that each run gets, and its number of threads.
         gpus_per_run: Accelerators that each run gets.
         retries: How often a run is handed out again whose process or node was lost.
@@ -55,7 +70,7 @@ class OnRay:
         if cpus_per_run <= 0 or gpus_per_run < 0:
             raise UserError(
                 f"cpus_per_run={cpus_per_run:g}, gpus_per_run={gpus_per_run:g}: "
-                "each run needs some of a core, and no less than no accelerator"
+                "a run needs more than 0 cores, and 0 or more accelerators"
             )
         self.address = address
         self.resources = {"num_cpus": cpus_per_run, "num_gpus": gpus_per_run}
@@ -65,7 +80,7 @@ class OnRay:
         """As `Engine.run`; single steps are not told.
 
         Raises:
-            UserError: No cluster at the address, or it has not what a run needs.
+            UserError: No cluster at the address, or it lacks what a run needs.
         """
         ours = not ray.is_initialized()
         if ours:
@@ -79,7 +94,7 @@ class OnRay:
                 ray.shutdown()
 
     def _hand_out(self, jobs: Sequence[Job], store: Store, seen: str, tell: Tell) -> None:
-        remote = ray.remote(do).options(**self.resources, max_retries=self.retries)
+        remote = ray.remote(do_on_node).options(**self.resources, max_retries=self.retries)
         threads = max(1, int(self.resources["num_cpus"]))
         pending = {
             remote.remote(asdict(job.config), job.run_id, str(store.path), seen, threads): job
@@ -107,8 +122,9 @@ class OnRay:
 
 def take(job: Job, words: Mapping[str, Any], store: Store) -> Event:
     """Put what a node has sent into the store, unless another process holds the folder."""
-    if "elsewhere" in words:
-        return Elsewhere(job, words["elsewhere"])
+    event = event_from_json(job, words)
+    if isinstance(event, Elsewhere):
+        return event
     files, folder = words.get("files", {}), store.path / job.run_id
     try:
         with held(folder):
@@ -116,12 +132,37 @@ def take(job: Job, words: Mapping[str, Any], store: Store) -> Event:
                 write_atomic(folder / name, files[name])
     except LockedError as error:
         return Elsewhere(job, str(error))
-    return Ended(job, Failure(**words["failure"]) if "failure" in words else words["result"])
+    return event
+
+
+def do_on_node(
+    config: Mapping[str, Any], run_id: str, store: str, seen: str, threads: int
+) -> dict[str, Any]:
+    """Do a run on a node.
+
+    Args:
+        config: The run's settings as a dictionary.
+        run_id: Its name.
+        store: Path of the store on the driver.
+        seen: Name of a file there; a node that sees it shares the store.
+        threads: Number of threads for torch.
+
+    Returns:
+        How it ended (``result``, ``failure`` or ``elsewhere``) and, if the store is not shared,
+        the ``files`` of the run's folder.
+    """
+    torch.set_num_threads(threads)
+    job = Job(config=RunConfig.from_json(config), run_id=run_id, rows=None)
+    if (Path(store) / seen).exists():
+        return _ended(job, Store(Path(store)))
+    with tempfile.TemporaryDirectory(prefix="ailora-") as folder:
+        own = Store(Path(folder))
+        return _ended(job, own) | {"files": _files(own.path / run_id)}
 
 
 @contextlib.contextmanager
 def _probe(store: Store) -> Iterator[str]:
-    """A file in the store for the time of the runs, by which nodes know that they share it."""
+    """Name of a file that is in the store during the runs: a node that sees it shares the store."""
     name = f".ray-{uuid.uuid4().hex}"
     write_atomic(store.path / name, "")
     try:
@@ -155,3 +196,22 @@ def _lost(job: Job, error: Exception) -> Failure:
     if isinstance(error, ray.exceptions.OutOfMemoryError):
         return replace(failure, kind="memory")
     return failure
+
+
+def _ended(job: Job, store: Store) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+
+    def tell(event: Event) -> None:
+        if not isinstance(event, Step):
+            said.update(event_to_json(event))
+
+    do_job(job, store, _TASKS, tell)
+    return said
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }

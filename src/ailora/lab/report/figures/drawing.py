@@ -1,39 +1,53 @@
-"""A figure on disk: as SVG and as PNG in the project's style, its data beside it."""
+"""How figures look and how they are written: as SVG and PNG, with their data as CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ailora.files import write_atomic
+from ailora.lab.methods.table import METHODS, Look
+from ailora.lab.report.comparison import name_of
 
-Rows = list[list[Any]]  # a table: names of the columns, then lines
+Rows = list[list[Any]]  # a table: names of the columns, then one row per line
+
+ROLE_LOOKS: dict[str, tuple[str, str]] = {  # colour and marker
+    "q": ("#0072B2", "o"),
+    "k": ("#56B4E9", "s"),
+    "v": ("#D55E00", "^"),
+    "o": ("#009E73", "D"),
+}
+_OTHER_LOOK = Look("#D55E00", "-", "x")
 
 
-def draw(make: Callable[[], tuple[Figure, Rows]], path: Path) -> str:
-    """Draw a figure; write .svg, .png and .csv; return the SVG.
+def draw(make: Callable[[], tuple[Figure, Rows]], path: Path, *, ids: str = "") -> str:
+    """Draw a figure, write it as .svg, .png and .csv, and return the SVG.
 
     Args:
         make: Makes the figure and the table that it shows; called in the project's style.
-        path: Of the files, without their endings.
+        path: Path of the files, without their suffix.
+        ids: What the ids in the SVG begin with; by default the name of the files.
 
     Raises:
         UserError: The folder of ``path`` cannot be written.
     """
     png = io.BytesIO()
-    with _styled(path.name):
+    name = ids or path.name
+    with _styled(name):
         figure, rows = make()
-        drawing = _svg(figure, path.name)
+        drawing = _svg(figure, name)
         figure.savefig(png, format="png")
     write_atomic(path.with_suffix(".svg"), drawing)
     write_atomic(path.with_suffix(".png"), png.getvalue())
@@ -48,6 +62,52 @@ def svg_of(make: Callable[[], Figure], name: str) -> str:
     """Draw a figure as SVG alone; ``name`` keeps its ids apart from others' on one page."""
     with _styled(name):
         return _svg(make(), name)
+
+
+def look_of(method: str) -> Look:
+    """The method's look; those that are not known share one."""
+    return METHODS[method].look if method in METHODS else _OTHER_LOOK
+
+
+def draw_curve(
+    axes: Axes,
+    method: str,
+    x: Iterable[float],
+    mean: Iterable[float],
+    band: tuple[Iterable[float], Iterable[float]],
+) -> None:
+    """A method's mean over the seeds as a line, and a band from the lowest to the highest."""
+    color, line, marker = look_of(method)
+    axes.plot(
+        list(x), list(mean), line, color=color, marker=marker, markersize=4, label=name_of(method)
+    )
+    low, high = map(list, band)
+    axes.fill_between(list(x), low, high, color=color, alpha=0.12, linewidth=0)
+
+
+def draw_box(axes: Axes, y: float, height: float, values: Sequence[float], role: str) -> None:
+    """A horizontal box in a role's colour, and every value as a point."""
+    if not len(values):
+        return
+    color, marker = ROLE_LOOKS[role]
+    box = axes.boxplot(
+        [values],
+        positions=[y],
+        widths=height,
+        orientation="horizontal",
+        patch_artist=True,
+        showfliers=False,
+    )
+    box["boxes"][0].set(facecolor=color, alpha=0.35)
+    box["medians"][0].set(color="black")
+    places = y + np.linspace(-0.25, 0.25, len(values)) * height / 0.7
+    axes.plot(values, places, marker, color=color, markersize=2.2)
+
+
+def count_words(counts: Sequence[int]) -> str:
+    """``3``, or ``3 to 5`` where the counts differ."""
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 @contextmanager

@@ -6,7 +6,7 @@ the works before it do (section 4.1).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,15 +14,20 @@ from types import MappingProxyType
 from datasets import Dataset, concatenate_datasets
 
 from ailora.errors import UserError
-from ailora.lab.tasks.base import TextTask
 from ailora.lab.tasks.classification.metrics import metric_names
-from ailora.lab.tasks.classification.text import build_task
-from ailora.lab.tasks.tables.broken import BrokenRows, OnBroken, Report, rule_for
-from ailora.lab.tasks.tables.hub import hub_tables
-from ailora.lab.tasks.tables.read import Table, brief, find_file
-from ailora.lab.tasks.tables.records import Columns, choose_columns, number_encoder, to_dataset
-from ailora.lab.tasks.tables.sources import read_file
-from ailora.lab.tasks.tables.split import complete
+from ailora.lab.tasks.classification.text import (
+    Columns,
+    Encode,
+    build_text_task,
+    choose_columns,
+    encode_number,
+    to_dataset,
+)
+from ailora.lab.tasks.tables.read import find_file
+from ailora.lab.tasks.tables.sources import folder_of, read_named_set
+from ailora.lab.tasks.tables.split import Sampling
+from ailora.lab.tasks.tables.table import BrokenRows, OnBroken, Table, brief
+from ailora.lab.tasks.task import TextTask
 
 _LABEL = "label"
 _MISMATCHED = "mismatched"
@@ -103,7 +108,7 @@ def load_glue(
             MNLI): jsonl, csv or tsv, each also ``.gz``. Columns are the hub's, or ``sentence1``
             and ``sentence2``; labels the hub's numbers or names. None asks the hub.
         metrics: Names of metrics, the headline first; None for the set's own.
-        split_seed: Of the selection split and of the rows the limits keep.
+        split_seed: Seed of the selection split and of the rows that the limits keep.
         limit: Most rows to train on.
         eval_limit: Most rows of selection and of test each.
         on_broken: As in ``load_text_task``; the label -1 (hidden) and a similarity outside 0 to 5
@@ -115,44 +120,30 @@ def load_glue(
     if name not in GLUE:
         raise UserError(f"no GLUE set is called {name!r}; there are {', '.join(GLUE)}")
     kind = GLUE[name]
-    regression = kind.labels is None
-    names = metric_names(metrics or kind.metrics, regression=regression)
-    broken = BrokenRows(rule_for(on_broken, local=data is not None))
-    tables = _hub(name) if data is None else _local(Path(data).expanduser() / name, broken.report)
-    encode = _score if kind.labels is None else _class_index(kind.labels)
+    names = metric_names(metrics or kind.metrics, regression=kind.labels is None)
+    broken = BrokenRows(on_broken, local=data is not None)
+    tables = read_named_set(
+        name,
+        data,
+        f"glue/{name}",
+        label=_LABEL,
+        report=broken.report,
+        splits=_SPLITS,
+        required=("train", "dev"),
+    )
+    encode = _encode_score if kind.labels is None else _class_index(kind.labels)
     parts = {
         part: to_dataset(table, _columns(table, kind), encode, broken.report)
         for part, table in tables.items()
     }
-    notes = broken.notes() + _notes(name, data, parts)
-    official = {"train": parts["train"], "test": _reported(name, parts)}
-    splits, made = complete(official, seed=split_seed, stratify=not regression)
-    return build_task(
+    return build_text_task(
         name,
-        splits,
+        {"train": parts["train"], "test": _reported(name, parts)},
         labels=kind.labels,
         metrics=names,
-        notes=notes + made,
-        seed=split_seed,
-        limit=limit,
-        eval_limit=eval_limit,
+        sampling=Sampling(seed=split_seed, limit=limit, eval_limit=eval_limit),
+        notes=broken.notes() + _notes(name, data, parts),
     )
-
-
-def _hub(name: str) -> dict[str, Table]:
-    tables = hub_tables(f"glue/{name}", _LABEL, _SPLITS)
-    for part in ("train", "dev"):
-        if part not in tables:
-            raise UserError(f"hub data set 'glue/{name}' has no {part} split with labels")
-    return tables
-
-
-def _local(folder: Path, report: Report) -> dict[str, Table]:
-    files = {part: find_file(folder, stems) for part, stems in _SPLITS.items()}
-    for part in ("train", "dev"):
-        if files[part] is None:
-            raise UserError(f"{folder} holds no {part} file; expected {part}.jsonl.gz or the like")
-    return {part: read_file(file, report) for part, file in files.items() if file is not None}
 
 
 def _columns(table: Table, kind: GlueSet) -> Columns:
@@ -160,7 +151,7 @@ def _columns(table: Table, kind: GlueSet) -> Columns:
     return choose_columns(table, _PAIR if plain else kind.text, _LABEL)
 
 
-def _class_index(names: tuple[str, ...]) -> Callable[[str], int]:
+def _class_index(names: tuple[str, ...]) -> Encode:
     index = {name: number for number, name in enumerate(names)}
     index |= {str(number): number for number in range(len(names))}
     known = ", ".join(f"{number} ({name})" for number, name in enumerate(names))
@@ -174,8 +165,8 @@ def _class_index(names: tuple[str, ...]) -> Callable[[str], int]:
     return encode
 
 
-def _score(text: str) -> float:
-    value = number_encoder(text)
+def _encode_score(text: str) -> float:
+    value = encode_number(text)
     if not _LOWEST <= value <= _HIGHEST:
         raise ValueError(f"expected a similarity from 0 to 5, got {brief(text)}")
     return value
@@ -196,7 +187,7 @@ def _reported(name: str, parts: dict[str, Dataset]) -> Dataset:
 
 def _notes(name: str, data: Path | str | None, parts: dict[str, Dataset]) -> tuple[str, ...]:
     notes = ["the test split is GLUE's dev set, as papers report it"]
-    if data is not None and find_file(Path(data).expanduser() / name, ("test",)):
+    if data is not None and find_file(folder_of(data, name), ("test",)):
         notes.append("the test file is left unread: one rule for all GLUE sets")
     if name == "mnli" and _MISMATCHED not in parts:
         notes.append("matched rows only: there is no mismatched dev file")

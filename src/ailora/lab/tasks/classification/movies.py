@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from datasets import Dataset, Features, Value
 
 from ailora.lab import demo
-from ailora.lab.tasks.base import TextTask
 from ailora.lab.tasks.classification.metrics import metric_names
-from ailora.lab.tasks.classification.text import build_task
+from ailora.lab.tasks.classification.text import build_text_task
 from ailora.lab.tasks.tables.read import read_table
-from ailora.lab.tasks.tables.split import hold_out
+from ailora.lab.tasks.tables.split import Sampling, SingleRows, comparable, hold_out
+from ailora.lab.tasks.task import TextTask
 
 SELECTION_ROWS = 1000
 TEST_ROWS = 2000
@@ -36,27 +36,25 @@ def load_movies(
     Args:
         regression: Predict the mean rating instead of its sign.
         metrics: By default accuracy, f1, mcc; or pearson, spearman.
-        split_seed: Of the split and of the rows the limits keep.
+        split_seed: Seed of the split and of the rows that the limits keep.
         limit: Most rows to train on.
         eval_limit: Most rows of selection and of test each.
 
     Raises:
-        UserError: The file is not to be had, a metric is unknown, or a limit is less than 1.
+        UserError: The file cannot be had, a metric is unknown, or a limit is less than 1.
     """
     names = metric_names(metrics, regression=regression)
     data, notes = _sentences(regression)
-    stratify = not regression
-    first = hold_out(data, TEST_ROWS, seed=split_seed, stratify=stratify)
-    second = hold_out(first.kept, SELECTION_ROWS, seed=split_seed, stratify=stratify)
-    return build_task(
+    draw = SingleRows(stratify=not regression)
+    tested = hold_out(data, TEST_ROWS, seed=split_seed, draw=draw)
+    chosen = hold_out(tested.kept, SELECTION_ROWS, seed=split_seed, draw=draw)
+    return build_text_task(
         "movies-regression" if regression else "movies",
-        (second.kept, second.held_out, first.held_out),
+        {"train": chosen.kept, "dev": chosen.held_out, "test": tested.held_out},
         labels=None if regression else _LABELS,
         metrics=names,
+        sampling=Sampling(seed=split_seed, limit=limit, eval_limit=eval_limit),
         notes=notes,
-        seed=split_seed,
-        limit=limit,
-        eval_limit=eval_limit,
     )
 
 
@@ -65,7 +63,7 @@ def _sentences(regression: bool) -> tuple[Dataset, tuple[str, ...]]:
     labels: list[float] = []
     neutral = repeated = 0
     for _, row in read_table(demo.movie_reviews()).rows:
-        key, rating = " ".join(row["text"].casefold().split()), float(row["sentiment"])
+        key, rating = comparable(row["text"], punctuation=True), float(row["sentiment"])
         if key in texts:
             repeated += 1
         elif rating == 0 and not regression:

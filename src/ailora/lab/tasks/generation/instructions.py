@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ailora.errors import UserError
-from ailora.lab.tasks.base import GenerationTask
 from ailora.lab.tasks.generation.pairs import (
     Pair,
     ToPair,
     Writing,
     build_generation_task,
-    check_columns,
-    text_in,
+    instruction_in,
 )
-from ailora.lab.tasks.tables.broken import BrokenRows, OnBroken, rule_for
 from ailora.lab.tasks.tables.sources import is_local, name_of, read_tables
 from ailora.lab.tasks.tables.split import Sampling
+from ailora.lab.tasks.tables.table import BrokenRows, OnBroken, Row, text_in
+from ailora.lab.tasks.task import GenerationTask
 
 # Alpaca's headings. A decoder that writes one of them itself has ended its answer.
 TEMPLATE = "### Instruction:\n{source}\n\n### Response:\n"
 METRICS = ("rougeL", "exact")
-_WITH_INPUT = "{instruction}\n\n### Input:\n{input}"
 _INSTRUCTION, _INPUT, _OUTPUT = "instruction", "input", "output"
-
-
-def is_instructions(columns: Sequence[str]) -> bool:
-    """Say whether a table with these columns is read by `load_instructions` without naming any."""
-    return _INSTRUCTION in columns and _OUTPUT in columns
 
 
 def load_instructions(
@@ -60,11 +52,11 @@ def load_instructions(
         label: Name of the column of the answers.
         template: What a decoder reads, with ``{source}`` once; an encoder-decoder reads the
             instruction, and its input below a heading, as they are.
-        metrics: Names from `ailora.lab.tasks.generation.generated`, the headline first; by default
-            rougeL, exact.
+        metrics: Names from `ailora.lab.tasks.generation.text_scores`, the headline first; by
+            default rougeL, exact.
         max_new_tokens: Tokens of an answer at most.
-        num_beams: Of the search; 1 is greedy.
-        split_seed: Of the splits made here and of the rows the limits keep.
+        num_beams: Beams of the search; 1 is greedy.
+        split_seed: Seed of the splits made here and of the rows that the limits keep.
         limit: Most rows to train on.
         eval_limit: Most rows of selection and of test each.
         on_broken: What a row without an instruction or an answer does: "stop", with file and line,
@@ -79,11 +71,11 @@ def load_instructions(
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
     )
-    broken = BrokenRows(rule_for(on_broken, local=is_local(train)))
+    broken = BrokenRows(on_broken, local=is_local(train))
     tables = read_tables(train, dev, test, label=label, report=broken.report)
     columns = _columns(text, tables["train"].columns)
     for table in tables.values():
-        check_columns(table, (*columns, label))
+        table.require(*columns, label)
     sampling = Sampling(seed=split_seed, limit=limit, eval_limit=eval_limit)
     return build_generation_task(
         name_of(train), tables, _to_pair(columns, label), writing, sampling, broken
@@ -102,15 +94,10 @@ def _columns(text: Sequence[str] | None, present: Sequence[str]) -> tuple[str, .
 
 
 def _to_pair(columns: Sequence[str], label: str) -> ToPair:
-    def pair(row: Mapping[str, Any]) -> Pair:
-        source = text_in(row, columns[0])
-        if len(columns) == 2 and not _is_blank(row.get(columns[1])):
-            source = _WITH_INPUT.format(instruction=source, input=text_in(row, columns[1]))
-        target = text_in(row, label)
+    instruction, more = columns[0], columns[1] if len(columns) == 2 else None
+
+    def pair(row: Row) -> Pair:
+        source, target = instruction_in(row, instruction, more), text_in(row, label)
         return Pair(source=source, target=target, references=(target,))
 
     return pair
-
-
-def _is_blank(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())

@@ -1,23 +1,35 @@
-"""From tables to a task whose answers are texts: what is read, written and compared."""
+"""From tables to a task whose answers are texts: what is read, written and compared.
+
+Instructions, summaries and arithmetic problems all become pairs of texts here.
+"""
 
 from __future__ import annotations
 
-import logging
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from datasets import Dataset, Features, List, Value
 
 from ailora.errors import UserError
-from ailora.lab.tasks.base import GenerationTask, fingerprint_of
-from ailora.lab.tasks.generation.generated import ROUGE, check_generated, seen_by_rouge
-from ailora.lab.tasks.tables.broken import BrokenRows, Place, Report
-from ailora.lab.tasks.tables.read import Table, brief
-from ailora.lab.tasks.tables.split import Sampling, at_most, complete, shared_texts
-
-_log = logging.getLogger(__name__)
+from ailora.lab.tasks.generation.text_scores import ROUGE, check_generated, seen_by_rouge
+from ailora.lab.tasks.tables.split import (
+    Sampling,
+    Splits,
+    comparable,
+    complete,
+    limited,
+    shared_texts,
+)
+from ailora.lab.tasks.tables.table import (
+    BrokenRows,
+    Report,
+    Row,
+    Table,
+    brief,
+    text_in,
+    usable_rows,
+)
+from ailora.lab.tasks.task import GenerationTask, fingerprint_of, log_notes
 
 _FEATURES = Features(
     {"source": Value("string"), "target": Value("string"), "references": List(Value("string"))}
@@ -34,7 +46,7 @@ class Pair:
 
 
 # Makes a pair of a row; ValueError says what the row lacks.
-ToPair = Callable[[Mapping[str, Any]], Pair]
+ToPair = Callable[[Row], Pair]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +87,7 @@ def build_generation_task(
     share, and how many rows have references that ROUGE cannot see.
 
     Args:
-        name: Of the task.
+        name: Name of the task.
         tables: ``train`` and perhaps ``dev`` and ``test``.
         to_pair: Makes a pair of a row.
         writing: How answers are asked for and scored.
@@ -86,29 +98,24 @@ def build_generation_task(
         UserError: No usable rows, too few to split, a limit below 1, ROUGE of texts without one
             ASCII letter or digit, or a broken row where the rule is to stop.
     """
-    parts = {part: to_rows(table, to_pair, broken.report) for part, table in tables.items()}
-    whole, notes = complete(parts, seed=sampling.seed, stratify=False)
-    limits = (sampling.limit, sampling.eval_limit, sampling.eval_limit)
-    train, selection, test = (
-        at_most(rows, limit, seed=sampling.seed, stratify=False)
-        for rows, limit in zip(whole, limits, strict=True)
-    )
-    notes = broken.notes() + notes + _shared(train=train, selection=selection, test=test)
+    parts = {part: to_dataset(table, to_pair, broken.report) for part, table in tables.items()}
+    whole, made = complete(parts, seed=sampling.seed)
+    splits = limited(whole, sampling)
+    notes = (*broken.notes(), *made, *_shared(splits))
     if set(writing.metrics) & set(ROUGE):
-        notes += _unseen(name, selection=selection, test=test)
-    return generation_task(name, (train, selection, test), writing, notes)
+        notes += _unseen(name, selection=splits[1], test=splits[2])
+    return generation_task(name, splits, writing, notes)
 
 
 def generation_task(
     name: str,
-    splits: tuple[Dataset, Dataset, Dataset],
+    splits: Splits,
     writing: Writing,
     notes: tuple[str, ...],
 ) -> GenerationTask:
-    """Put complete splits and how they are written together, and log the notes."""
+    """Put together a task of complete splits, and log its notes."""
     train, selection, test = splits
-    for note in notes:
-        _log.info("%s: %s", name, note)
+    log_notes(name, notes)
     meaning = [writing.template, writing.max_new_tokens, writing.num_beams, *writing.metrics]
     if writing.max_source_tokens:
         meaning.append(writing.max_source_tokens)
@@ -127,72 +134,42 @@ def generation_task(
     )
 
 
-def to_rows(table: Table, to_pair: ToPair, report: Report) -> Dataset:
+def to_dataset(table: Table, to_pair: ToPair, report: Report) -> Dataset:
     """Return the columns ``source``, ``target`` and ``references`` of a table.
 
     Raises:
         UserError: No row is left; and what ``report`` raises.
     """
-    kept = (_kept(to_pair, row, table.source, line, report) for line, row in table.rows)
-    pairs = [pair for pair in kept if pair is not None]
-    if not pairs:
-        raise UserError(f"{table.source} has no rows that can be used: an empty split")
+    pairs = usable_rows(table, to_pair, report)
     columns = {name: [getattr(pair, name) for pair in pairs] for name in _FEATURES}
     columns["references"] = [list(references) for references in columns["references"]]
     return Dataset.from_dict(columns, features=_FEATURES)
 
 
-def _kept(
-    to_pair: ToPair, row: Mapping[str, Any], source: str, line: Place, report: Report
-) -> Pair | None:
-    try:
-        return to_pair(row)
-    except ValueError as error:
-        report(source, line, str(error))
-    return None
+def instruction_in(row: Row, instruction: str = "instruction", more: str | None = "input") -> str:
+    """Return a row's instruction and, if it has one, its input below a heading, as Alpaca does.
 
-
-def check_columns(table: Table, names: Sequence[str]) -> None:
-    """Raise a UserError that lists the columns present unless all the names are among them."""
-    for name in names:
-        if name not in table.columns:
-            present = ", ".join(table.columns)
-            raise UserError(
-                f"{table.source}: no column {name!r}; name another (columns present: {present})"
-            )
-
-
-def text_in(row: Mapping[str, Any], column: str) -> str:
-    """Return a row's text; a number is taken as it is written.
+    Args:
+        row: Values by column.
+        instruction: Column of the instruction.
+        more: Column of the input, which may be missing or empty; None for none.
 
     Raises:
-        ValueError: It is missing, empty, or neither text nor a number.
+        ValueError: The instruction is missing or empty, or one of the two is not text.
     """
-    value = row.get(column)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(
-            f"column {column!r}: expected text, got {brief(value)}; fill it in or drop the row"
-        )
-    try:
-        value.encode("utf-8")  # JSON can hold half a surrogate pair, which no tokenizer takes
-    except UnicodeEncodeError as error:
-        raise ValueError(f"column {column!r}: {error.reason}; mend the text") from error
-    return value
+    text = text_in(row, instruction)
+    extra = None if more is None else row.get(more)
+    if more is None or extra is None or (isinstance(extra, str) and not extra.strip()):
+        return text
+    return f"{text}\n\n### Input:\n{text_in(row, more)}"
 
 
-def _shared(**splits: Dataset) -> tuple[str, ...]:
+def _shared(splits: Splits) -> tuple[str, ...]:
     texts = {
-        name: Dataset.from_dict({"text": [_plain(text) for text in rows["source"]]})
-        for name, rows in splits.items()
+        name: [comparable(text) for text in rows["source"]]
+        for name, rows in zip(("train", "selection", "test"), splits, strict=True)
     }
-    notes = shared_texts(**texts)
-    return tuple(f"{note} (case, spacing and punctuation aside)" for note in notes)
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[\W_]+", " ", text.casefold()).strip() or text
+    return tuple(f"{note} (case, spacing and punctuation aside)" for note in shared_texts(texts))
 
 
 def _unseen(name: str, **splits: Dataset) -> tuple[str, ...]:

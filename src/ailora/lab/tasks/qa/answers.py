@@ -1,14 +1,23 @@
-"""Answers out of the scores of starts and ends, by the rules of transformers' run_qa.
+"""Answers out of the scores of starts and ends, and how they are scored.
 
-In each window the ``n_best`` highest starts meet the ``n_best`` highest ends, among all tokens of
-the window; of the pairs that are a span of the context, not too long, the one of the largest sum
-is the window's answer, and the best over its windows the question's. "No answer" scores the null
-position's start and end, the least over the windows: each must be for it.
+Answers are found by the rules of transformers' run_qa. In each window the ``n_best`` highest starts
+meet the ``n_best`` highest ends, among all tokens of the window; of the pairs that are a span of
+the context, not too long, the one of the largest sum is the window's answer, and the best over its
+windows the question's. "No answer" scores the null position's start and end, the least over the
+windows: each must be for it.
+
+They are scored by exact match and F1, by the rules of SQuAD's evaluation scripts, v1.1 and v2.0.
+The two differ where nothing is left of a text: v1.1 finds no common word and gives F1 0; v2.0 gives
+1 if both are empty and 0 if one is, drops gold answers of which nothing is left, and holds a
+question without answers to have the empty one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import string
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +26,10 @@ import numpy.typing as npt
 from datasets import Dataset
 
 _WINDOWS_AT_ONCE = 512
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)  # ASCII only, as in the scripts
 _Array = npt.NDArray[Any]
+_Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +42,7 @@ class Found:
     """
 
     texts: tuple[str, ...]
-    margins: npt.NDArray[np.float64]
+    margins: _Floats
 
     def unless_null(self, threshold: float) -> tuple[str, ...]:
         """The texts, but empty where the margin is larger than ``threshold``."""
@@ -53,7 +65,7 @@ def best_answers(
         start_logits: (windows, tokens), padded on the right to any length.
         end_logits: Likewise.
         windows: As `ailora.lab.tasks.qa.windows.make_windows` returns them.
-        contexts: One a question, which ``row`` of the windows refers to.
+        contexts: One per question, which ``row`` of the windows refers to.
         n_best: Starts and ends considered in each window. Where they make no span in any window
             of a question, the highest ones within the context are considered.
         max_answer_length: Most tokens of an answer.
@@ -72,6 +84,87 @@ def best_answers(
         again = np.flatnonzero(lost)
         best.put(again, search.spans(again, layout.context))
     return _by_question(best, layout, _null_scores(start_logits, end_logits, layout), contexts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionScores:
+    """Scores of each question, in [0, 1].
+
+    Attributes:
+        exact: (n,) fp64, 0 or 1.
+        f1: (n,) fp64.
+        has_answer: (n,) bool, whether there are gold answers.
+    """
+
+    exact: _Floats
+    f1: _Floats
+    has_answer: npt.NDArray[np.bool_]
+
+    def summary(self, chosen: Sequence[int] | None = None) -> dict[str, float]:
+        """Means over all questions, or over those chosen; ``f1`` first."""
+        rows = slice(None) if chosen is None else np.asarray(chosen)
+        return {"f1": float(self.f1[rows].mean()), "exact_match": float(self.exact[rows].mean())}
+
+    def by_answerability(self) -> dict[str, float]:
+        """The same of the questions with and without an answer (v2.0's HasAns and NoAns)."""
+        found: dict[str, float] = {}
+        for name, mask in (("has_answer", self.has_answer), ("no_answer", ~self.has_answer)):
+            if mask.any():
+                means = self.summary(np.flatnonzero(mask).tolist())
+                found |= {f"{name}_{score}": value for score, value in means.items()}
+        return found
+
+
+def score_questions(
+    predictions: Sequence[str], answers: Sequence[Mapping[str, Any]], *, has_unanswerable: bool
+) -> QuestionScores:
+    """Score each prediction against the best of its gold answers.
+
+    Args:
+        predictions: One text per question; empty for "no answer".
+        answers: For each question a mapping whose ``text`` lists the gold answers.
+        has_unanswerable: Score by v2.0's rules; else by v1.1's.
+
+    Raises:
+        ValueError: Lengths differ, or a question has no gold answer under v1.1's rules.
+    """
+    rule = _v2 if has_unanswerable else _v1
+    golds = [row["text"] for row in answers]
+    pairs = [rule(one, gold) for one, gold in zip(predictions, golds, strict=True)]
+    exact, f1 = np.asarray(pairs, dtype=np.float64).reshape(-1, 2).T
+    return QuestionScores(exact=exact, f1=f1, has_answer=np.asarray([bool(g) for g in golds]))
+
+
+def best_threshold(margins: _Floats, answered: QuestionScores) -> float:
+    """The null threshold of the highest mean F1; of several, the lowest.
+
+    It is fitted to these questions: report scores of it on others only.
+
+    Args:
+        margins: (n,) score of "no answer" minus that of the best answer; a question is answered
+            where it is at most the threshold.
+        answered: Scores of the best answers, whatever the margin.
+
+    Returns:
+        One of the margins; or a number below them all, where answering nothing is best.
+    """
+    finite = np.isfinite(margins)
+    order = np.argsort(margins[finite], kind="stable")
+    sorted_margins = margins[finite][order]
+    if not len(order):
+        return 0.0
+    # Answering a question wins its F1, and loses the 1 of a rightly unanswered one.
+    gains = (answered.f1 - ~answered.has_answer)[finite][order]
+    last_of_equal = np.append(np.diff(sorted_margins) > 0, True)
+    totals = np.append(0.0, np.cumsum(gains)[last_of_equal])
+    thresholds = np.append(sorted_margins[0] - 1.0, sorted_margins[last_of_equal])
+    return float(thresholds[np.argmax(totals)])
+
+
+def normalized(text: str) -> str:
+    """Lower case, without ASCII punctuation and the articles a, an, the, single spaces."""
+    bare = text.lower().translate(_NO_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", bare).split())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,3 +292,28 @@ def _by_question(best: _Spans, layout: _Layout, null: _Array, contexts: Sequence
             begin = layout.char_starts[window, best.starts[window]]
             texts[row] = contexts[row][begin : layout.char_ends[window, best.ends[window]]]
     return Found(texts=tuple(texts), margins=least_null - top)
+
+
+def _v1(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
+    if not golds:
+        raise ValueError("a question without a gold answer has no score under SQuAD v1.1's rules")
+    guess = normalized(prediction)
+    normal = [normalized(gold) for gold in golds]
+    return float(guess in normal), max(_overlap(guess.split(), gold.split()) for gold in normal)
+
+
+def _v2(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
+    guess = normalized(prediction)
+    normal = [text for text in map(normalized, golds) if text] or [""]
+    exact = float(guess in normal)
+    if not guess or normal == [""]:
+        return exact, exact
+    return exact, max(_overlap(guess.split(), gold.split()) for gold in normal)
+
+
+def _overlap(guess: Sequence[str], gold: Sequence[str]) -> float:
+    common = sum((Counter(guess) & Counter(gold)).values())
+    if common == 0:
+        return 0.0
+    precision, recall = common / len(guess), common / len(gold)
+    return 2 * precision * recall / (precision + recall)

@@ -15,7 +15,7 @@ import numpy as np
 from datasets import Dataset, Features, Value, concatenate_datasets
 
 from ailora.errors import UserError
-from ailora.lab.tasks.qa.rows import is_placed
+from ailora.lab.tasks.qa.questions import is_placed
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -43,7 +43,7 @@ def make_windows(
         stride: Tokens that neighbouring windows share.
 
     Returns:
-        A row a window, in the order of ``rows``: the tokeniser's own columns;
+        One row per window, in the order of ``rows``: the tokeniser's own columns;
         ``start_positions`` and ``end_positions``, the tokens of the first answer; ``row``, the
         index in ``rows``; ``null``, the null position; ``first``, the position of the first
         context token; ``char_starts`` and ``char_ends`` of each context token.

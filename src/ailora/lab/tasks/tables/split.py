@@ -1,18 +1,120 @@
-"""Seeded, label-stratified choices of rows."""
+"""Seeded choices of rows: splits that are held out, limits, and texts that splits share.
+
+All kinds of task use these. What differs between them is how rows are drawn: one by one, each
+class in its proportion (`SingleRows`), or in whole groups (`WholeGroups`).
+"""
 
 from __future__ import annotations
 
 import itertools
+import re
 import warnings
 from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
+import numpy as np
 from datasets import Dataset
 from sklearn.model_selection import train_test_split
 
 from ailora.errors import UserError
 
+Splits = tuple[Dataset, Dataset, Dataset]
 _HELD_OUT = 0.1
+_FEW = 10  # groups: with fewer, one of them can be most of the rows
+
+
+class Draw(Protocol):
+    """How rows are drawn."""
+
+    @property
+    def noun(self) -> str:
+        """What messages call rows."""
+
+    def choose(self, data: Dataset, count: int, *, seed: int) -> Sequence[int]:
+        """Return the indices of ``count`` rows to keep."""
+
+    def choose_held_out(self, data: Dataset, count: int, *, seed: int) -> tuple[Sequence[int], str]:
+        """Return the indices of about ``count`` rows to hold out, and how, for the note.
+
+        Raises:
+            UserError: Too few rows for both parts to have any.
+        """
+
+
+@dataclass(frozen=True)
+class SingleRows:
+    """Rows drawn one by one; with ``stratify``, each class of ``label`` in its proportion.
+
+    Classes with a single row are kept rather than held out.
+    """
+
+    stratify: bool = False
+    noun: str = "rows"
+
+    def choose(self, data: Dataset, count: int, *, seed: int) -> Sequence[int]:
+        """Return the indices of ``count`` rows."""
+        if self.stratify:
+            labels = data["label"][:]
+            sizes = Counter(labels)
+            rows = [index for index, label in enumerate(labels) if sizes[label] > 1]
+            classes = len({labels[index] for index in rows})
+            if classes <= count <= len(rows) - classes:
+                return _shuffled(rows, count, seed, [labels[index] for index in rows])
+        # Fewer rows than classes, or hardly any left: a plain draw.
+        return _shuffled(list(range(data.num_rows)), count, seed, None)
+
+    def choose_held_out(self, data: Dataset, count: int, *, seed: int) -> tuple[Sequence[int], str]:
+        """Return the indices of exactly ``count`` rows."""
+        if not 1 <= count < data.num_rows:
+            raise UserError(
+                f"cannot hold {count} of {data.num_rows} rows out: an empty split; "
+                "give more rows or separate dev and test files"
+            )
+        return self.choose(data, count, seed=seed), ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeGroups:
+    """Splits that share no group: all rows of a group are held out, or none of them.
+
+    Attributes:
+        groups: Column by the name of its groups, from coarse to fine, as ``article`` and
+            ``context``. A coarse one is used where each row has one, there are ten or more, and
+            each fine group lies in one of them; the last is used otherwise.
+        noun: What messages call rows.
+    """
+
+    groups: Mapping[str, str]
+    noun: str = "rows"
+
+    def choose(self, data: Dataset, count: int, *, seed: int) -> Sequence[int]:
+        """Return the indices of ``count`` rows, whatever their groups."""
+        return [int(index) for index in np.random.default_rng(seed).permutation(len(data))[:count]]
+
+    def choose_held_out(self, data: Dataset, count: int, *, seed: int) -> tuple[Sequence[int], str]:
+        """Return the rows of groups with about ``count`` rows.
+
+        Groups are drawn in a seeded order, each that still fits; the smallest where none does.
+        """
+        *_, (finest, column) = self.groups.items()
+        fine = data[column][:]
+        if len(set(fine)) < 2:
+            raise UserError(
+                f"the {len(data)} training {self.noun} have one {finest}: no other to hold out; "
+                f"give dev and test files, or more {finest}s"
+            )
+        unit, names = finest, fine
+        for coarse, column in list(self.groups.items())[:-1]:
+            if _are_groups(values := data[column][:], fine):
+                unit, names = coarse, values
+                break
+        drawn = _drawn_groups(names, count, seed)
+        return [row for row, name in enumerate(names) if name in drawn], f" by whole {unit}s"
+
+
+PLAIN, BY_CLASS = SingleRows(), SingleRows(stratify=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,33 +127,73 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
-    """A data set cut in two."""
+class Cut:
+    """A data set cut in two, and in which units if not by single rows."""
 
     kept: Dataset
     held_out: Dataset
+    how: str
 
 
-def hold_out(data: Dataset, count: int, *, seed: int, stratify: bool) -> Held:
-    """Cut ``count`` rows off, each class in its proportion; file order is kept within both parts.
+def complete(
+    parts: Mapping[str, Dataset], *, seed: int, draw: Draw = PLAIN
+) -> tuple[Splits, tuple[str, ...]]:
+    """Return train, selection and test from the parts given, and one note on each thing done.
 
-    Classes with a single row stay in the kept part.
+    A ``dev`` part without a ``test`` part is the test split, as papers report GLUE and SQuAD; what
+    is missing then is a tenth of train.
+
+    Raises:
+        UserError: Train cannot be split.
+    """
+    train, dev, test = parts["train"], parts.get("dev"), parts.get("test")
+    notes = []
+    if test is None and dev is not None:
+        test, dev = dev, None
+        notes.append(f"no test split given: the {len(test)} dev {draw.noun} are the test split")
+    tenth = max(1, round(_HELD_OUT * len(train)))
+    held = {}
+    for name, given in (("test", test), ("selection", dev)):
+        if given is None:
+            cut = hold_out(train, tenth, seed=seed, draw=draw)
+            train, held[name] = cut.kept, cut.held_out
+            notes.append(
+                f"{name} split: {len(cut.held_out)} {draw.noun} held out of train{cut.how} "
+                f"(seed {seed})"
+            )
+        else:
+            held[name] = given
+    return (train, held["selection"], held["test"]), tuple(notes)
+
+
+def limited(splits: Splits, sampling: Sampling, draw: Draw = PLAIN) -> Splits:
+    """Apply the limits to complete splits.
+
+    Raises:
+        UserError: A limit is less than 1.
+    """
+    train, selection, test = splits
+    return (
+        at_most(train, sampling.limit, seed=sampling.seed, draw=draw),
+        at_most(selection, sampling.eval_limit, seed=sampling.seed, draw=draw),
+        at_most(test, sampling.eval_limit, seed=sampling.seed, draw=draw),
+    )
+
+
+def hold_out(data: Dataset, count: int, *, seed: int, draw: Draw = PLAIN) -> Cut:
+    """Cut ``count`` rows off; file order is kept within both parts.
 
     Raises:
         UserError: Too few rows for both parts to have any.
     """
-    if not 1 <= count < data.num_rows:
-        raise UserError(
-            f"cannot hold {count} of {data.num_rows} rows out: an empty split; "
-            "give more rows or separate dev and test files"
-        )
-    held = set(_choose(data, count, seed=seed, stratify=stratify))
+    chosen, how = draw.choose_held_out(data, count, seed=seed)
+    held = set(chosen)
     kept = [index for index in range(data.num_rows) if index not in held]
-    return Held(kept=_rows(data, kept), held_out=_rows(data, sorted(held)))
+    return Cut(kept=_rows(data, kept), held_out=_rows(data, sorted(held)), how=how)
 
 
-def at_most(data: Dataset, limit: int | None, *, seed: int, stratify: bool) -> Dataset:
-    """Return ``limit`` rows (all where there are no more), each class in its proportion.
+def at_most(data: Dataset, limit: int | None, *, seed: int, draw: Draw = PLAIN) -> Dataset:
+    """Return ``limit`` rows in file order; all where there are no more.
 
     Raises:
         UserError: ``limit`` is less than 1.
@@ -62,67 +204,51 @@ def at_most(data: Dataset, limit: int | None, *, seed: int, stratify: bool) -> D
         raise UserError(f"a limit of {limit} rows leaves an empty split; give 1 or more")
     if limit >= data.num_rows:
         return data
-    return _rows(data, sorted(_choose(data, limit, seed=seed, stratify=stratify)))
+    return _rows(data, sorted(draw.choose(data, limit, seed=seed)))
 
 
-def complete(
-    parts: dict[str, Dataset], *, seed: int, stratify: bool
-) -> tuple[tuple[Dataset, Dataset, Dataset], tuple[str, ...]]:
-    """Return train, selection and test from those given, and what was done, a line each.
+class Shared(NamedTuple):
+    """How many of the ``rows`` of the ``later`` split are in the ``earlier`` one too."""
 
-    Raises:
-        UserError: Train has too few rows to be split.
-    """
-    train, dev, test = parts["train"], parts.get("dev"), parts.get("test")
-    notes = []
-    if test is None and dev is not None:
-        test, dev = dev, None
-        notes.append(f"no test split given: the {test.num_rows} dev rows are the test split")
-    tenth = max(1, round(_HELD_OUT * train.num_rows))
-    if test is None:
-        cut = hold_out(train, tenth, seed=seed, stratify=stratify)
-        train, test = cut.kept, cut.held_out
-        notes.append(f"test split: {tenth} rows held out of train (seed {seed})")
-    if dev is None:
-        cut = hold_out(train, tenth, seed=seed, stratify=stratify)
-        train, dev = cut.kept, cut.held_out
-        notes.append(f"selection split: {tenth} rows held out of train (seed {seed})")
-    return (train, dev, test), tuple(notes)
+    earlier: str
+    later: str
+    repeated: int
+    rows: int
 
 
-def shared_texts(**splits: Dataset) -> tuple[str, ...]:
+def shared(splits: Mapping[str, Sequence[Hashable]]) -> Iterator[Shared]:
+    """Compare each two splits, given what is to be compared of each row."""
+    for earlier, later in itertools.combinations(splits, 2):
+        seen = set(splits[earlier])
+        yield Shared(earlier, later, sum(row in seen for row in splits[later]), len(splits[later]))
+
+
+def shared_texts(splits: Mapping[str, Sequence[Hashable]]) -> tuple[str, ...]:
     """Say, for each two splits, how many rows of the later one repeat texts of the earlier."""
-    columns = [name for name in ("text", "text_pair") if name in splits["train"].column_names]
-    texts = {
-        part: list(zip(*(split[name][:] for name in columns), strict=True))
-        for part, split in splits.items()
-    }
-    notes = []
-    for first, second in itertools.combinations(texts, 2):
-        seen = set(texts[first])
-        count = sum(row in seen for row in texts[second])
-        if count:
-            rows = len(texts[second])
-            notes.append(f"{count} of {rows} {second} rows have a text that {first} has too")
-    return tuple(notes)
+    return tuple(
+        f"{found.repeated} of {found.rows} {found.later} rows have a text that {found.earlier} "
+        "has too"
+        for found in shared(splits)
+        if found.repeated
+    )
+
+
+def comparable(text: str, *, punctuation: bool = False) -> str:
+    """Return what two texts must have in common to count as the same: letters and digits.
+
+    With ``punctuation`` they must have the same words and punctuation too; then only case and the
+    width of spaces do not count.
+    """
+    folded = text.casefold()
+    if punctuation:
+        return " ".join(folded.split())
+    return re.sub(r"[\W_]+", "", folded) or text
 
 
 def _rows(data: Dataset, indices: list[int]) -> Dataset:
     # Dataset.select keeps a list of indices, through which every later read of a column is some
     # twenty times slower than from rows that lie together.
     return Dataset(data.with_format("arrow")[:].take(indices))
-
-
-def _choose(data: Dataset, count: int, *, seed: int, stratify: bool) -> list[int]:
-    if stratify:
-        labels = data["label"][:]
-        sizes = Counter(labels)
-        rows = [index for index, label in enumerate(labels) if sizes[label] > 1]
-        classes = len({labels[index] for index in rows})
-        if classes <= count <= len(rows) - classes:
-            return _shuffled(rows, count, seed, [labels[index] for index in rows])
-    # Fewer rows than classes, or hardly any left: a plain draw.
-    return _shuffled(list(range(data.num_rows)), count, seed, None)
 
 
 def _shuffled(rows: list[int], count: int, seed: int, classes: list[int] | None) -> list[int]:
@@ -133,3 +259,22 @@ def _shuffled(rows: list[int], count: int, seed: int, classes: list[int] | None)
             rows, train_size=count, random_state=seed, shuffle=True, stratify=classes
         )[0]
     return chosen
+
+
+def _are_groups(coarse: Sequence[str], fine: Sequence[str]) -> bool:
+    """Whether every row has a coarse group, there are enough, and each fine one is in one."""
+    names, pairs = set(coarse), set(zip(coarse, fine, strict=True))
+    return "" not in names and len(names) >= _FEW and len(pairs) == len(set(fine))
+
+
+def _drawn_groups(names: Sequence[str], count: int, seed: int) -> set[str]:
+    """Groups, in a seeded order, that together have at most ``count`` rows; at least one group."""
+    sizes = Counter(names)  # in order of first appearance
+    groups = list(sizes)
+    chosen, left = set[str](), count
+    for index in np.random.default_rng(seed).permutation(len(groups)):
+        size = sizes[groups[index]]
+        if size <= left:
+            chosen.add(groups[index])
+            left -= size
+    return chosen or {min(groups, key=sizes.__getitem__)}

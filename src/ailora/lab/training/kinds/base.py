@@ -1,9 +1,9 @@
-"""The contract between a run and the kind of its task."""
+"""The contract between a run and the kind of its task: what a new kind has to fill in."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, ClassVar, Generic, TypeVar
@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers.trainer_utils import PredictionOutput
 
+from ailora.lab.settings import RunConfig
 from ailora.lab.tasks import Task
-from ailora.lab.training.config import RunConfig
 
 T = TypeVar("T", bound=Task)
 Scores = dict[str, float]
@@ -29,28 +30,63 @@ class Scored:
     """Final scores of one split.
 
     Attributes:
-        metrics: By name, the task's headline first; with groups the mean over them.
-        by_group: The same for each group, where the rows have some.
-        outputs: A record a row of what the model answered.
+        metrics: Scores by name, the task's headline first; with groups the mean over them.
+        by_group: The same for each group, where the rows have groups.
+        outputs: One record per row of what the model answered.
     """
 
     metrics: Scores
     by_group: dict[str, Scores] = field(default_factory=dict)
     outputs: tuple[dict[str, Any], ...] = ()
 
+    @classmethod
+    def of(
+        cls,
+        rows: Dataset,
+        score: Callable[[Sequence[int]], Scores],
+        outputs: tuple[dict[str, Any], ...] = (),
+    ) -> Scored:
+        """Score all rows at once; with groups each, of which the unweighted mean counts.
+
+        Papers average over test sets so.
+
+        Args:
+            rows: The split; its groups are in the column ``group``.
+            score: Scores of the rows of these numbers.
+            outputs: As the attribute.
+        """
+        by_group = {group: score(chosen) for group, chosen in _rows_of_groups(rows).items()}
+        metrics = _mean(list(by_group.values())) if by_group else score(range(len(rows)))
+        return cls(metrics=metrics, by_group=by_group, outputs=outputs)
+
 
 class Kind(ABC, Generic[T]):
     """One task and one run's settings, from rows to a model's scores.
 
+    A new kind is a subclass in a file beside this one, and a row of
+    `ailora.lab.training.kinds.KINDS`; its tasks are a class in `ailora.lab.tasks.task`, with a
+    loader that reads and cleans rows, and a row in `ailora.lab.tasks.registry`; settings of its
+    own, if any, go into `ailora.lab.settings`. Nothing else asks of which kind a task is. What the
+    subclass says, in the order in which a run asks:
+
+    - which model is loaded: `load`, ``new_head``
+    - what it reads: `encode`, `collator`, ``usual_length``
+    - what training watches: `monitored`, ``greater_is_better``, `scorer`
+    - what it answers and scores in the end: `final`, `majority`
+    - what is shown of that: the records in `Scored.outputs`, `class_names`
+
     Attributes:
-        usual_length: Tokens kept where the run does not say.
+        usual_length: Tokens kept of a row where the run does not say.
         greater_is_better: Whether the first of ``monitored`` should rise.
         step0_rows: Rows on which the start is compared with the base model.
+        new_head: Whether the task puts a new head on the model, so that a base model's answers
+            mean nothing.
     """
 
     usual_length: ClassVar[int]
     greater_is_better: ClassVar[bool] = True
     step0_rows: ClassVar[int] = 32
+    new_head: ClassVar[bool] = True
 
     def __init__(self, task: T, config: RunConfig) -> None:
         self.task = task
@@ -61,15 +97,10 @@ class Kind(ABC, Generic[T]):
     @property
     @abstractmethod
     def monitored(self) -> tuple[str, ...]:
-        """What an evaluation along the run measures, in Trainer's names without "eval_".
+        """Names of the scores that are taken along the run, as Trainer has them after "eval_".
 
         The first decides on stopping early.
         """
-
-    @property
-    @abstractmethod
-    def peft_task_type(self) -> str:
-        """PEFT's name for it; known once the model is loaded."""
 
     @abstractmethod
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -81,17 +112,17 @@ class Kind(ABC, Generic[T]):
 
     @abstractmethod
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-        """Rows as the model reads them, with labels; padding waits for the batch."""
+        """Rows as the model reads them: ``input_ids`` and labels, not padded."""
 
     def encoded(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-        """`encode`, once a run for the same rows: a split is evaluated along the run and after."""
+        """`encode`, once per run for the same rows: a split is evaluated more than once."""
         if id(rows) not in self._encoded:
             self._encoded[id(rows)] = (rows, self.encode(rows, tokenizer))
         return self._encoded[id(rows)][1]
 
     @abstractmethod
     def collator(self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Collator:
-        """Encoded rows to one padded batch."""
+        """Function from encoded rows to one padded batch, with labels."""
 
     def scorer(self, rows: Dataset, encoded: Dataset) -> Scorer | None:
         """Scores along the run, as Trainer's ``compute_metrics``; None measures the loss alone."""
@@ -104,7 +135,7 @@ class Kind(ABC, Generic[T]):
         """Scores of the trained model on a whole split.
 
         Args:
-            trainer: With the model; its callbacks hear of each batch it predicts.
+            trainer: Holds the model; its callbacks hear of each batch that it predicts.
             rows: The split.
             on_progress: Called with (done, of) for what the trainer has no part in.
 
@@ -113,36 +144,44 @@ class Kind(ABC, Generic[T]):
         """
 
     def majority(self) -> float | None:
-        """Headline score on test of always answering the commonest; None where there is none."""
+        """Headline score on test of one answer to all, the commonest; None where there is none."""
+        return None
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes, by index; None where answers are no classes."""
         return None
 
 
-def evaluation_order(trainer: Trainer, encoded: Dataset) -> npt.NDArray[np.int64]:
-    """Which row each prediction of ``trainer.predict(encoded)`` belongs to.
+def predict(trainer: Trainer, encoded: Dataset) -> tuple[PredictionOutput, npt.NDArray[np.int64]]:
+    """What the model computes for encoded rows, without scores.
 
     Trainer puts rows of like length together in evaluations too, and gives predictions as they
     came. Its sampler is private, but nothing public tells the order.
+
+    Returns:
+        Predictions and labels as they came; and the row number of each, int64 (rows,).
     """
-    return np.fromiter(trainer._get_eval_sampler(encoded.select_columns("input_ids")), np.int64)
+    trainer.compute_metrics = None
+    sampler = trainer._get_eval_sampler(encoded.select_columns("input_ids"))
+    return trainer.predict(encoded), np.fromiter(sampler, np.int64)
 
 
 def in_row_order(values: _Array, order: _Array) -> _Array:
-    """Predictions as they came, put back to their rows; ``order`` is `evaluation_order`'s."""
+    """Predictions as they came, put back to their rows; ``order`` is `predict`'s."""
     restored = np.empty_like(values)
     restored[order] = values
     return restored
 
 
-def mean_over_groups(by_group: dict[str, Scores]) -> Scores:
-    """Unweighted mean of each score, as papers average over test sets."""
-    names = next(iter(by_group.values()))
-    return {name: fmean(scores[name] for scores in by_group.values()) for name in names}
-
-
-def rows_of_groups(rows: Dataset) -> dict[str, list[int]]:
+def _rows_of_groups(rows: Dataset) -> dict[str, list[int]]:
     """Row numbers of each group, in order of first appearance; empty without groups."""
     found: dict[str, list[int]] = {}
     if "group" in rows.column_names:
         for index, group in enumerate(rows["group"]):
             found.setdefault(group, []).append(index)
     return found
+
+
+def _mean(scored: Sequence[Scores]) -> Scores:
+    return {name: fmean(scores[name] for scores in scored) for name in scored[0]}

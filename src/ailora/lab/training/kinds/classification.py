@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,13 +26,11 @@ from ailora.lab.training.kinds.base import (
     Scored,
     Scorer,
     Scores,
-    evaluation_order,
     in_row_order,
-    mean_over_groups,
-    rows_of_groups,
+    predict,
 )
-from ailora.lab.training.measure import check_finite
 from ailora.lab.training.model import load_pretrained
+from ailora.lab.training.monitoring import check_finite
 
 _Array = npt.NDArray[Any]
 
@@ -45,11 +44,6 @@ class Classification(Kind[TextTask]):
     def monitored(self) -> tuple[str, ...]:
         """The task's metrics: they cost no more than the loss."""
         return self.task.metrics
-
-    @property
-    def peft_task_type(self) -> str:
-        """Sequence classification, also for one number."""
-        return "SEQ_CLS"
 
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The model with a new head; its start depends on the run's seed alone."""
@@ -75,7 +69,7 @@ class Classification(Kind[TextTask]):
         return collate
 
     def scorer(self, rows: Dataset, encoded: Dataset) -> Scorer:
-        """The task's metrics of the logits, over all rows: groups wait for the end."""
+        """The task's metrics over all rows; groups wait for the end."""
 
         def score(prediction: EvalPrediction) -> Scores:
             logits = _logits(prediction.predictions)
@@ -89,14 +83,11 @@ class Classification(Kind[TextTask]):
     ) -> Scored:
         """The task's metrics; each row's prediction is the class name, or the number."""
         encoded = self.encoded(rows, trainer.processing_class)
-        trainer.compute_metrics = None
-        found = _logits(trainer.predict(encoded).predictions)
+        predicted, order = predict(trainer, encoded)
+        found = _logits(predicted.predictions)
         check_finite(found)
-        logits = in_row_order(found, evaluation_order(trainer, encoded))
-        scored = self._scores(logits, rows)
-        return Scored(
-            metrics=scored.metrics, by_group=scored.by_group, outputs=self._outputs(logits, rows)
-        )
+        logits = in_row_order(found, order)
+        return self._scored(logits, rows, self._outputs(logits, rows))
 
     def majority(self) -> float | None:
         """The commonest training class for every row."""
@@ -105,17 +96,22 @@ class Classification(Kind[TextTask]):
         commonest = Counter(self.task.train["label"]).most_common(1)[0][0]
         logits = np.zeros((self.task.test.num_rows, len(self.task.labels)))
         logits[:, commonest] = 1.0
-        return self._scores(logits, self.task.test).metrics[self.task.metrics[0]]
+        return self._scored(logits, self.task.test).metrics[self.task.metrics[0]]
 
-    def _scores(self, logits: _Array, rows: Dataset) -> Scored:
-        names, labels = self.task.metrics, np.asarray(rows["label"][:])
-        by_group = {
-            group: compute(names, logits[chosen], labels[chosen])
-            for group, chosen in rows_of_groups(rows).items()
-        }
-        if by_group:
-            return Scored(metrics=mean_over_groups(by_group), by_group=by_group)
-        return Scored(metrics=compute(names, logits, labels))
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The task's labels; None for regression."""
+        return self.task.labels
+
+    def _scored(
+        self, logits: _Array, rows: Dataset, outputs: tuple[dict[str, Any], ...] = ()
+    ) -> Scored:
+        labels = np.asarray(rows["label"][:])
+
+        def score(chosen: Sequence[int]) -> Scores:
+            return compute(self.task.metrics, logits[chosen], labels[chosen])
+
+        return Scored.of(rows, score, outputs)
 
     def _outputs(self, logits: _Array, rows: Dataset) -> tuple[dict[str, Any], ...]:
         labels = self.task.labels

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from datasets import Dataset
@@ -18,20 +19,18 @@ from transformers import (
 )
 
 from ailora.errors import UserError
+from ailora.lab.settings import RunConfig
 from ailora.lab.tasks import GenerationTask
-from ailora.lab.tasks.generation.generated import answer_of, score
-from ailora.lab.training.config import RunConfig
-from ailora.lab.training.generate import Search, generate
-from ailora.lab.training.kinds.base import (
-    Collator,
-    Kind,
-    OnCount,
-    Scored,
-    Scores,
-    mean_over_groups,
-    rows_of_groups,
+from ailora.lab.tasks.generation.text_scores import answer_of, score
+from ailora.lab.training.generate import (
+    IGNORED,
+    DecoderPrompts,
+    EncoderPrompts,
+    Prompts,
+    Search,
+    generate,
 )
-from ailora.lab.training.kinds.prompts import IGNORED, DecoderPrompts, EncoderPrompts, Prompts
+from ailora.lab.training.kinds.base import Collator, Kind, OnCount, Scored, Scores
 from ailora.lab.training.model import load_pretrained
 
 logger = logging.getLogger(__name__)
@@ -48,22 +47,18 @@ class Generation(Kind[GenerationTask]):
     usual_length: ClassVar[int] = 512
     greater_is_better: ClassVar[bool] = False
     step0_rows: ClassVar[int] = 4  # logits over a vocabulary are large
+    new_head: ClassVar[bool] = False
 
     def __init__(self, task: GenerationTask, config: RunConfig) -> None:
         super().__init__(task, config)
         self._writes_only = True  # a decoder; known once the model is loaded
         own = None if config.max_length else task.max_source_tokens
-        self._source_tokens = config.generation.max_source_tokens or own
+        self._source_tokens = config.max_source_tokens or own
 
     @property
     def monitored(self) -> tuple[str, ...]:
         """The loss on the targets: generating would take longer than the training."""
         return ("loss",)
-
-    @property
-    def peft_task_type(self) -> str:
-        """Causal or sequence to sequence, as the model is."""
-        return "CAUSAL_LM" if self._writes_only else "SEQ_2_SEQ_LM"
 
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """A decoder or an encoder-decoder, with its own output layer."""
@@ -117,8 +112,8 @@ class Generation(Kind[GenerationTask]):
         """Generate for each row and score it; the model may be a base model as well.
 
         Returns:
-            Means of the task's metrics, and a record a row: source, generated text as it is, the
-            answer found in it, references, scores, group where there are groups.
+            Means of the task's metrics, and one record per row: source, generated text as it is,
+            the answer found in it, references, scores, group where there are groups.
         """
         began = time.perf_counter()
         prompts = list(map(self._prompts(tokenizer).prompt, rows["source"]))
@@ -128,25 +123,21 @@ class Generation(Kind[GenerationTask]):
             score(self.task.metrics, text, references)
             for text, references in zip(texts, rows["references"], strict=True)
         ]
-        by_group = {
-            group: _mean([scores[row] for row in chosen])
-            for group, chosen in rows_of_groups(rows).items()
-        }
-        return Scored(
-            metrics=mean_over_groups(by_group) if by_group else _mean(scores),
-            by_group=by_group,
-            outputs=tuple(map(self._record, rows, texts, scores)),
-        )
+
+        def mean(chosen: Sequence[int]) -> Scores:
+            return _mean([scores[row] for row in chosen])
+
+        return Scored.of(rows, mean, tuple(map(self._record, rows, texts, scores)))
 
     @property
     def search(self) -> Search:
         """The run's settings, else the task's; a heading of the template ends an answer."""
-        chosen = self.config.generation
+        chosen = self.config
         return Search(
             max_new_tokens=chosen.max_new_tokens or self.task.max_new_tokens,
             num_beams=chosen.num_beams or self.task.num_beams,
             stop=tuple(_HEADING.findall(self.task.template)) if self._writes_only else (),
-            batch_size=chosen.batch_size,
+            batch_size=chosen.answer_batch_size,
         )
 
     def _record(self, row: dict[str, Any], text: str, scores: Scores) -> dict[str, Any]:
@@ -168,7 +159,7 @@ class Generation(Kind[GenerationTask]):
             self.task.template,
             tokenizer,
             self.max_length,
-            on_answer=self.config.generation.loss_on == "answer",
+            on_answer=self.config.loss_on == "answer",
             max_source=self._source_tokens,
         )
 
@@ -205,7 +196,11 @@ class _TextModel:
 
 
 def _mean(scores: list[Scores]) -> Scores:
-    """Over rows; with groups of unequal size `mean_over_groups` is another number."""
+    """Mean over rows.
+
+    Raises:
+        UserError: There are none.
+    """
     if not scores:
         raise UserError("no rows to score: an empty split")
     return {name: sum(row[name] for row in scores) / len(scores) for name in scores[0]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,11 +19,16 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from ailora.lab.settings import RunConfig
 from ailora.lab.tasks import QATask
-from ailora.lab.tasks.qa.answers import Found, best_answers
-from ailora.lab.tasks.qa.scores import QuestionScores, best_threshold, score_questions
+from ailora.lab.tasks.qa.answers import (
+    Found,
+    QuestionScores,
+    best_answers,
+    best_threshold,
+    score_questions,
+)
 from ailora.lab.tasks.qa.windows import LABELS, make_windows
-from ailora.lab.training.config import RunConfig
 from ailora.lab.training.kinds.base import (
     Collator,
     Kind,
@@ -30,13 +36,11 @@ from ailora.lab.training.kinds.base import (
     Scored,
     Scorer,
     Scores,
-    evaluation_order,
     in_row_order,
-    mean_over_groups,
-    rows_of_groups,
+    predict,
 )
-from ailora.lab.training.measure import check_finite
 from ailora.lab.training.model import load_pretrained
+from ailora.lab.training.monitoring import check_finite
 
 _Array = npt.NDArray[Any]
 
@@ -49,41 +53,25 @@ class QuestionAnswering(Kind[QATask]):
     def __init__(self, task: QATask, config: RunConfig) -> None:
         super().__init__(task, config)
         self._selection_threshold: float | None = None
-        self._has_segments = False  # known once the model is loaded
 
     @property
     def monitored(self) -> tuple[str, ...]:
         """The task's metrics, of the answers."""
         return self.task.metrics
 
-    @property
-    def peft_task_type(self) -> str:
-        """PEFT's question answering, unless the model tells the two texts apart by segment.
-
-        PEFT 0.21's ``PeftModelForQuestionAnswering.forward`` takes ``token_type_ids`` and
-        ``position_ids`` and does not hand them on, so that BERT would read question and context
-        as one text: another model than the base at step 0, and than the merged one. The class of
-        feature extraction differs in that alone; the head is named in ``modules_to_save``.
-        """
-        return "FEATURE_EXTRACTION" if self._has_segments else "QUESTION_ANS"
-
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The model with a new head; its start depends on the run's seed alone."""
-        model, tokenizer = load_pretrained(
+        return load_pretrained(
             self.config.model,
             AutoModelForQuestionAnswering,
             seed=self.config.seed,
             num_labels=2,
         )
-        kinds_of_segment = getattr(model.config, "type_vocab_size", None) or 0
-        named = "token_type_ids" in tokenizer.model_input_names
-        self._has_segments = named and kinds_of_segment > 1
-        return model, tokenizer
 
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-        """A row a window; see `ailora.lab.tasks.qa.windows.make_windows`."""
+        """One row per window; see `ailora.lab.tasks.qa.windows.make_windows`."""
         return make_windows(
-            rows, tokenizer, max_length=self.max_length, stride=self.config.qa.doc_stride
+            rows, tokenizer, max_length=self.max_length, stride=self.config.doc_stride
         )
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Collator:
@@ -119,17 +107,15 @@ class QuestionAnswering(Kind[QATask]):
         are scored at it as well, under names that say so.
         """
         encoded = self.encoded(rows, trainer.processing_class)
-        trainer.compute_metrics = None
-        predicted = trainer.predict(encoded)
-        order = evaluation_order(trainer, encoded)
+        predicted, order = predict(trainer, encoded)
         found = self._found(predicted.predictions, predicted.label_ids, rows, encoded, order)
         said = self._said(found)
         scores = self._scores(said, rows)
-        by_group = {group: scores.summary(chosen) for group, chosen in rows_of_groups(rows).items()}
-        metrics = mean_over_groups(by_group) if by_group else scores.summary()
-        if self.task.has_unanswerable:
-            metrics |= scores.by_answerability() | self._at_best_threshold(found, rows)
-        return Scored(metrics=metrics, by_group=by_group, outputs=self._outputs(said, found, rows))
+        scored = Scored.of(rows, scores.summary, self._outputs(said, found, rows))
+        if not self.task.has_unanswerable:
+            return scored
+        more = scores.by_answerability() | self._at_best_threshold(found, rows)
+        return replace(scored, metrics=scored.metrics | more)
 
     def majority(self) -> float | None:
         """Answering nothing, where that can be right."""
@@ -152,8 +138,8 @@ class QuestionAnswering(Kind[QATask]):
             in_row_order(end_logits, order),
             encoded,
             rows["context"][:],
-            n_best=self.config.qa.n_best,
-            max_answer_length=self.config.qa.max_answer_length,
+            n_best=self.config.n_best,
+            max_answer_length=self.config.max_answer_length,
         )
 
     def _order(self, encoded: Dataset) -> _Array:
@@ -165,7 +151,7 @@ class QuestionAnswering(Kind[QATask]):
 
     def _said(self, found: Found) -> tuple[str, ...]:
         if self.task.has_unanswerable:
-            return found.unless_null(self.config.qa.null_threshold)
+            return found.unless_null(self.config.null_threshold)
         return found.texts
 
     def _scores(self, said: tuple[str, ...], rows: Dataset) -> QuestionScores:

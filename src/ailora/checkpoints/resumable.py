@@ -1,0 +1,187 @@
+"""A long run that can be interrupted: its plan, and a record of every finished piece.
+
+The plan (what was asked, for which files) lies beside the results and stays, with the run's report
+once it is finished. Records lie in a hidden folder until then. A record is written before its piece
+appears under its name, so a piece with both is finished, and any other is made again from the
+start. A small folder appears whole or not at all: `whole_folder`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ailora.checkpoints.checkpoint import Checkpoint
+from ailora.errors import UserError
+from ailora.files import unwritable, usual_mode, write_atomic, write_json
+
+FORMAT = 1
+_RECORDS = ".ailora-work"
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What to remember about a finished piece: rows of the report, and tensors."""
+
+    rows: Sequence[Row]
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A run in progress in the folder ``out``; see `begin`."""
+
+    out: Path
+    plan_file: Path
+    plan: Mapping[str, Any]
+    report: tuple[Row, ...] | None = None
+
+    def record(self, piece: str) -> Record | None:
+        """What an earlier run recorded of a piece, or None."""
+        path = self.out / _RECORDS / piece
+        if not path.exists():
+            return None
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return Record(rows=json.loads(file.metadata()["rows"]), tensors=tensors)
+
+    def add_record(self, piece: str, record: Record) -> None:
+        """Write a record; the piece itself follows."""
+        data = save(dict(record.tensors), metadata={"rows": json.dumps(list(record.rows))})
+        write_atomic(self.out / _RECORDS / piece, data)
+
+    def finish(self, rows: Sequence[Row]) -> None:
+        """Write the report and forget the records."""
+        content = {"format": FORMAT, "plan": self.plan, "report": list(rows)}
+        write_json(self.plan_file, content)
+        shutil.rmtree(self.out / _RECORDS, ignore_errors=True)
+
+    def abandon(self) -> None:
+        """Delete the traces of a run that has made nothing yet."""
+        shutil.rmtree(self.out / _RECORDS, ignore_errors=True)
+        self.plan_file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what else is in the folder stays
+            self.out.rmdir()
+
+
+def begin(out: Path, file: str, plan: Mapping[str, Any]) -> Work:
+    """Start a run in a new or empty folder, or go on with the same run.
+
+    Args:
+        out: Folder of the results, made if missing.
+        file: Name of the plan's file in that folder.
+        plan: Everything that decides the results, as JSON.
+
+    Returns:
+        The run; its ``report`` is set if it was finished before.
+
+    Raises:
+        UserError: The folder holds something else, or a run of another plan.
+    """
+    path = out / file
+    plan = json.loads(json.dumps(plan))
+    if not path.exists():
+        require_empty(out)
+        write_json(path, {"format": FORMAT, "plan": plan, "report": None})
+        return Work(out=out, plan_file=path, plan=plan)
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        before, report = stored["plan"], stored["report"]
+        differing = next((k for k in (*plan, *before) if before.get(k) != plan.get(k)), None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: not a plan ailora wrote ({error}); choose another --out"
+        ) from error
+    if differing is not None:
+        shown = _shown(before.get(differing), plan.get(differing))
+        raise UserError(
+            f"{out}: holds a run with another {differing}{shown}; choose another --out, or delete "
+            "that one"
+        )
+    for left in list(out.rglob(".*.tmp")):  # by a run that was killed
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return Work(
+        out=out, plan_file=path, plan=plan, report=None if report is None else tuple(report)
+    )
+
+
+def require_empty(out: Path) -> None:
+    """Raise a ``UserError`` unless the folder is empty or can be made."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; give a folder for --out")
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"{out}: is not empty; give a new folder for --out")
+
+
+def require_room(out: Path, needed: int) -> None:
+    """Raise a ``UserError`` if the disk has less than ``needed`` bytes free."""
+    existing = next((folder for folder in (out, *out.absolute().parents) if folder.exists()), None)
+    free = shutil.disk_usage(existing or "/").free
+    if free < needed:
+        raise UserError(
+            f"{out}: needs {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free; "
+            "free some space or give another --out"
+        )
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes ``folder`` when it is complete; an older one is replaced.
+
+    It and its files get the modes that the umask gives: ``mkdtemp`` and safetensors, which writes
+    to a temporary file of its own, make theirs private.
+
+    Raises:
+        UserError: It cannot be made, written or renamed, or the disk is full.
+    """
+    temporary = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp")
+        temporary = Path(made)
+        yield temporary
+        for path in (temporary, *temporary.rglob("*")):
+            path.chmod(usual_mode(folder=path.is_dir()))
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.replace(folder)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    except SafetensorError as error:  # its writer hides the system's error in words
+        raise UserError(
+            f"cannot write {folder}: {error}; free some space and run it again"
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What tells one checkpoint from another without reading its data."""
+    config = (checkpoint.folder / "config.json").read_bytes()
+    files = {"config.json": hashlib.sha256(config).hexdigest()}
+    for shard in checkpoint.shards:
+        about = shard.path.stat()
+        with shard.path.open("rb") as stream:
+            head = hashlib.sha256(stream.read(shard.data_start)).hexdigest()
+        files[shard.path.name] = f"{about.st_size} {about.st_mtime_ns} {head}"
+    return files
+
+
+def _shown(before: object, now: object) -> str:
+    simple = not isinstance(before, dict | list) and not isinstance(now, dict | list)
+    return f" ({before!r}, now {now!r})" if simple else ""

@@ -1,1 +1,0 @@
-"""PEFT's other starts of a LoRA, beyond the paper, as methods on q and v."""

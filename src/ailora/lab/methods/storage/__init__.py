@@ -1,1 +1,0 @@
-"""How what a method learned is kept in files and found again."""

@@ -1,0 +1,95 @@
+"""The figures of a comparison: loss and score along the run, and how far weights moved."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ailora.lab.report.comparison import Comparison, Run, name_of, watched_of, words_of
+from ailora.lab.report.figures.drawing import ROLE_LOOKS, Rows, count_words, draw_box, draw_curve
+
+_LOG_FROM = 100  # largest norm over smallest from which a linear axis hides the small ones
+
+
+def training_loss(comparison: Comparison) -> tuple[Figure, Rows]:
+    """Mean training loss since the last point: mean of the seeds, band from least to most."""
+    return _along_the_run(comparison, "loss", "training loss (mean since the last point)")
+
+
+def selection_score(comparison: Comparison) -> tuple[Figure, Rows]:
+    """Headline score on selection rows: mean of the seeds, band from least to most."""
+    key = watched_of(comparison.runs[0])
+    return _along_the_run(comparison, key, f"{words_of(key)} on selection rows")
+
+
+def update_norms(comparison: Comparison) -> tuple[Figure, Rows]:
+    """||dW||_F of every adapted weight after training, by method and role."""
+    # Methods that change whole models have no such list of their weights.
+    methods = [m for m in comparison.methods if any(r["updates"] for r in comparison.runs_of(m))]
+    roles = sorted({u["role"] for run in comparison.runs for u in run["updates"]}, key="qkvo".find)
+    figure = Figure(figsize=(4.6, 1.1 + 0.3 * len(methods) * len(roles)), layout="constrained")
+    axes = figure.subplots()
+    rows: Rows = [["method", "seed", "name", "role", "norm", "relative"]]
+    height = 0.8 / max(len(roles), 1)
+    for place, method in enumerate(methods):
+        runs = comparison.runs_of(method)
+        for offset, role in enumerate(roles):
+            y = place + (offset - (len(roles) - 1) / 2) * height
+            draw_box(axes, y, 0.85 * height, _norms(runs, role), role)
+        rows += [
+            [method, run["config"]["seed"], u["name"], u["role"], u["norm"], u["relative"]]
+            for run in runs
+            for u in run["updates"]
+        ]
+    axes.set_yticks(range(len(methods)), [name_of(method) for method in methods])
+    axes.set(xlabel=r"$\|\Delta W\|_F$ after training", ylim=(len(methods) - 0.5, -0.5))
+    _scale(axes, [row[4] for row in rows[1:]])
+    for role in roles:
+        color, marker = ROLE_LOOKS[role]
+        count = count_words([len(_norms(comparison.runs_of(method), role)) for method in methods])
+        label = f"$W^{role.upper()}$ (n = {count} per method)"
+        axes.plot([], [], marker, color=color, markersize=5, label=label)
+    figure.legend(loc="outside upper center", ncols=max(len(roles), 1))
+    return figure, rows
+
+
+def _along_the_run(comparison: Comparison, key: str, label: str) -> tuple[Figure, Rows]:
+    figure = Figure(figsize=(4.2, 3.4), layout="constrained")
+    axes = figure.subplots()
+    rows: Rows = [["method", "seed", "step", "epoch", key]]
+    for method in comparison.methods:
+        runs = comparison.runs_of(method)
+        _curve(axes, method, runs, key)
+        rows += [
+            [method, run["config"]["seed"], entry["step"], entry["epoch"], entry[key]]
+            for run in runs
+            for entry in run["history"]
+        ]
+    count = count_words([len(comparison.runs_of(method)) for method in comparison.methods])
+    axes.set(xlabel=f"optimiser step (seeds: n = {count})", ylabel=label)
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure, rows
+
+
+def _curve(axes: Axes, method: str, runs: list[Run], key: str) -> None:
+    by_step: dict[int, list[float]] = {}
+    for entry in (entry for run in runs for entry in run["history"]):
+        if entry[key] is not None:
+            by_step.setdefault(entry["step"], []).append(entry[key])
+    # A mean over fewer seeds, where some stopped early, would jump without any learning.
+    steps = sorted(step for step, values in by_step.items() if len(values) == len(runs))
+    low, high = ([pick(by_step[step]) for step in steps] for pick in (min, max))
+    draw_curve(axes, method, steps, [fmean(by_step[step]) for step in steps], (low, high))
+
+
+def _norms(runs: list[Run], role: str) -> list[float]:
+    return [u["norm"] for run in runs for u in run["updates"] if u["role"] == role]
+
+
+def _scale(axes: Axes, norms: list[float]) -> None:
+    if norms and min(norms) > 0 and max(norms) / min(norms) > _LOG_FROM:
+        axes.set_xscale("log")
+    else:
+        axes.set_xlim(left=0)

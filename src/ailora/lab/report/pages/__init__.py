@@ -1,1 +1,0 @@
-"""Self-contained HTML pages: of a comparison, and of a folder of runs."""

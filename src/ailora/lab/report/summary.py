@@ -1,0 +1,129 @@
+"""A comparison as rows of text and as a table for the terminal: scores, and rates searched."""
+
+from __future__ import annotations
+
+import re
+from statistics import fmean
+
+from rich.table import Table
+from rich.text import Text
+
+from ailora.lab.report.comparison import (
+    Comparison,
+    Run,
+    Summary,
+    method_of,
+    name_of,
+    score_of,
+    summarize,
+)
+from ailora.lab.report.text_tables import Rows
+from ailora.lab.statistics import Paired, Spread
+
+
+def summary_header(comparison: Comparison) -> list[str]:
+    """Column titles of the summary; n stands here if all methods have it, else in the rows."""
+    n = _shared_n(comparison)
+    score = f"{comparison.metric} (n)" if n is None else f"{comparison.metric} (n = {n})"
+    header = ["method", score, "minus LoRA [95 % CI]"]
+    return [*header, "lr", "params", "start s", "train s", "step 0"]
+
+
+def _shared_n(comparison: Comparison) -> int | None:
+    counts = {len(comparison.runs_of(method)) for method in comparison.methods}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def summary_rows(comparison: Comparison) -> Rows:
+    """One row per method: score, difference to LoRA, rate, parameters, seconds, step 0."""
+    with_n = _shared_n(comparison) is None
+    return [
+        _summary_row(summary, comparison.runs_of(summary.method), with_n)
+        for summary in summarize(comparison)
+    ]
+
+
+def _summary_row(summary: Summary, runs: list[Run], with_n: bool) -> list[str]:
+    parameters = runs[0]["parameters"]
+    return [
+        name_of(summary.method),
+        _with_spread(summary.spread) + (f" ({summary.spread.n})" if with_n else ""),
+        _difference(summary.paired),
+        f"{summary.rate:g}",
+        f"{parameters['adapter']:,} + {parameters['head']:,}",
+        f"{fmean(run['seconds']['init'] for run in runs):.2f}",
+        f"{fmean(run['seconds']['train'] for run in runs):.1f}",
+        f"{max(run['step0_deviation'] for run in runs):.2g}",
+    ]
+
+
+def _with_spread(spread: Spread) -> str:
+    return f"{spread.mean:.4f}" + ("" if spread.sd is None else f" ± {spread.sd:.4f}")
+
+
+def _difference(against: Paired | None) -> str:
+    if against is None or against.difference is None:
+        return "-"
+    if against.student is None:
+        return _signed(against.difference, 4)
+    low, high = against.student
+    return f"{_signed(against.difference, 4)} [{_signed(low, 3)}, {_signed(high, 3)}]"
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:+.{digits}f}"  # adding 0 turns -0 into 0
+
+
+def search_rows(comparison: Comparison) -> tuple[list[str], Rows]:
+    """Mean selection score of each method at each rate.
+
+    The chosen rate is marked, and so is a mean that lacks some of the seeds.
+    """
+    header = ["method", *(f"{rate:g}" for rate in comparison.rates)]
+    return header, [_search_row(comparison, method) for method in comparison.methods]
+
+
+def _search_row(comparison: Comparison, method: str) -> list[str]:
+    chosen = comparison.runs_of(method)[0]["config"]["lr"]
+    seeds = len({run["config"]["seed"] for run in comparison.searched})
+    row = [name_of(method)]
+    for rate in comparison.rates:
+        scores = [
+            score_of(run, "selection")
+            for run in comparison.searched
+            if method_of(run) == method and run["config"]["lr"] == rate
+        ]
+        mark = "" if len(scores) == seeds else f" ({len(scores)} of {seeds} seeds)"
+        mark += " *" if rate == chosen else ""
+        row.append(f"{fmean(scores):.4f}{mark}" if scores else _without(comparison, method, rate))
+    return row
+
+
+def _without(comparison: Comparison, method: str, rate: float) -> str:
+    failed = [(run["config"]["method"], run["config"]["lr"]) for run in comparison.failed]
+    return "failed" if (method, rate) in failed else "-"
+
+
+def summary_table(comparison: Comparison) -> Table:
+    """The summary for the terminal."""
+    # Text, since rich would read a path such as data/[old]/x.csv as markup.
+    table = Table(title=Text(f"{_task(comparison)}: {comparison.metric} on the test split"))
+    for index, title in enumerate(summary_header(comparison)):
+        table.add_column(_on_two_lines(title), justify="left" if index == 0 else "right")
+    for row in summary_rows(comparison):
+        table.add_row(*map(_on_two_lines, row))
+    majority = comparison.runs[0]["majority"]
+    always = "" if majority is None else f" Always the commonest class: {majority:.4f}."
+    table.caption = Text(comparison.caveat + always)
+    table.caption_justify = "left"
+    return table
+
+
+def _on_two_lines(cell: str) -> Text:
+    """Broken before its second part, so that the table fits 100 columns."""
+    return Text(re.sub(r" (?=[\[(]|\+ |s$)", "\n", cell))
+
+
+def _task(comparison: Comparison) -> str:
+    config = comparison.runs[0]["config"]
+    return f"{config['model']} on {config['task']}"

@@ -1,0 +1,397 @@
+"""The settings of a run, each said once: its type, default, range and help.
+
+The options of the commands, the checking of sweep files and the table in the documentation are
+made from the fields of `RunConfig`; so a new setting is one line here, and the code that reads it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ailora.errors import UserError
+
+RoleName = Literal["q", "k", "v", "o"]
+_AS_TODAY: Any = object()
+_FORMER_NAMES = {"alpha": "lora_alpha", "dropout": "lora_dropout"}
+
+
+def _setting(
+    default: Any,
+    help: str,  # noqa: A002 - as typer and argparse call it
+    *,
+    group: str,
+    first: Any = _AS_TODAY,
+    at_least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """One field of `RunConfig`.
+
+    Args:
+        default: Today's.
+        help: One line, for ``--help`` and the documentation.
+        group: The heading that it stands below there.
+        first: The default that it had first. It is kept for ever: what differs from it names a
+            run (`RunConfig.run_id`), so a new default renames no run.
+        at_least: Smallest value.
+        above: Bound that a value must exceed.
+        below: Bound that a value must stay under.
+    """
+    bounds = {"at_least": at_least, "above": above, "below": below}
+    first = default if first is _AS_TODAY else first
+    return field(
+        default=default, metadata={"help": help, "group": group, "first": first, "bounds": bounds}
+    )
+
+
+_method = functools.partial(_setting, group="Method")
+_training = functools.partial(_setting, group="Training")
+_data = functools.partial(_setting, group="Data")
+_own_files = functools.partial(_setting, group="Files of your own")
+_text = functools.partial(_setting, group="Tasks answered with text")
+_qa = functools.partial(_setting, group="Question answering")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Settings of one training run; equal settings and data give an equal `run_id`.
+
+    Raises:
+        UserError: A value of the wrong type or out of its range, named.
+    """
+
+    method: str = _method(
+        "ailora", "Method: ailora, lora, full, houlsby, ...: 'ailora params' lists them."
+    )
+    rank: int = _method(8, "Rank of the factors.", at_least=1)
+    lora_alpha: float | None = _method(
+        None, "Scale is lora_alpha / rank. Default: the rank.", above=0
+    )
+    lora_dropout: float = _method(0.0, "Dropout on the input of the update.", at_least=0, below=1)
+    anchored: bool = _method(True, "Leave the base untouched, or fold the start into it (W - BA).")
+    bake_rates: bool = _method(
+        False, "Put the roles' rates into the factors, not into the optimiser."
+    )
+    ranks: Mapping[RoleName, int] | None = _method(
+        None,
+        "Roles to adapt and their ranks, such as q=8,k=8 (table 5 of the paper). Default: q and v.",
+        at_least=1,
+    )
+    bottleneck: int = _method(64, "Width of Houlsby's adapters.", at_least=1)
+    vera_rank: int = _method(256, "Rank of VeRA's shared matrices.", at_least=1)
+
+    model: str = _training(
+        "demo", "'demo' (the embedded encoder; a decoder for text), a folder, or a hub name."
+    )
+    lr: float = _training(2e-3, "Learning rate; AILoRA's v has twice this.", above=0)
+    epochs: float = _training(2.0, "Passes over the training rows.", above=0)
+    batch_size: int = _training(16, "Rows per step.", at_least=1)
+    micro_batch_size: int | None = _training(
+        None, "Rows held at once, a divisor of the batch size. Default: all of them.", at_least=1
+    )
+    warmup_ratio: float = _training(
+        0.06,
+        "Share of the steps over which the rate rises; then it falls linearly to 0.",
+        at_least=0,
+        below=1,
+    )
+    weight_decay: float = _training(0.0, "Decoupled, as in AdamW.", at_least=0)
+    evaluations: int | None = _training(
+        None, "Evaluations spread over the run. Default: one per epoch.", at_least=1
+    )
+    monitor_rows: int | None = _training(
+        None,
+        "Rows of the selection split that those evaluations use; the final scores are of "
+        "whole splits. Default: all.",
+        at_least=1,
+    )
+    early_stopping: int | None = _training(
+        None,
+        "Stop after this many evaluations without a better score, and keep the best "
+        "weights. Default: train to the end, keep the last.",
+        at_least=1,
+    )
+    precision: Literal["auto", "fp32", "bf16"] = _training(
+        "auto", "auto takes bf16 where the processor computes in it natively."
+    )
+    seed: int = _training(
+        0,
+        "Seed of the head's start, the order of the rows, dropout and random starts.",
+        at_least=0,
+        below=2**32,
+    )
+
+    task: str = _data(
+        "movies",
+        "'movies' or 'movies-regression' (embedded); cola, sst2, mrpc, stsb, qqp, mnli, "
+        "qnli, rte, squad_v1, squad_v2, xquad_en, arithmetic, xsum, cnn_dailymail, dialogsum or "
+        "scitldr; a csv, tsv, jsonl or json file or a folder with train.*, whose columns tell the "
+        "kind of task; a Python file with load(**options); or a hub data set.",
+    )
+    data: str | None = _data(
+        None, "Folder with the paper's tasks, each in a folder of its name. Default: the hub."
+    )
+    limit: int | None = _data(None, "Most rows to train on. Default: all.", at_least=1)
+    eval_limit: int | None = _data(
+        None, "Most rows to select by, and to test on. Default: all.", at_least=1
+    )
+    max_length: int | None = _data(
+        None,
+        "Tokens kept of a row, or of a window. Default: by the kind of task, 128 to 512.",
+        at_least=1,
+    )
+    metrics: Sequence[str] | None = _data(
+        None,
+        "accuracy, f1, mcc; pearson, spearman; or number, exact, rouge1, rouge2, rougeL. "
+        "The first is the headline.",
+    )
+
+    text: Sequence[str] | None = _own_files(
+        None, "Text column, or two with a comma between. Default: by their usual names."
+    )
+    label: str = _own_files("label", "Label column.")
+    dev: str | None = _own_files(None, "File with the rows to select by.")
+    test: str | None = _own_files(None, "File with the rows to test on.")
+    regression: bool | None = _own_files(
+        None, "Predict numbers, or classes. Default: by the labels."
+    )
+    on_broken: Literal["stop", "skip"] | None = _own_files(
+        None,
+        "What a broken row does: stop, with file and line, or skip, with a count. Default: "
+        "local files stop, hub data skip.",
+    )
+
+    loss_on: Literal["answer", "sequence"] = _text(
+        "answer", "Tokens that a decoder is trained on: the answer, or the prompt as well."
+    )
+    max_new_tokens: int | None = _text(
+        None, "Most tokens of an answer. Default: the task's.", at_least=1
+    )
+    num_beams: int | None = _text(
+        None, "Beams of the search; 1 is greedy. Default: the task's.", at_least=1
+    )
+    max_source_tokens: int | None = _text(
+        None,
+        "Tokens kept of a source. Default: the task's, or what --max-length leaves.",
+        at_least=1,
+    )
+    answer_batch_size: int = _text(32, "Prompts answered at once.", at_least=1)
+    train_file: str | None = _text(
+        None, "Arithmetic: problems to learn instead of GSM8K's and MAWPS's, such as Math10K."
+    )
+    tests: Sequence[str] | None = _text(
+        None, "Arithmetic: sets to test on, such as svamp,gsm8k. Default: the paper's five."
+    )
+
+    doc_stride: int = _qa(128, "Tokens that neighbouring windows share.", at_least=1)
+    n_best: int = _qa(20, "Starts and ends considered in each window.", at_least=1)
+    max_answer_length: int = _qa(30, "Most tokens of an answer.", at_least=1)
+    null_threshold: float = _qa(0.0, "How much better than the best answer no answer must score.")
+
+    def __post_init__(self) -> None:
+        for name, one in SETTINGS.items():
+            object.__setattr__(self, name, one.checked(getattr(self, name)))
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise UserError(
+                f"micro_batch_size={self.micro_batch_size!r}: must divide the batch size, "
+                f"{self.batch_size}"
+            )
+
+    @classmethod
+    def from_json(cls, made_of: Mapping[str, Any]) -> RunConfig:
+        """The settings that `dataclasses.asdict` and JSON made of one, in any version.
+
+        Raises:
+            UserError: Something is unknown, of the wrong type or out of its range.
+        """
+        found = current_settings(made_of)
+        for name in found:
+            check_name(name)
+        return cls(**found)
+
+    def task_options(self) -> dict[str, Any]:
+        """What `ailora.lab.tasks.load_task` needs beside the task's name."""
+        names = ("text", "label", "dev", "test", "regression", "metrics", "limit", "eval_limit")
+        others = ("data", "on_broken", "train_file", "tests")
+        return {name: getattr(self, name) for name in (*names, *others)}
+
+    def run_id(self, task_name: str, fingerprint: str) -> str:
+        """Folder name ``<method>-<task>-<hash>`` of the run of these settings on this data."""
+        return f"{self.method}-{task_name}-{self.identity(fingerprint)}"
+
+    def identity(self, fingerprint: str) -> str:
+        """Hash of the settings that differ from their first default, and of the data.
+
+        Neither a new setting nor a new default changes it. The data counts by its fingerprint,
+        not by the folder it was found in.
+        """
+        differ = {
+            name: value
+            for name, value in asdict(self).items()
+            if name != "data" and value != SETTINGS[name].first
+        }
+        made_of = json.dumps({**differ, "data": fingerprint}, sort_keys=True)
+        return hashlib.sha256(made_of.encode()).hexdigest()[:10]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is known of one field of `RunConfig`.
+
+    Attributes:
+        name: Of the field; options write it with ``-`` for ``_``.
+        kind: int, float, str, bool, ``Sequence`` (of texts) or ``Mapping`` (roles to ranks).
+        choices: The texts that are allowed; empty for any.
+        optional: Whether None is allowed.
+        default, first, help, group: As in the field.
+        bounds: ``at_least``, ``above``, ``below``; None where there is none.
+    """
+
+    name: str
+    kind: type
+    choices: tuple[str, ...]
+    optional: bool
+    default: Any
+    first: Any
+    help: str
+    group: str
+    bounds: Mapping[str, float | None]
+
+    @property
+    def range(self) -> str:
+        """The values that are allowed, in words; empty for any of the kind."""
+        if self.choices:
+            return " or ".join(self.choices)
+        words = {"at_least": "at least", "above": "above", "below": "below"}
+        bounds = ((words[name], bound) for name, bound in self.bounds.items() if bound is not None)
+        return " and ".join(f"{word} {bound}" for word, bound in bounds)
+
+    def checked(self, value: Any, said: str = "") -> Any:
+        """The value as the field holds it: 2 as 2.0 in a float, a list as a tuple.
+
+        Args:
+            value: Of any type.
+            said: What goes before it in a message; by default the name and ``=``.
+
+        Raises:
+            UserError: It is of another type, or out of range.
+        """
+        if value is None and self.optional:
+            return None
+        said = said or f"{self.name}="
+        if not self._fits(value):
+            raise UserError(f"{said}{value!r}: must be {self._wanted()}")
+        numbers = value.values() if self.kind is Mapping else [value]
+        if self.kind in (int, float, Mapping) and not all(map(self._in_range, numbers)):
+            raise UserError(f"{said}{value!r}: must be {self.range}")
+        if self.kind is float:
+            return float(value)
+        if self.kind is Sequence:
+            return tuple(value)
+        return dict(value) if self.kind is Mapping else value
+
+    def _fits(self, value: Any) -> bool:
+        if self.choices:
+            return value in self.choices
+        if self.kind is float:
+            return _is_number(value) and math.isfinite(value)
+        if self.kind is Sequence:
+            return isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
+        if self.kind is Mapping:
+            return (
+                isinstance(value, Mapping)
+                and value.keys() <= set(get_args(RoleName))
+                and all(type(rank) is int for rank in value.values())
+            )
+        return type(value) is self.kind
+
+    def _wanted(self) -> str:
+        kinds = {
+            int: "a whole number",
+            float: "a number",
+            str: "a text",
+            bool: "true or false",
+            Sequence: "a list of texts",
+            Mapping: f"a table of roles ({', '.join(get_args(RoleName))}) and ranks",
+        }
+        return self.range if self.choices else kinds[self.kind]
+
+    def _in_range(self, value: float) -> bool:
+        at_least, above, below = (self.bounds[name] for name in ("at_least", "above", "below"))
+        return (
+            (at_least is None or value >= at_least)
+            and (above is None or value > above)
+            and (below is None or value < below)
+        )
+
+
+def current_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run as any version wrote them, in today's names, all of them.
+
+    Until results had schema 3, ``alpha`` and ``dropout`` had no ``lora_``, ``base`` and ``lr_mode``
+    were texts, and ``generation`` and ``qa`` were tables within. What a run says nothing of had its
+    first default. A name that no version had stays, for `check_name` to refuse.
+    """
+    found = {_FORMER_NAMES.get(name, name): value for name, value in config.items()}
+    if "base" in found:
+        found["anchored"] = found.pop("base") == "anchored"
+    if "lr_mode" in found:
+        found["bake_rates"] = found.pop("lr_mode") == "baked"
+    for table in ("generation", "qa"):
+        if isinstance(found.get(table), Mapping):
+            found |= {
+                "answer_batch_size" if name == "batch_size" else name: value
+                for name, value in found.pop(table).items()
+            }
+    return {**{name: one.first for name, one in SETTINGS.items()}, **found}
+
+
+def check_name(name: str, known: Sequence[str] | None = None, where: str = "") -> None:
+    """Raise a UserError that says the nearest known name if this is none.
+
+    Args:
+        name: What was given.
+        known: The names there are; None for those of the settings.
+        where: Goes before the name in the message.
+    """
+    known = tuple(SETTINGS) if known is None else known
+    if name in known:
+        return
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+    raise UserError(f"{where}{name!r} is no setting; {hint}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _settings() -> dict[str, Setting]:
+    hints = get_type_hints(RunConfig)
+    found = {}
+    for one in fields(RunConfig):
+        hint, optional = hints[one.name], False
+        if get_origin(hint) in (Union, UnionType):
+            hint, optional = next(arg for arg in get_args(hint) if arg is not NoneType), True
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        kind = str if choices else get_origin(hint) or hint
+        found[one.name] = Setting(
+            name=one.name,
+            kind=kind,
+            choices=choices,
+            optional=optional,
+            default=one.default,
+            **one.metadata,
+        )
+    return found
+
+
+SETTINGS: Mapping[str, Setting] = _settings()

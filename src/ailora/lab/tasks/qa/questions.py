@@ -1,0 +1,236 @@
+"""From rows to questions, and two kinds of broken ones.
+
+A row whose structure is broken is reported: no id, question or context, lists that do not fit
+together, an id given twice. An answer that does not stand in its context where the row says is
+another matter, since sets in common use have some. Nothing can be learned from it, so that train
+leaves it out (and the question with it, if no answer is left) and says how many; selection and
+test keep it, for there only its text is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from datasets import Dataset, Features, Value
+
+from ailora.errors import UserError
+from ailora.lab.tasks.tables.table import Report, Row, Table, brief, text_in, usable_rows
+
+_FEATURES = Features(
+    {
+        "id": Value("string"),
+        "title": Value("string"),
+        "question": Value("string"),
+        "context": Value("string"),
+        "answers": {"text": [Value("string")], "answer_start": [Value("int64")]},
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One question that passed the checks.
+
+    Attributes:
+        id, question, context: Not blank.
+        title: Title of the article that the context is from; empty where the file says none.
+        texts, starts: The answers, and where each begins in the context (characters; -1 where no
+            place was given and the text is nowhere in the context). Both empty: no answer.
+    """
+
+    id: str
+    title: str
+    question: str
+    context: str
+    texts: tuple[str, ...]
+    starts: tuple[int, ...]
+
+    @property
+    def placed(self) -> tuple[bool, ...]:
+        """For each answer, whether it stands in the context at its start."""
+        pairs = zip(self.texts, self.starts, strict=True)
+        return tuple(is_placed(self.context, text, start) for text, start in pairs)
+
+
+def questions_in(table: Table, report: Report, *, strict: bool = False) -> list[Question]:
+    """Return the questions of one split, in order.
+
+    Columns: ``question``, ``context``, ``answers`` (SQuAD's list of objects, or the hub's two
+    lists ``text`` and ``answer_start``) or ``answer`` (one text, none where empty) with or without
+    ``answer_start``; ``id`` (made of the row number if no row has one) and ``title`` if there are.
+    Where no start is given it is the first place of the text in the context.
+
+    Args:
+        table: The rows.
+        report: Told of each row of broken structure; unless it raises, the row is left out.
+        strict: Whether a row with an answer that does not stand at its start is broken too.
+
+    Raises:
+        UserError: No row is left. And what ``report`` raises.
+    """
+
+    def question(row: Row) -> Question:
+        found = _question(row)
+        if strict:
+            _check_placed(found)
+        return found
+
+    return usable_rows(_with_ids(table), question, report, identity=lambda found: found.id)
+
+
+def learnable(questions: Sequence[Question]) -> tuple[list[Question], tuple[str, ...]]:
+    """Leave out answers that do not stand at their start; say how many, if any.
+
+    Raises:
+        UserError: No question is left.
+    """
+    kept, answers, dropped = [], 0, 0
+    for question in questions:
+        placed = question.placed
+        answers += len(placed) - sum(placed)
+        if placed and not any(placed):
+            dropped += 1
+            continue
+        kept.append(question if all(placed) else _with_placed(question))
+    if not kept:
+        raise UserError(
+            f"none of the {len(questions)} training questions has an answer that stands in its "
+            "context at answer_start (counted in characters from 0); mend the file"
+        )
+    if not answers:
+        return kept, ()
+    note = f"train: {answers} answers not in their context at answer_start left out"
+    return kept, (f"{note}, and {dropped} questions that have no other",)
+
+
+def to_dataset(questions: Sequence[Question]) -> Dataset:
+    """Return the columns of a `ailora.lab.tasks.QATask`, and ``title``."""
+    return Dataset.from_dict(
+        {
+            "id": [row.id for row in questions],
+            "title": [row.title for row in questions],
+            "question": [row.question for row in questions],
+            "context": [row.context for row in questions],
+            "answers": [
+                {"text": list(row.texts), "answer_start": list(row.starts)} for row in questions
+            ],
+        },
+        features=_FEATURES,
+    )
+
+
+def is_placed(context: str, text: str, start: int) -> bool:
+    """Whether ``text`` stands in ``context`` at character ``start``."""
+    return start >= 0 and context.startswith(text, start)
+
+
+def _with_ids(table: Table) -> Table:
+    """The table, with the number of each row as its id if no row has one."""
+    if any("id" in row for _, row in table.rows):
+        return table
+    rows = enumerate(table.rows, start=1)
+    return replace(
+        table, rows=tuple((line, {**row, "id": str(number)}) for number, (line, row) in rows)
+    )
+
+
+def _question(row: Row) -> Question:
+    context = text_in(row, "context", numbers=False)
+    question = text_in(row, "question", numbers=False).strip()
+    pairs = _raw_answers(row)
+    if row.get("is_impossible") is True and pairs:
+        raise ValueError("is_impossible is true but there are answers; mend the row")
+    texts, starts = [], []
+    for text, start in pairs:
+        _check_answer(text)
+        texts.append(text)
+        starts.append(context.find(text) if start is None else _start(start))
+    title = row.get("title")
+    return Question(
+        id=_id(row),
+        title=title if isinstance(title, str) else "",
+        question=question,
+        context=context,
+        texts=tuple(texts),
+        starts=tuple(starts),
+    )
+
+
+def _check_placed(question: Question) -> None:
+    for text, placed in zip(question.texts, question.placed, strict=True):
+        if not placed:
+            raise ValueError(f"the answer {brief(text)} is not in the context at answer_start")
+
+
+def _with_placed(question: Question) -> Question:
+    answers = zip(question.texts, question.starts, question.placed, strict=True)
+    left = [(text, start) for text, start, placed in answers if placed]
+    texts, starts = zip(*left, strict=True)
+    return replace(question, texts=texts, starts=starts)
+
+
+def _id(row: Row) -> str:
+    """The row's id; a whole number counts as its digits."""
+    value = row.get("id")
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return text_in(row, "id", numbers=whole)
+
+
+def _check_answer(text: Any) -> None:
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(
+            f"an answer is {brief(text)}; expected text (a question without an answer has no "
+            "answers at all)"
+        )
+    text_in({"answers": text}, "answers")
+
+
+def _start(start: Any) -> int:
+    """An answer's start as a number of characters."""
+    try:
+        value = int(start)
+    except (TypeError, ValueError, OverflowError):
+        value = -1
+    if value < 0 or isinstance(start, bool | float):
+        raise ValueError(
+            f"answer_start is {brief(start)}; expected the number of characters before the answer"
+        )
+    return value
+
+
+def _raw_answers(row: Row) -> list[tuple[Any, Any]]:
+    """Texts with their starts, None where there is no word of a start."""
+    if "answers" not in row:
+        return _single_answer(row)
+    found = row["answers"]
+    if isinstance(found, Mapping):
+        return _two_lists(found)
+    if isinstance(found, list) and all(isinstance(answer, Mapping) for answer in found):
+        return [(answer.get("text"), answer.get("answer_start")) for answer in found]
+    raise ValueError(
+        f"'answers' is {brief(found)}; expected text and answer_start lists, or a list of objects"
+    )
+
+
+def _single_answer(row: Row) -> list[tuple[Any, Any]]:
+    if "answer" not in row:
+        raise ValueError("no 'answers' and no 'answer'; an unanswerable question has an empty one")
+    text, start = row["answer"], row.get("answer_start")
+    if text is None or text == "":
+        return []
+    return [(text, None if start == "" else start)]
+
+
+def _two_lists(found: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    texts, starts = found.get("text"), found.get("answer_start")
+    if not isinstance(texts, list):
+        raise ValueError(f"answers.text is {brief(texts)}; expected a list")
+    if starts is None:
+        starts = [None] * len(texts)
+    if not isinstance(starts, list) or len(starts) != len(texts):
+        raise ValueError(
+            f"answers has {len(texts)} texts but answer_start {brief(starts)}; give one for each"
+        )
+    return list(zip(texts, starts, strict=True))

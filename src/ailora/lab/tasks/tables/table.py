@@ -1,0 +1,172 @@
+"""Tables of rows as read, and what becomes of rows that cannot be used.
+
+A row that cannot be used is reported with its file and line. The first one stops the reading, or
+all of them are left out and counted: see `BrokenRows`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args
+
+from ailora.errors import UserError
+
+OnBroken = Literal["stop", "skip"]
+Row = Mapping[str, Any]
+Place = int | str  # the line, from 1; or where in a document that is one value
+# Told of each broken row: file or hub split, place, what is wrong. It may raise.
+Report = Callable[[str, Place, str], None]
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows as read, before any column has a meaning.
+
+    Attributes:
+        source: File or hub split, for messages.
+        columns: In the order of the header, or of the first JSON object.
+        rows: Line number (from 1; of the first line where a quoted field spans several), or place
+            in a document, and values by column.
+        label_names: Class names by index where the source declares them (hub ``ClassLabel``).
+    """
+
+    source: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Place, Row], ...]
+    label_names: tuple[str, ...] | None = None
+
+    def require(self, *names: str) -> None:
+        """Raise a UserError that lists the columns present unless all the names are among them."""
+        for name in names:
+            if name not in self.columns:
+                raise UserError(
+                    f"{self.source}: no column {name!r}; name another "
+                    f"(columns present: {', '.join(self.columns)})"
+                )
+
+
+def stop(source: str, place: Place, reason: str) -> None:
+    """Raise the UserError of a broken row: where it is and what is wrong with it."""
+    raise UserError(f"{_at(source, place)}: {reason}")
+
+
+class BrokenRows:
+    """Takes the reports of one load and follows its rule.
+
+    Args:
+        on_broken: "stop" or "skip". None stops at rows of local files and skips those of the hub: a
+            local file can be mended, so nothing is lost in silence. A hub data set cannot, and
+            official ones have broken rows too (two questions of QQP's train split are empty, as
+            huggingface/datasets issue 277 found), which must not keep anybody from using the rest.
+        local: Whether the rows are those of local files.
+
+    Raises:
+        UserError: Neither of the two rules.
+    """
+
+    def __init__(self, on_broken: OnBroken | None, *, local: bool) -> None:
+        if on_broken is not None and on_broken not in get_args(OnBroken):
+            raise UserError(f"on_broken={on_broken!r}: must be stop or skip")
+        self._rule = on_broken or ("stop" if local else "skip")
+        self._count: dict[str, int] = {}
+        self._first: dict[str, str] = {}
+
+    def report(self, source: str, place: Place, reason: str) -> None:
+        """Count a row that is left out.
+
+        Raises:
+            UserError: The rule is to stop.
+        """
+        if self._rule == "stop":
+            stop(source, place, f'{reason} (or leave such rows out: on_broken="skip")')
+        self._count[source] = self._count.get(source, 0) + 1
+        self._first.setdefault(source, f"{_at(source, place)}: {reason}")
+
+    def notes(self) -> tuple[str, ...]:
+        """Say for each source how many rows were left out, and where and why the first was."""
+        return tuple(
+            f"{count} broken {'row' if count == 1 else 'rows'} left out; "
+            f"the first is {self._first[source]}"
+            for source, count in self._count.items()
+        )
+
+
+def usable_rows(
+    table: Table,
+    convert: Callable[[Row], _Value],
+    report: Report = stop,
+    *,
+    identity: Callable[[_Value], str] | None = None,
+) -> list[_Value]:
+    """Convert each row of a table; report those that cannot be used and leave them out.
+
+    Args:
+        table: The rows.
+        convert: Makes a value of a row; raises a ValueError that says what is wrong with it.
+        report: Told of each row that ``convert`` refuses. Unless it raises, the row is left out.
+        identity: Id of a value. A row with the id of an earlier one cannot be used either.
+
+    Raises:
+        UserError: No row is left. And what ``report`` raises.
+    """
+    kept, places = [], dict[str, Place]()
+    for place, row in table.rows:
+        try:
+            value = convert(row)
+            if identity is not None:
+                _note_id(identity(value), place, places, table.source)
+        except ValueError as error:  # noqa: PERF203 - each row may be the broken one
+            report(table.source, place, str(error))
+        else:
+            kept.append(value)
+    if not kept:
+        raise UserError(f"{table.source} has no rows that can be used: an empty split")
+    return kept
+
+
+def text_in(row: Row, column: str, *, numbers: bool = True) -> str:
+    """Return the text of one column of a row.
+
+    Args:
+        row: Values by column.
+        column: The column.
+        numbers: Take a number as it is written, instead of refusing it.
+
+    Raises:
+        ValueError: It is missing, blank, not a text, or no valid Unicode.
+    """
+    value = row.get(column)
+    if numbers and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(
+            f"column {column!r}: expected text, got {brief(value)}; fill it in or drop the row"
+        )
+    try:
+        value.encode("utf-8")  # JSON can hold half a surrogate pair, which no tokenizer takes
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"column {column!r}: half a surrogate pair at character {error.start}; mend the text"
+        ) from error
+    return value
+
+
+def brief(value: object) -> str:
+    """Return ``repr(value)``, cut to 60 characters: for quoting the user's data in a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _at(source: str, place: Place) -> str:
+    """A row's place, for a message: ``file:line``, or ``file: place``."""
+    return f"{source}:{place}" if isinstance(place, int) else f"{source}: {place}"
+
+
+def _note_id(name: str, place: Place, places: dict[str, Place], source: str) -> None:
+    if name in places:
+        raise ValueError(
+            f"id {brief(name)} is also at {_at(source, places[name])}; give each row its own"
+        )
+    places[name] = place

@@ -1,0 +1,135 @@
+"""What is watched while a run trains: every step, its scores, and that both stay numbers."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ailora.errors import UserError
+from ailora.lab.training.folder import RunFolder
+
+OnProgress = Callable[[int, int, str], None]  # step, steps in all, a few words
+
+
+class DivergedError(UserError):
+    """Training ended in NaN or infinity."""
+
+
+def check_finite(outputs: npt.NDArray[Any]) -> None:
+    """Raise a DivergedError if a model's outputs hold NaN or infinity."""
+    if not np.isfinite(outputs).all():
+        raise DivergedError(
+            "training diverged: the model's outputs are not finite; lower the learning rate"
+        )
+
+
+class Recorder(TrainerCallback):  # type: ignore[misc]
+    """Writes one line per evaluation into the run's folder.
+
+    A line holds the step, the epoch, the seconds of training steps so far (over all sessions of a
+    resumed run), the mean training loss since the last line, and the scores.
+
+    Args:
+        folder: The run's folder.
+        metrics: Scores to write, in Trainer's names without "eval_".
+    """
+
+    def __init__(self, folder: RunFolder, metrics: tuple[str, ...]) -> None:
+        self.folder = folder
+        self.metrics = metrics
+        self.loss: float | None = None
+        history = folder.history()
+        self.seconds: float = history[-1]["seconds"] if history else 0.0
+        self.began = 0.0
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Start timing the step."""
+        self.began = time.perf_counter()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Add the seconds of the step."""
+        self.seconds += time.perf_counter() - self.began
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Keep the last training loss; stop a run whose loss is no longer a number."""
+        loss = (logs or {}).get("loss")
+        if loss is None:
+            return
+        self.loss = float(loss)
+        if not math.isfinite(self.loss):
+            raise DivergedError(
+                f"training diverged: the loss is {self.loss} at step {state.global_step}; "
+                "lower the learning rate"
+            )
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **_: Any,
+    ) -> None:
+        """Write the evaluation down, unless it is the final one of another split."""
+        if f"eval_{self.metrics[0]}" not in metrics or not state.is_world_process_zero:
+            return
+        entry: dict[str, Any] = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4)}
+        entry |= {"seconds": round(self.seconds, 4), "loss": self.loss}
+        entry |= {_recorded(name): metrics[f"eval_{name}"] for name in self.metrics}
+        self.folder.log(entry)
+
+
+def _recorded(name: str) -> str:
+    """Name of a score in a line, where ``loss`` is that of the training rows."""
+    return "selection_loss" if name == "loss" else name
+
+
+class Progress(TrainerCallback):  # type: ignore[misc]
+    """Tells the caller about every step of training and every batch of an evaluation."""
+
+    def __init__(self, tell: OnProgress) -> None:
+        self.tell = tell
+        self.predicted = 0
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Tell of an optimiser step."""
+        self.tell(state.global_step, state.max_steps, "training")
+
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
+        **_: Any,
+    ) -> None:
+        """Tell of a batch of an evaluation."""
+        self.predicted += 1
+        self.tell(self.predicted, max(self.predicted, len(eval_dataloader)), "evaluating")
+
+    def on_evaluate(self, *_: Any, **__: Any) -> None:
+        """Count the next evaluation from 0."""
+        self.predicted = 0
+
+    def on_predict(self, *_: Any, **__: Any) -> None:
+        """Count the next evaluation from 0."""
+        self.predicted = 0

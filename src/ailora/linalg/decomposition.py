@@ -1,0 +1,257 @@
+"""The public `decompose`: what it accepts, which method it takes, the check, and the fallback."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import NamedTuple, get_args
+
+import torch
+from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+
+from ailora.errors import UserError
+from ailora.linalg.dense import dense
+from ailora.linalg.gram import gram
+from ailora.linalg.inverse import inverse
+from ailora.linalg.krylov import principal
+from ailora.linalg.triplets import (
+    Check,
+    Method,
+    Part,
+    Solution,
+    StalledError,
+    Triplets,
+    fix_signs,
+    residual,
+    rounding_noise,
+)
+
+logger = logging.getLogger(__name__)
+
+# A weight whose largest entry is beyond 2^16 is scaled: where it is nearly singular, (W^T W)^-1
+# would overflow float32.
+_USUAL_EXPONENT = 16
+# Times as a share of the fp32 SVD's, one thread, rank 8, Gaussian: n = 384: Gram 0.6, n = 768: 0.4,
+# n = 1024: 0.36 (Krylov and inverse: 0.2 to 1, by the spectrum), n = 2048: Gram 0.4, Krylov 0.2,
+# inverse 0.14. Rank 128 at n = 2048: Gram 0.45, the others 2 to 4.
+_DENSE_UP_TO = 64
+_GRAM_UP_TO = 1024
+_KRYLOV_SHARE = 24  # the basis, of many blocks of r vectors, must stay well below min(m, n)
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class _Problem(NamedTuple):
+    """W in float64, and `stored`: the same in the dtype it came in, unless it had to be scaled."""
+
+    W: Tensor
+    stored: Tensor
+    rank: int
+    part: Part
+    seed: int
+    tol: float
+
+
+class _Outcome(NamedTuple):
+    solution: Solution
+    method: Method
+    residual: float
+    fallback: str | None = None
+
+
+@torch.no_grad()
+def decompose(
+    weight: Tensor, rank: int, part: Part, *, seed: int = 0, tol: float = 1e-8
+) -> Triplets:
+    """The r largest or r smallest singular triplets of a weight.
+
+    The paper's equations 2-5 take these for W^Q (principal) and W^V (minor). All arithmetic is in
+    float64, on the weight's device, or on the CPU where that has no float64 (MPS). The same call
+    gives the same bits on one machine with one number of threads; the global random state is
+    neither read nor moved, and `weight` is not changed.
+
+    Where sigma_r and the next singular value are equal or close, the subspace itself is not unique
+    and any choice that meets `tol` may come back.
+
+    Args:
+        weight: (m, n), float16, bfloat16, float32 or float64.
+        rank: r, 1 <= r <= min(m, n).
+        part: "principal", the r largest; "minor", the r smallest of the thin SVD's min(m, n).
+        seed: seed of the iterative methods' random start block.
+        tol: target for ``||W v - sigma u||`` and ``||W^T u - sigma v||``, relative to sigma_1. The
+            iterative methods stop later than that, at tol relative to the triplet furthest inside
+            the spectrum, where float64 allows it. A method that misses the target is replaced by
+            the next, in the end by the full SVD, with a note in ``check.fallback``.
+
+    Returns:
+        U (m, r), S (r,) descending and Vt (r, n), float64, with the check they passed.
+
+    Raises:
+        UserError: naming the argument and its value: weight not a 2-D floating tensor, empty, on
+            the meta device, or with NaN/Inf (their count); rank, part, seed or tol out of range.
+    """
+    began = time.perf_counter()
+    largest = validate(weight, rank, part, seed, tol)
+    exact = weight.detach().to("cpu") if weight.device.type == "mps" else weight.detach()
+    W, exponent = _scaled(exact, largest)
+    if largest == 0:
+        outcome = _Outcome(_zero(W, rank), "dense", 0.0)
+    else:
+        outcome = _solve(_Problem(W, W if exponent else exact, rank, part, seed, tol))
+    U, Vt = fix_signs(outcome.solution.U, outcome.solution.Vt)
+    scale = 2.0**exponent
+    return Triplets(
+        U=U.contiguous(),
+        S=outcome.solution.S * scale,
+        Vt=Vt.contiguous(),
+        part=part,
+        check=Check(
+            method=outcome.method,
+            residual=outcome.residual,
+            gap=_gap(outcome.solution, part),
+            iterations=outcome.solution.iterations,
+            seconds=time.perf_counter() - began,
+            fallback=outcome.fallback,
+        ),
+        dead_below=rounding_noise(W, outcome.solution.sigma_1, weight.dtype) * scale,
+    )
+
+
+def methods_for(shape: tuple[int, int], rank: int, part: Part) -> tuple[Method, ...]:
+    """The methods to try, the one expected to be quickest first, from the shape alone."""
+    m, n = shape
+    small = min(m, n)
+    if small <= _DENSE_UP_TO or 2 * rank > small:
+        return ("dense",)
+    if small <= _GRAM_UP_TO or rank * _KRYLOV_SHARE > small or (part == "minor" and m != n):
+        return ("gram", "dense")
+    return ("krylov" if part == "principal" else "inverse", "gram", "dense")
+
+
+def _scaled(weight: Tensor, largest: float) -> tuple[Tensor, int]:
+    """The weight in float64, squares neither overflowing nor vanishing; the exponent taken out.
+
+    A power of two, so that nothing is rounded; weights of usual size stay as they are.
+    """
+    _, exponent = math.frexp(largest)
+    W = weight.to(torch.float64)
+    if abs(exponent) <= _USUAL_EXPONENT:
+        return W, 0
+    exponent = max(-1000, min(1000, exponent))
+    return W * 2.0**-exponent, exponent
+
+
+def _solve(problem: _Problem) -> _Outcome:
+    """The first method that meets `tol`; the last one, the full SVD, in any case."""
+    W, _, rank, part, _, tol = problem
+    reason = None
+    *quick, last = methods_for((W.shape[0], W.shape[1]), rank, part)
+    for method in quick:
+        try:
+            solution = _run(method, problem)
+        except (StalledError, LinAlgError) as failure:
+            reason = f"{method}: {failure}"
+        else:
+            error = residual(W, solution.U, solution.S, solution.Vt, solution.sigma_1)
+            if error <= tol:
+                return _Outcome(solution, method, error, reason)
+            reason = f"{method}: residual {error:.1e} above tol {tol:.1e}"
+        logger.info("%s part of a %d x %d weight: %s", part, *W.shape, reason)
+    if quick:
+        logger.warning(
+            "%s part of a %d x %d weight: %s; using the full SVD", part, *W.shape, reason
+        )
+    solution = dense(W, rank, part)
+    error = residual(W, solution.U, solution.S, solution.Vt, solution.sigma_1)
+    if not error <= tol:
+        logger.warning(
+            "full SVD of a %d x %d weight: residual %.1e, tol %.1e", *W.shape, error, tol
+        )
+    return _Outcome(solution, last, error, reason)
+
+
+def _run(method: Method, problem: _Problem) -> Solution:
+    W, stored, rank, part, seed, tol = problem
+    if method == "gram":
+        return gram(W, rank, part, tol=tol)
+    solve = principal if method == "krylov" else inverse
+    return solve(W, rank, low=stored.float(), seed=seed, tol=tol)
+
+
+def _gap(solution: Solution, part: Part) -> float | None:
+    """Distance of the kept sigma to the nearest one left out, relative to sigma_1."""
+    if solution.following is None or not solution.sigma_1 > 0:
+        return None
+    edge = float(solution.S[-1] if part == "principal" else solution.S[0])
+    return abs(edge - solution.following) / solution.sigma_1
+
+
+def _zero(W: Tensor, rank: int) -> Solution:
+    """W = 0: any orthonormal vectors will do."""
+    m, n = W.shape
+    S = W.new_zeros(rank)
+    return Solution(W.new_ones(m).diag()[:, :rank], S, W.new_ones(n).diag()[:rank], sigma_1=0.0)
+
+
+def validate(weight: Tensor, rank: int, part: Part, seed: int, tol: float) -> float:
+    """Raise `UserError`, naming the argument and its value, for what cannot be decomposed.
+
+    Returns:
+        The largest magnitude of an entry, found on the way.
+    """
+    _validate_form(weight)
+    if part not in get_args(Part):
+        raise UserError(f"decompose: part={part!r} is unknown; use 'principal' or 'minor'")
+    if isinstance(rank, bool) or not isinstance(rank, int):
+        raise UserError(f"decompose: rank={rank!r} is not an integer; pass an int such as 8")
+    limit = min(weight.shape)
+    if not 1 <= rank <= limit:
+        raise UserError(
+            f"decompose: rank={rank} is out of range for a weight of shape {tuple(weight.shape)}; "
+            f"choose 1 to {limit}"
+        )
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise UserError(f"decompose: seed={seed!r} is not an integer; pass an int such as 0")
+    if not 0 < tol < 1:
+        raise UserError(f"decompose: tol={tol!r} is not between 0 and 1; pass a value such as 1e-8")
+    return _validated_largest(weight)
+
+
+def _validate_form(weight: Tensor) -> None:
+    if not isinstance(weight, Tensor):
+        raise UserError(
+            f"decompose: weight is a {type(weight).__name__}, not a torch.Tensor; convert it first"
+        )
+    shape = tuple(weight.shape)
+    if weight.ndim != 2:
+        raise UserError(
+            f"decompose: weight has shape {shape}, not 2 dimensions; "
+            "reshape it to (out_features, in_features)"
+        )
+    if weight.numel() == 0:
+        raise UserError(f"decompose: weight is empty, shape {shape}; pass one with entries")
+    if weight.dtype not in _DTYPES:
+        raise UserError(
+            f"decompose: weight has dtype {weight.dtype}, not float16, bfloat16, float32 or "
+            "float64; dequantise or convert it first"
+        )
+    if weight.layout != torch.strided:
+        raise UserError(f"decompose: weight has layout {weight.layout}; call .to_dense() first")
+    if weight.is_meta:
+        raise UserError(
+            f"decompose: weight of shape {shape} is on the meta device and holds no values; "
+            "load the model's weights first"
+        )
+
+
+def _validated_largest(weight: Tensor) -> float:
+    low, high = torch.aminmax(weight.detach())  # one pass, and NaN comes through
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        bad = weight.numel() - int(torch.isfinite(weight).sum())
+        raise UserError(
+            f"decompose: weight has {bad} NaN or Inf of {weight.numel()} entries; "
+            "check that the checkpoint loaded as intended"
+        )
+    return max(-float(low), float(high))

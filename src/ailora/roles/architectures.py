@@ -1,0 +1,313 @@
+"""What is known about architectures, as plain data: names of attention's parts, and fused layouts.
+
+An attention block is a module that has its query, key and value side by side. A few spellings
+cover nearly every architecture, so none is listed by name; ``ailora.roles.attention`` checks
+that a block is what its spelling promises.
+
+Where one weight holds several roles, no name tells which rows are whose: that is listed by class.
+Every layout known repeats a pattern of blocks of rows down the weight: GPT-2's is q, k, v once,
+BLOOM's the same once per head, Falcon's once per group of heads. A class is listed only after a
+test has perturbed its rows (``tests/roles/test_behaviour.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ailora.roles.projection import AttentionKind, RoleName, Rows, Stack
+
+# The children of a block that are its q, k and v.
+SPELLINGS: tuple[tuple[str, str, str], ...] = (
+    ("q_proj", "k_proj", "v_proj"),  # LLaMA, BART, GPT-J, ...
+    ("q_proj.linear", "k_proj.linear", "v_proj.linear"),  # Moshi, Inkling 2
+    ("query", "key", "value"),  # BERT
+    ("query_proj", "key_proj", "value_proj"),  # DeBERTa-v2, ProphetNet
+    ("q_lin", "k_lin", "v_lin"),  # DistilBERT, XLM
+    ("q", "k", "v"),  # T5, MPNet
+    ("q_head", "k_head", "v_head"),  # Funnel
+    ("project_q", "project_k", "project_v"),  # CPM-Ant
+    ("linear_q", "linear_k", "linear_v"),
+    ("Wq", "Wk", "Wv"),  # CTRL
+    ("wq", "wk", "wv"),
+    ("to_q", "to_k", "to_v"),
+)
+# The query of cross-attention in classes whose other roles are fused.
+FUSED_QUERY = "q_attn"  # GPT-2
+# The output projection, in the block or, as in BERT, beside it.
+OUTPUTS = (
+    "o_proj",
+    "o_proj.linear",  # Inkling 2
+    "output_projection.o_proj",  # NeoMME
+    "out_proj",
+    "dense",
+    "Wo",
+    "wo",
+    "o",
+    "out_lin",
+    "post_proj",
+    "attention_out",
+    "c_proj",
+    "linear_out",
+    "to_out",
+)
+OUTPUTS_BESIDE = ("output.dense", "output", "out_proj", "dense")
+# Children with matrices that change nothing about who is q, k, v and o: gates on the output.
+HARMLESS = frozenset({"gate_proj", "g_proj"})
+# Attention classes whose further matrices were looked at, and what there is to know about them.
+UNDERSTOOD: Mapping[str, str] = {
+    "ConvBertSelfAttention": "the query also steers the span convolution",
+    "DisentangledSelfAttention": "projections of relative positions are left alone",
+    "DogeAttention": "the value also steers the attention mask",
+    "Inkling2FullAttention": "short convolutions follow key and value",
+    "Inkling2LoopFullAttention": "short convolutions follow key and value",
+    "Inkling2LoopSlidingAttention": "short convolutions follow key and value",
+    "Inkling2SlidingAttention": "short convolutions follow key and value",
+    "InklingAttention": "short convolutions follow key and value",
+    "LEDEncoderSelfAttention": "query_global, key_global and value_global are left alone",
+    "LiltSelfAttention": "layout_query, layout_key and layout_value are left alone",
+    "LongformerSelfAttention": "query_global, key_global and value_global are left alone",
+    "LukeSelfAttention": "w2e_query, e2w_query and e2e_query are left alone",
+    "NystromformerSelfAttention": "a convolution over the value is added to the output",
+    "ProphetNetNgramSelfAttention": "projections of relative positions are left alone",
+}
+
+_CROSS = re.compile(r"cross|encoder_attn|encdec", re.IGNORECASE)
+_NO_SOFTMAX = re.compile(
+    r"(?i:linear_?att|lightning|delta|mamba|rwkv|retention|retnet|hyena|lstm)|SSM|^ssm"
+)
+_ATTENTION = re.compile(r"att", re.IGNORECASE)
+_STATE = re.compile(r"^(A_log|dt_bias|.*decay.*)$", re.IGNORECASE)
+_OTHER_MODALITY = re.compile(
+    r"vision|visual|image|img|pixel|video|audio|speech|acoustic|vocoder|qformer|siglip",
+    re.IGNORECASE,
+)
+_FUSED_NAME = re.compile(r"qkv|^(query_key(_value)?|c_attn|in_proj|kv_proj|q_?k_proj|to_kv)$")
+_LATENT = re.compile(r"^(kv_a_proj.*|kv_b_proj|q_a_proj|q_b_proj)$")
+_NUMBERED = re.compile(r"(?:^|\.)[^.]+\.(\d+)(?:\.|$)")
+_SHARED = re.compile(r"(?:^|\.)\w*layer_groups\.")  # ALBERT: numbers of groups, not of layers
+
+
+def matches(path: str, entry: str) -> bool:
+    """Whether ``path`` is ``entry`` or ends with it after a dot: PEFT's ``target_modules``."""
+    return path == entry or path.endswith(f".{entry}")
+
+
+def layer_of(path: str) -> int | None:
+    """The outermost number that follows a name in ``path``; None without one.
+
+    PEFT 0.21 reads ``layers_to_transform`` the same way, except that it misses layers at the very
+    start of a path (``layers.0...`` of a bare ``LlamaModel``). ALBERT's numbers count groups of
+    layers that share their weights, so there it is None.
+    """
+    found = None if _SHARED.search(path) else _NUMBERED.search(path)
+    return int(found.group(1)) if found else None
+
+
+def stack_of(path: str) -> Stack:
+    """``"encoder"`` or ``"decoder"``, whichever stands first in ``path``; else ``""``."""
+    for part in path.split("."):
+        if part == "encoder":
+            return "encoder"
+        if part == "decoder":
+            return "decoder"
+    return ""
+
+
+def attention_of(path: str) -> AttentionKind:
+    """``"cross"`` if a part of ``path`` is called like a block of cross-attention."""
+    return "cross" if _CROSS.search(path) else "self"
+
+
+def has_no_softmax(class_name: str, path: str, parameters: list[str]) -> bool:
+    """Whether names betray linear attention or a state-space model, which have no q, k and v."""
+    named = _NO_SOFTMAX.search(class_name) or _NO_SOFTMAX.search(path.rpartition(".")[2])
+    return bool(named) or any(map(_STATE.match, parameters))
+
+
+def is_attention(class_name: str, path: str) -> bool:
+    """Whether a module is called attention, by its class or by its own name."""
+    return bool(_ATTENTION.search(class_name) or _ATTENTION.search(path.rpartition(".")[2]))
+
+
+def is_other_modality(name: str) -> bool:
+    """Whether a part of a model is named for images, sound or what turns them into text."""
+    return bool(_OTHER_MODALITY.search(name))
+
+
+def looks_fused(child: str) -> bool:
+    """Whether a layer is named as one that holds several roles."""
+    return bool(_FUSED_NAME.search(child.rpartition(".")[2]))
+
+
+def is_latent(child: str) -> bool:
+    """Whether a layer is named as a part of multi-head latent attention (DeepSeek-V2)."""
+    return bool(_LATENT.match(child))
+
+
+def children_by_role(spelling: tuple[str, str, str]) -> dict[RoleName, str]:
+    """A spelling with its roles: ``{"q": "q_proj", "k": "k_proj", "v": "v_proj"}``."""
+    return {"q": spelling[0], "k": spelling[1], "v": spelling[2]}
+
+
+# --- Weights that hold several roles ----------------------------------------------------------
+
+Pattern = tuple[tuple[RoleName | None, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What one weight holds, from its first row to its last.
+
+    Attributes:
+        repeats: How often the pattern stands in the weight.
+        pattern: Blocks of rows as (role, number of rows); the role is None for what plays none
+            (the output gate in Qwen3-Next's ``q_proj``).
+    """
+
+    repeats: int
+    pattern: Pattern
+
+    @property
+    def height(self) -> int:
+        """Number of rows of the whole weight."""
+        return self.repeats * sum(size for _, size in self.pattern)
+
+    def rows(self) -> dict[RoleName, Rows]:
+        """For each role its half-open blocks of rows, ascending, touching ones merged."""
+        found: dict[RoleName, list[tuple[int, int]]] = {}
+        start = 0
+        for role, size in self.pattern * self.repeats:
+            stop = start + size
+            if role is not None:
+                blocks = found.setdefault(role, [])
+                if blocks and blocks[-1][1] == start:
+                    start = blocks.pop()[0]
+                blocks.append((start, stop))
+            start = stop
+        return {role: tuple(blocks) for role, blocks in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fused:
+    """One attention class: the child that holds several roles, and the layout of its weight.
+
+    ``layout`` takes the attention module and the number of rows of the weight.
+    """
+
+    child: str
+    layout: Callable[[Any, int], Layout]
+
+
+def layouts_of(attention: nn.Module) -> Mapping[str, Callable[[Any, int], Layout]]:
+    """The fused children of an attention module by name; empty for a class that is not known.
+
+    Only classes of transformers itself count: a class of the same name in someone's own code may
+    order its rows differently.
+    """
+    for cls in type(attention).__mro__:
+        if cls.__module__.startswith("transformers."):
+            known = _FUSED.get(f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}")
+            if known is not None:
+                return {known.child: known.layout}
+    return {}
+
+
+def _contiguous(q: int, k: int, v: int) -> Layout:
+    return Layout(repeats=1, pattern=(("q", q), ("k", k), ("v", v)))
+
+
+def _thirds(_attention: Any, height: int) -> Layout:
+    return _contiguous(*(height // 3,) * 3)
+
+
+def _each_head(heads: int, height: int) -> Layout:
+    size = height // (3 * heads)
+    return Layout(repeats=heads, pattern=(("q", size), ("k", size), ("v", size)))
+
+
+def _gpt2(attention: Any, height: int) -> Layout:
+    if attention.is_cross_attention:  # the query has a layer of its own, q_attn
+        return Layout(repeats=1, pattern=(("k", height // 2), ("v", height // 2)))
+    return _thirds(attention, height)
+
+
+def _gpt_bigcode(attention: Any, height: int) -> Layout:
+    if attention.multi_query:
+        return _contiguous(attention.embed_dim, attention.kv_dim, attention.kv_dim)
+    return _each_head(attention.num_heads, height)
+
+
+def _falcon(attention: Any, height: int) -> Layout:
+    size = attention.head_dim
+    if attention.new_decoder_architecture:
+        group = attention.num_heads // attention.num_kv_heads
+        pattern: Pattern = (("q", group * size), ("k", size), ("v", size))
+        return Layout(repeats=attention.num_kv_heads, pattern=pattern)
+    if attention.multi_query:
+        return _contiguous(attention.num_heads * size, size, size)
+    return _each_head(attention.num_heads, height)
+
+
+def _codegen(_attention: Any, height: int) -> Layout:
+    # Four blocks, one for each TPU core that it was trained on; the value stands before the key.
+    size = height // 12
+    return Layout(repeats=4, pattern=(("q", size), ("v", size), ("k", size)))
+
+
+def _phi3(attention: Any, _height: int) -> Layout:
+    key_value = attention.num_key_value_heads * attention.head_dim
+    return _contiguous(attention.config.num_attention_heads * attention.head_dim, *[key_value] * 2)
+
+
+def _dbrx(attention: Any, _height: int) -> Layout:
+    key_value = attention.num_key_value_heads * attention.head_dim
+    return _contiguous(attention.hidden_size, key_value, key_value)
+
+
+def _by_num_heads(attention: Any, height: int) -> Layout:
+    return _each_head(attention.num_heads, height)
+
+
+def _by_num_attention_heads(attention: Any, height: int) -> Layout:
+    return _each_head(attention.num_attention_heads, height)
+
+
+def _gpt_neox(attention: Any, height: int) -> Layout:
+    return _each_head(attention.config.num_attention_heads, height)
+
+
+def _gated_query(attention: Any, height: int) -> Layout:
+    size = attention.head_dim
+    return Layout(repeats=height // (2 * size), pattern=(("q", size), (None, size)))
+
+
+_FUSED: Mapping[str, Fused] = {
+    "modeling_gpt2.GPT2Attention": Fused(child="c_attn", layout=_gpt2),
+    "modeling_openai.Attention": Fused(child="c_attn", layout=_thirds),
+    "modeling_gpt_bigcode.GPTBigCodeAttention": Fused(child="c_attn", layout=_gpt_bigcode),
+    "modeling_bloom.BloomAttention": Fused(child="query_key_value", layout=_by_num_heads),
+    "modeling_gpt_neox.GPTNeoXAttention": Fused(child="query_key_value", layout=_gpt_neox),
+    "modeling_gpt_neox_japanese.GPTNeoXJapaneseAttention": Fused(
+        child="query_key_value", layout=_by_num_attention_heads
+    ),
+    "modeling_persimmon.PersimmonAttention": Fused(child="query_key_value", layout=_by_num_heads),
+    "modeling_falcon.FalconAttention": Fused(child="query_key_value", layout=_falcon),
+    "modeling_codegen.CodeGenAttention": Fused(child="qkv_proj", layout=_codegen),
+    "modeling_mpt.MptAttention": Fused(child="Wqkv", layout=_thirds),
+    "modeling_dbrx.DbrxAttention": Fused(child="Wqkv", layout=_dbrx),
+    "modeling_modernbert.ModernBertAttention": Fused(child="Wqkv", layout=_thirds),
+    "modeling_phi3.Phi3Attention": Fused(child="qkv_proj", layout=_phi3),
+    "modeling_phi4_multimodal.Phi4MultimodalAttention": Fused(child="qkv_proj", layout=_phi3),
+    "modeling_deberta.DisentangledSelfAttention": Fused(
+        child="in_proj", layout=_by_num_attention_heads
+    ),
+    "modeling_qwen3_next.Qwen3NextAttention": Fused(child="q_proj", layout=_gated_query),
+    "modeling_qwen3_5.Qwen3_5Attention": Fused(child="q_proj", layout=_gated_query),
+    "modeling_qwen3_5_moe.Qwen3_5MoeAttention": Fused(child="q_proj", layout=_gated_query),
+    "modeling_qwen4_exp.Qwen4ExpTextAttention": Fused(child="q_proj", layout=_gated_query),
+}

@@ -1,0 +1,35 @@
+"""What a method finds in a model: the kind of its task."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers as hf
+
+from ailora.lab.methods.targets import task_type_of
+
+SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9}
+
+
+@pytest.mark.parametrize(
+    ("made", "task"),
+    [
+        (hf.AutoModelForSequenceClassification, "SEQ_CLS"),
+        (hf.AutoModelForCausalLM, "CAUSAL_LM"),
+        (hf.AutoModel, None),
+    ],
+)
+def test_the_task_is_what_the_class_is_for(made: type, task: str | None) -> None:
+    with torch.device("meta"):
+        model = made.from_config(hf.RobertaConfig(**SMALL, is_decoder=True))
+    assert task_type_of(model) == task
+
+
+@pytest.mark.parametrize(("segments", "task"), [(1, "QUESTION_ANS"), (2, "FEATURE_EXTRACTION")])
+def test_only_a_model_without_segments_takes_pefts_own_class_for_questions(
+    segments: int, task: str
+) -> None:
+    config = hf.RobertaConfig(**SMALL, type_vocab_size=segments)
+    with torch.device("meta"):
+        model = hf.AutoModelForQuestionAnswering.from_config(config)
+    assert task_type_of(model) == task
