@@ -31,6 +31,8 @@ OTHER: dict[str, Any] = {
     "micro_batch_size": 8,
     "warmup_ratio": 0.1,
     "weight_decay": 0.1,
+    "lr_scheduler_type": "cosine",
+    "max_grad_norm": 0.5,
     "max_length": 64,
     "limit": 10,
     "eval_limit": 10,

@@ -32,6 +32,7 @@ def _setting(
     at_least: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    passed_on: bool = False,
 ) -> Any:
     """One field of `RunConfig`.
 
@@ -44,16 +45,17 @@ def _setting(
         at_least: Smallest value.
         above: Bound that a value must exceed.
         below: Bound that a value must stay under.
+        passed_on: Whether transformers' ``TrainingArguments`` take it as it is, by this name.
     """
-    bounds = {"at_least": at_least, "above": above, "below": below}
     first = default if first is _AS_TODAY else first
-    return field(
-        default=default, metadata={"help": help, "group": group, "first": first, "bounds": bounds}
-    )
+    bounds = {"at_least": at_least, "above": above, "below": below}
+    known = {"help": help, "group": group, "first": first, "bounds": bounds, "passed_on": passed_on}
+    return field(default=default, metadata=known)
 
 
 _method = functools.partial(_setting, group="Method")
 _training = functools.partial(_setting, group="Training")
+_trainer = functools.partial(_setting, group="Training", passed_on=True)
 _data = functools.partial(_setting, group="Data")
 _own_files = functools.partial(_setting, group="Files of your own")
 _text = functools.partial(_setting, group="Tasks answered with text")
@@ -98,12 +100,13 @@ class RunConfig:
         None, "Rows held at once, a divisor of the batch size. Default: all of them.", at_least=1
     )
     warmup_ratio: float = _training(
-        0.06,
-        "Share of the steps over which the rate rises; then it falls linearly to 0.",
-        at_least=0,
-        below=1,
+        0.06, "Share of the steps over which the rate rises.", at_least=0, below=1
     )
-    weight_decay: float = _training(0.0, "Decoupled, as in AdamW.", at_least=0)
+    lr_scheduler_type: Literal["linear", "cosine", "constant_with_warmup"] = _trainer(
+        "linear", "How the rate falls after that: linear, cosine, or constant_with_warmup (not)."
+    )
+    max_grad_norm: float = _trainer(1.0, "Longer gradients are cut to this norm.", above=0)
+    weight_decay: float = _trainer(0.0, "Decoupled, as in AdamW.", at_least=0)
     evaluations: int | None = _training(
         None, "Evaluations spread over the run. Default: one per epoch.", at_least=1
     )
@@ -122,7 +125,7 @@ class RunConfig:
     precision: Literal["auto", "fp32", "bf16"] = _training(
         "auto", "auto takes bf16 where the processor computes in it natively."
     )
-    seed: int = _training(
+    seed: int = _trainer(
         0,
         "Seed of the head's start, the order of the rows, dropout and random starts.",
         at_least=0,
@@ -223,6 +226,10 @@ class RunConfig:
         others = ("data", "on_broken", "train_file", "tests")
         return {name: getattr(self, name) for name in (*names, *others)}
 
+    def trainer_options(self) -> dict[str, Any]:
+        """The settings that ``TrainingArguments`` take as they are."""
+        return {name: getattr(self, name) for name, one in SETTINGS.items() if one.passed_on}
+
     def run_id(self, task_name: str, fingerprint: str) -> str:
         """Folder name ``<method>-<task>-<hash>`` of the run of these settings on this data."""
         return f"{self.method}-{task_name}-{self.identity(fingerprint)}"
@@ -251,7 +258,7 @@ class Setting:
         kind: int, float, str, bool, ``Sequence`` (of texts) or ``Mapping`` (roles to ranks).
         choices: The texts that are allowed; empty for any.
         optional: Whether None is allowed.
-        default, first, help, group: As in the field.
+        default, first, help, group, passed_on: As in the field.
         bounds: ``at_least``, ``above``, ``below``; None where there is none.
     """
 
@@ -264,6 +271,7 @@ class Setting:
     help: str
     group: str
     bounds: Mapping[str, float | None]
+    passed_on: bool
 
     @property
     def range(self) -> str:

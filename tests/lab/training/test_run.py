@@ -18,7 +18,7 @@ from sklearn import metrics as sk
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ailora.lab.tasks import TextTask, load_task
-from ailora.lab.training import RunConfig, train
+from ailora.lab.training import RunConfig, run, train
 from tests.conftest import sentences, write_csv
 
 
@@ -218,3 +218,20 @@ def test_only_some_rows_are_evaluated_on_the_way_and_all_at_the_end(
     result = train(replace(config, monitor_rows=3, epochs=1), task, tmp_path)
     assert all((3 * line["accuracy"]) % 1 == pytest.approx(0) for line in result["history"])
     assert (20 * result["metrics"]["selection"]["accuracy"]) % 1 == pytest.approx(0)
+
+
+def test_settings_that_are_passed_on_reach_trainer(
+    config: RunConfig, task: TextTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def stop(trainer: Any, checkpoint: Path | None) -> None:
+        seen.update({name: getattr(trainer.args, name) for name in config.trainer_options()})
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(run, "run_to_end", stop)
+    others = {"lr_scheduler_type": "cosine", "max_grad_norm": 0.25, "weight_decay": 0.5, "seed": 3}
+    assert config.trainer_options().keys() == others.keys()
+    with pytest.raises(RuntimeError, match="seen"):
+        train(replace(config, **others), task, tmp_path)
+    assert seen == others

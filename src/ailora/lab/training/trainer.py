@@ -248,11 +248,8 @@ def _arguments(kind: Kind[Any], folder: RunFolder, rows: Dataset, fresh: bool) -
         gradient_accumulation_steps=config.batch_size // micro,
         num_train_epochs=config.epochs,
         learning_rate=config.lr,
-        lr_scheduler_type="linear",
         warmup_steps=config.warmup_ratio,  # below 1 it is a share of the steps
-        weight_decay=config.weight_decay,
         bf16=bf16,
-        seed=config.seed,
         eval_strategy="steps",
         eval_steps=every,
         eval_on_start=fresh,
@@ -266,6 +263,7 @@ def _arguments(kind: Kind[Any], folder: RunFolder, rows: Dataset, fresh: bool) -
         metric_for_best_model=f"eval_{kind.monitored[0]}",
         greater_is_better=kind.greater_is_better,
         restore_callback_states_from_checkpoint=True,
+        **config.trainer_options(),
         **_common_arguments(config),
     )
 
