@@ -60,7 +60,7 @@ def contenders(W: Tensor, rank: int, part: str) -> dict[str, Callable[[], Tensor
 
 
 def measure(m: int, n: int, rank: int, part: str, repeats: int) -> list[Result]:
-    """Median seconds, subspace error and speed relative to the fp32 SVD, a row a method."""
+    """Median seconds, subspace error and speed relative to the fp32 SVD, one row per method."""
     W, _, V = known(m, n, rank)
     truth = V[:, :rank] if part == "principal" else V[:, V.shape[1] - rank :]
     methods = contenders(W, rank, part)

@@ -58,7 +58,7 @@ def decompositions(
 
 
 def table_of_decompositions(rows: Sequence[Row]) -> Table:
-    """Ours and the full SVD, a line a case."""
+    """Print ours and the full SVD, one line per case."""
     table = Table(
         title="ailora.decompose beside torch.linalg.svd in float32",
         caption="x svd: times its speed; error: sine of the largest angle to the float64 subspace; "
@@ -84,7 +84,7 @@ def table_of_decompositions(rows: Sequence[Row]) -> Table:
 
 
 def table_of_others(rows: Sequence[Row]) -> Table:
-    """The approximate solvers, a line a case and solver; one line for all that were left out."""
+    """Print the approximate solvers, one line per case and solver, and those left out in one."""
     left_out = sorted({(r["method"], r["part"], r["left_out"]) for r in rows if "left_out" in r})
     table = Table(
         title="the others",

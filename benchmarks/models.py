@@ -46,7 +46,7 @@ def layer_weight(kind: str, hidden: int, seed: int) -> Tensor:
 
 
 def measure(ranks: Sequence[int], layers: int, hidden: int = HIDDEN) -> list[dict[str, Any]]:
-    """Median seconds a layer over `layers` layers, PEFT and ours in turn; scaled to 32 layers."""
+    """Median seconds per layer over `layers` layers, PEFT and ours in turn; scaled to 32 layers."""
     rows = []
     for kind in ("gaussian", "trained-like"):
         for rank in ranks:

@@ -65,7 +65,7 @@ Rates = dict[str, float]
 
 
 class Contender(NamedTuple):
-    """A way to train: by which method, and how many rows a step; no method is run_glue.py."""
+    """A way to train: by which method, and how many rows per step; no method is run_glue.py."""
 
     name: str
     method: str | None

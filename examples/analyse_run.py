@@ -24,7 +24,7 @@ MEASURES = {"relative": "||dW|| / ||W||", "effective_rank": "effective rank of d
 
 
 def by_layer(rows: Sequence[LayerRow]) -> pd.DataFrame:
-    """One line a layer, one column a measure and role."""
+    """One line per layer, one column per measure and role."""
     table = pd.DataFrame([flat(row) for row in rows])
     return table.pivot_table(index="layer", columns="role", values=["norm", *MEASURES])
 

@@ -21,7 +21,7 @@ CLOSING = ("four", "five", "six", "eight")
 
 
 def write_questions(path: Path) -> Path:
-    """Write a question a row, with where in its context the answer begins, in characters."""
+    """Write one question per row, and where in its context the answer begins, in characters."""
     rows = []
     for number, place in enumerate(PLACES):
         for day in DAYS:

@@ -24,7 +24,7 @@ IMPORTED_AS = {"scikit-learn": "sklearn", "rouge-score": "rouge_score", "attrs":
 
 # Every package of the extra `lab` that nothing else of the library brings is made not to be there,
 # for imports and for their metadata.
-ALSO_OF_OTHERS = {"psutil", "jinja2", "pip", "pydantic", "tomli"}
+ALSO_OF_OTHERS = {"psutil", "jinja2", "pip", "tomli"}
 BARE = """
 import importlib.machinery, importlib.metadata, sys
 GONE, IMPORTS = {gone!r}, {imports!r}

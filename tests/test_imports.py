@@ -36,11 +36,12 @@ ALLOWED: dict[str, set[str]] = {
     "lab.settings": {"errors"},
     "lab.statistics": {"errors"},
     "lab.demo": FOUNDATION,
-    "lab.methods": METHOD | {"lab.settings"},
+    "lab.methods": METHOD | {"checkpoints", "lab.settings"},
     "lab.tasks": FOUNDATION | {"lab.demo"},
     "lab.training": METHOD
     | {"pretrained", "lab.lock", "lab.settings", "lab.methods", "lab.demo", "lab.tasks"},
-    "lab.analysis": METHOD | {"pretrained", "lab.settings", "lab.methods", "lab.training"},
+    "lab.analysis": METHOD
+    | {"checkpoints", "pretrained", "lab.settings", "lab.methods", "lab.training"},
     "lab.experiments": METHOD
     | {"lab.lock", "lab.settings", "lab.methods", "lab.demo", "lab.tasks", "lab.training"},
     "lab.report": FOUNDATION

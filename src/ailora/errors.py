@@ -1,4 +1,11 @@
-"""The one error that is the user's to mend."""
+"""The one error that is the user's to mend, and what its message offers for a misspelt name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+
+__all__ = ["UserError"]  # the hints are for this package's own messages
 
 
 class UserError(ValueError):
@@ -7,3 +14,31 @@ class UserError(ValueError):
     The command line prints it without a traceback and exits with code 2; in Python it is an
     ordinary ``ValueError``.
     """
+
+
+def nearest(
+    name: str, known: Iterable[str], *, most: int = 1, shown: Callable[[str], str] = repr
+) -> str:
+    """Ask whether a known name was meant; empty where none is spelled much like the given one.
+
+    >>> nearest("rnk", ["rank", "seed"])
+    "did you mean 'rank'?"
+
+    Args:
+        name: The name that was given.
+        known: The names that would have been right.
+        most: How many of them to offer.
+        shown: How the message writes one.
+    """
+    near = get_close_matches(name, list(known), n=most)
+    return f"did you mean {', '.join(map(shown, near))}?" if near else ""
+
+
+def instead(name: str, known: Iterable[str]) -> str:
+    """Say which names are known, of a few, after the nearest one if there is any.
+
+    >>> instead("acuracy", ["accuracy", "f1"])
+    "did you mean 'accuracy'? there are accuracy, f1"
+    """
+    known = list(known)
+    return f"{nearest(name, known)} there are {', '.join(known)}".lstrip()

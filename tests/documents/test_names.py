@@ -18,6 +18,7 @@ PAGES = [
 FROM = [
     ROOT,
     ROOT / "src" / "ailora",
+    ROOT / "src" / "ailora" / "lab",
     ROOT / "src",
     ROOT / "tests",
     ROOT / "docs",

@@ -216,5 +216,5 @@ def test_a_table_of_older_settings_that_is_none_is_refused(table: str) -> None:
 def test_an_unknown_setting_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(UserError, match="'lora_alfa' is no setting; did you mean 'lora_alpha'"):
         RunConfig.from_json({"lora_alfa": 8})
-    with pytest.raises(UserError, match=r"\[grid\] 'x' is no setting; known are method, rank"):
+    with pytest.raises(UserError, match=r"\[grid\] 'x' is no setting; there are method, rank"):
         check_name("x", where="[grid] ")

@@ -27,10 +27,10 @@ from ailora.roles.architectures import attention_of, layer_of, stack_of
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a call of this library adds to a config; PEFT's own calls add nothing.
+    """What this library's own calls ask for beside the config; PEFT's calls ask for nothing.
 
     Attributes:
-        factors: Given starting factors by projection, instead of the roles' own.
+        factors: Starting factors by projection, in place of those the roles would make.
         fold: Whether ``anchored=False`` takes the start out of the weights; a checkpoint's files
             have it taken out already.
         on_progress: See `ailora.adapters.selection.make_factors`.
@@ -105,7 +105,7 @@ class NewAdapter:
             )
 
     def _check_filled(self) -> None:
-        """Without memory for PEFT's own values, only what a start fills has any."""
+        """Refuse low_cpu_mem_usage where PEFT's own values would be needed and have no memory."""
         config = self.config
         if all(parameter.is_meta for parameter in self.model.parameters()):
             return  # nothing of the model has values
@@ -153,7 +153,7 @@ class NewAdapter:
                 "fan_in_fan_out": config.fan_in_fan_out or self._all_conv1d(),
             }
         )
-        for name, value in vars(config).items():  # what others keep beside the fields
+        for name, value in vars(config).items():  # attributes that are not fields
             if name not in vars(stock) and name not in AILoRAConfig.__dataclass_fields__:
                 setattr(stock, name, value)
         return StartedConfig.like(stock, self._record(scaling))
@@ -176,7 +176,7 @@ class NewAdapter:
         return bool(modules) and all(isinstance(module, Conv1D) for module in modules)
 
     def _modules_to_save(self) -> list[str] | None:
-        """The caller's, and those that PEFT adds once its own work is done."""
+        """The caller's modules, and those that PEFT adds after the injection."""
         task = str(getattr(self.config.task_type, "value", self.config.task_type))
         names = [*(self.config.modules_to_save or []), *HEADS_ADDED_LATE.get(task, [])]
         return list(dict.fromkeys(names)) or None
@@ -213,7 +213,7 @@ class NewAdapter:
             tuner.__dict__["_ailora_pending"] = self
 
     def _check_layers(self) -> None:
-        """PEFT may have read other modules into the names than were meant."""
+        """Raise a UserError if PEFT adapted modules that were not selected."""
         layers = peft_insides.lora_layers(self.model, self.adapter)
         made = {name.replace(".base_layer", "") for name in layers}
         parameters = {entry.rpartition(".")[0] for entry in self.config.target_parameters or ()}
@@ -245,7 +245,7 @@ class NewAdapter:
                 layer.lora_A[self.adapter].anchor = torch.cat(anchors).to(device, like.dtype)
 
     def _fold(self, record: Record) -> None:
-        """What is taken out of W must be what the factors hold, and not what they were."""
+        """Take the start out of W as the factors hold it, after rounding to their dtype."""
         held: dict[str, Tensor] = {}
         for name, blocks in record.layers.items():
             layer = peft_insides.lora_layer(self.model, name)
@@ -327,8 +327,8 @@ def projections(model: nn.Module, record: Record) -> dict[str, Projection]:
 
 
 @contextmanager
-def seeded(seed: int = 0) -> Iterator[None]:
-    """Torch's random numbers as after ``torch.manual_seed(seed)``, for random starts."""
+def seeded() -> Iterator[None]:
+    """Torch's random numbers as after ``torch.manual_seed(0)``, so that random starts repeat."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         yield

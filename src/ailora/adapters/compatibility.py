@@ -1,4 +1,4 @@
-"""What a process or a model brings along with which anchored factors would train wrongly."""
+"""Launchers, libraries and layers with which anchored factors would train wrongly."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ UNSLOTH = (
 def check_compatible(config: AILoRAConfig) -> None:
     """Raise a UserError where anchored factors would train wrongly.
 
-    As ``accelerate launch`` and DeepSpeed's integration in transformers announce themselves.
-    Folded and Gaussian factors are plain LoRA, for which nothing here matters.
+    ``accelerate launch`` and DeepSpeed's integration in transformers announce themselves by
+    environment variables. Folded and Gaussian factors are plain LoRA and work with all of them.
     """
     if not (config.anchored and config.is_spectral):
         return

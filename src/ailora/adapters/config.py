@@ -165,7 +165,7 @@ class AILoRAConfig(LoraConfig):  # type: ignore[misc]
 
     @property
     def named_roles(self) -> dict[RoleName, Role]:
-        """The roles but for ``"*"``."""
+        """The roles except ``"*"``."""
         return {name: role for name, role in self.roles.items() if name != "*"}
 
     def role_of(self, name: RoleKey) -> Role:
@@ -184,7 +184,7 @@ class AILoRAConfig(LoraConfig):  # type: ignore[misc]
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs: Any) -> AILoRAConfig:
-        """Not from files: a saved adapter's config is a plain LoRA's.
+        """Refuse: a saved adapter's config is a plain LoRA's.
 
         Raises:
             UserError: always, with what to call instead.
@@ -195,7 +195,7 @@ class AILoRAConfig(LoraConfig):  # type: ignore[misc]
         )
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Not before there is an adapter, whose config is a plain LoRA's.
+        """Refuse: there is no adapter yet, and a saved one has a plain LoRA's config.
 
         Raises:
             UserError: always.
@@ -214,7 +214,7 @@ class AILoRAConfig(LoraConfig):  # type: ignore[misc]
 def check_fields(config: AILoRAConfig) -> None:
     """Raise a UserError for fields of PEFT's that cannot be had with this start.
 
-    They are looked at when the config meets a model, since others write on configs before.
+    Checked when the config meets a model, since trainers change configs before that.
     """
     if str(getattr(config.peft_type, "value", config.peft_type)) != "LORA":
         raise UserError(f"peft_type={config.peft_type!r}: an AILoRAConfig is a LORA config")
@@ -339,7 +339,7 @@ def _names(what: str, values: Collection[Any] | None) -> tuple[str, ...] | None:
 
 
 def _set(owner: Any, name: str, value: object) -> None:
-    object.__setattr__(owner, name, value)  # also of frozen ones, as the standard library has it
+    object.__setattr__(owner, name, value)  # works on frozen dataclasses too
 
 
 def is_number(value: object) -> TypeGuard[float]:

@@ -57,7 +57,7 @@ class Block:
         return self.rank * (2 if self.anchored else 1)
 
     def key(self, layer: str) -> str:
-        """Its projection's name: the layer's, in a fused layer with the role."""
+        """Name of its projection: the layer's, with the role appended in a fused layer."""
         return layer if self.rows is None else f"{layer}.{self.role}"
 
 
@@ -86,7 +86,7 @@ class Factor(nn.Linear):
     def over(
         cls, stock: nn.Linear, weight: Tensor, blocks: Sequence[Block], side: Literal["A", "B"]
     ) -> Factor:
-        """In place of PEFT's layer, with these values, trainable as that one was."""
+        """A factor in place of PEFT's layer, with these values, trainable if that one was."""
         factor = cls.__new__(cls)
         nn.Module.__init__(factor)
         factor.in_features, factor.out_features = stock.in_features, stock.out_features
@@ -104,7 +104,7 @@ class Factor(nn.Linear):
 
     @property
     def is_anchored(self) -> bool:
-        """Whether any part of it is."""
+        """Whether any of its blocks is anchored."""
         return any(block.anchored for block in self.blocks)
 
     @property
@@ -147,7 +147,7 @@ class Factor(nn.Linear):
 
 
 class _AsItIs(torch.autograd.Function):
-    """A matrix as it is; what its blocks' gradients are is for the subclasses to say."""
+    """Identity in the forward pass; subclasses say what the backward pass does to each block."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, blocks: tuple[Block, ...]) -> Tensor:

@@ -41,10 +41,10 @@ class AdapterFolder:
     """A saved LoRA adapter.
 
     Attributes:
-        folder: Where it lies.
+        folder: Path of the folder.
         config: PEFT's configuration.
         updates: What it adds to each linear layer, by the module's name in the base model.
-        whole: Tensors that are no factors of linear layers, by name (heads, embeddings, biases).
+        whole: All other tensors, by name (heads, embeddings, biases).
     """
 
     folder: Path
@@ -295,7 +295,7 @@ def _config_of_0_1_0(stored: Mapping[str, Any]) -> AILoRAConfig:
     roles = {}
     for name, role in stored["roles"].items():
         alpha = role["alpha"] or stored["alpha"]
-        if rslora and alpha is None:  # which was the rank then
+        if rslora and alpha is None:  # no alpha meant the rank in 0.1.0
             alpha = role["r"] or stored["r"]
         roles[name] = Role(
             init=role["init"],

@@ -1,7 +1,7 @@
 """The paper's own form: W <- W - s B0 A0 in the base, a plain rank-r adapter beside it.
 
-A base that holds a residual says so on its layers, for as long as it does: whatever took it for the
-pre-trained model would be wrong without a word.
+Layers that hold a residual are marked for as long as they do, so that nothing silently takes them
+for the pre-trained model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`ailora.load_adapter`: a saved adapter again, exactly as it was, to use or to train on."""
+"""`ailora.load_adapter`: load a saved adapter exactly as it was, to use it or to train on."""
 
 from __future__ import annotations
 

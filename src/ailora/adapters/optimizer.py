@@ -3,7 +3,7 @@
 `create_optimizer` gives each role its rate, as parameter groups. In any trainer torch calls two
 hooks of ours around a step:
 
-* A rate ratio that the optimiser does not know of is warned of, once.
+* A rate ratio that the optimiser does not know of gives one warning.
 * The frozen half of anchored factors is put back after the step, where weight decay, an optimiser
   with rules of its own or the rounding of 16-bit factors would move it.
 * In a fused layer the roles share a parameter: `create_optimizer` gives it one rate, and the
@@ -69,7 +69,7 @@ def create_optimizer(
         model: A model with an adapter that an `AILoRAConfig` started.
         optimizer_cls: Any torch optimiser class.
         lr: Learning rate at ``lr_ratio=1``; task heads and ``modules_to_save`` have this one.
-        weight_decay: For parameters that decay.
+        weight_decay: Weight decay of the parameters that Trainer would decay.
         **kwargs: Passed to the optimiser.
 
     Raises:
@@ -131,7 +131,7 @@ class _Held:
 
 @dataclass
 class _Known:
-    """What we remember of an optimiser: how many parameters it had, and which factors."""
+    """What is remembered about an optimiser: its number of parameters, and its factors."""
 
     parameters: int
     held: list[_Held]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import copy
 from functools import wraps
@@ -254,3 +255,17 @@ __all__ = [
     "selecting",
     "targets",
 ]
+
+
+def is_called_by(name: str) -> bool:
+    """Whether a function of that name is being called.
+
+    PEFT's `reduce_intruder_dimension` adds an adapter as TRL does, by a config of the model, but
+    then writes factors of its own into it.
+    """
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code.co_name == name:
+            return True
+    return False

@@ -150,14 +150,14 @@ class StartedConfig(LoraConfig):  # type: ignore[misc]
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Write the stock config, and how the adapter started if the files beside are of it."""
-        ordered = copy.copy(self)  # the one in use keeps PEFT's sets
+        ordered = copy.copy(self)  # the config in use keeps PEFT's sets
         sort_names(ordered)
         super(StartedConfig, ordered).save_pretrained(save_directory, **kwargs)
         if self.record is None:
             return
         folder = Path(save_directory)
         if (folder / WEIGHTS).is_file():
-            (folder / WEIGHTS).chmod(usual_mode())  # safetensors leaves it to its owner alone
+            (folder / WEIGHTS).chmod(usual_mode())  # safetensors makes the file private
         why = folder_mismatch(folder, self.record)
         if why:
             logger.warning(
@@ -183,7 +183,7 @@ def write_record(folder: Path, record: Record) -> None:
     if record.anchors:
         write_atomic(folder / ANCHORS, save(dict(record.anchors), metadata={"format": "pt"}))
     else:
-        (folder / ANCHORS).unlink(missing_ok=True)  # an earlier adapter's
+        (folder / ANCHORS).unlink(missing_ok=True)  # left by an earlier adapter
     write_json(folder / MARKER, record.as_json())
     say_start(folder / "README.md", record)
 

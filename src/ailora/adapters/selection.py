@@ -32,12 +32,12 @@ class Chosen:
 
     Attributes:
         projection: The layer, or the rows of a fused one.
-        role: What its factors start from.
+        role: The role, which says what its factors start from.
         rank: r of the factors that train.
         scaling: s of the factors as stored: lora_alpha / r (rsLoRA: / sqrt(r)), times c^2 where a
             rate ratio c is baked in.
-        lr_ratio: What is left of the role's ratio for parameter groups.
-        baked: c, 1 where nothing is baked in.
+        lr_ratio: The part of the role's ratio that is left to parameter groups.
+        baked: The baked-in ratio c; 1 where nothing is.
         anchored: Whether its factors are an anchor and differences.
     """
 
@@ -277,7 +277,7 @@ def _check_patterns(config: AILoRAConfig, names: Iterable[str]) -> None:
 def _check_heads(
     config: AILoRAConfig, found: Sequence[Projection], kept: Sequence[Projection]
 ) -> None:
-    """A role that was named by hand and lies in a module that is trained as a whole."""
+    """Raise a UserError if modules named by hand lie in a module that is trained in full."""
     left_out = {p.name for p in found} - {p.name for p in kept}
     for name in sorted(left_out):
         for role in config.named_roles.values():

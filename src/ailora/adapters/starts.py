@@ -1,7 +1,7 @@
 """What factors can start from: one row per start, and nothing else knows their names.
 
 A start makes A (r x n) and B (m x r) from a weight W (m x n). Where their product is not zero it
-must be taken off again, by an anchor or from W itself; "is it spectral?" is that question.
+must be taken off again, by an anchor or from W itself; `is_spectral` elsewhere asks just that.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Factors:
     """Starting factors with s B A = the part of W that they stand for.
 
     Attributes:
-        A: (r, n).
-        B: (m, r).
+        A: Right factor, (r, n).
+        B: Left factor, (m, r).
         dead: Triplets with a singular value of zero: their factors never receive a gradient.
         check: How the decomposition was made and how exact it is; None without one.
     """

@@ -1,4 +1,4 @@
-"""The one way in which a start reaches a model: around PEFT's ``LoraModel.inject_adapter``.
+"""How a start gets into a model: around PEFT's ``LoraModel.inject_adapter``.
 
 Before PEFT makes its layers, the config becomes a stock one (a copy: the caller's is left alone)
 with the modules, ranks and scales that the start needs; afterwards the factors are put in. Every
@@ -7,7 +7,6 @@ refusal comes before anything is changed.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,13 @@ from torch import nn
 from ailora.adapters import folding, peft_insides
 from ailora.adapters.attach import NewAdapter, Wanted, put_blocks
 from ailora.adapters.config import AILoRAConfig, private_copy
-from ailora.adapters.peft_insides import BaseTunerLayer, LoraModel, MixedModel, around
+from ailora.adapters.peft_insides import (
+    BaseTunerLayer,
+    LoraModel,
+    MixedModel,
+    around,
+    is_called_by,
+)
 from ailora.adapters.record import Record, StartedConfig, say_start
 from ailora.adapters.selection import OnWeight
 from ailora.errors import UserError
@@ -149,12 +154,12 @@ def _inject(
 
 
 def _makes_meta() -> bool:
-    """Whether modules are made without memory now, as inside accelerate's init_empty_weights."""
+    """Whether new modules get no memory, as inside accelerate's init_empty_weights."""
     return bool(nn.Linear(1, 1).weight.is_meta)
 
 
 def _again(tuner: LoraModel, adapter: str, config: StartedConfig) -> LoraConfig:
-    """What a started adapter's config means where it is given to a model once more."""
+    """What to do with a started adapter's config that is given to a model once more."""
     if config.record is None:  # made by dataclasses.replace
         if getattr(tuner, "_ailora_deriving", False):
             tuner.peft_config[adapter] = config.stock()
@@ -166,26 +171,12 @@ def _again(tuner: LoraModel, adapter: str, config: StartedConfig) -> LoraConfig:
         )
     if config.loading:
         return StartedConfig.like(config, config.record)
-    if _is_called_by("reduce_intruder_dimension"):
+    if is_called_by("reduce_intruder_dimension"):
         tuner.peft_config[adapter] = config.stock()
         return tuner.peft_config[adapter]
     if _carrier(tuner, adapter, config) is not None:
         return StartedConfig.like(config, config.record)
     return config.record.origin  # another model: a start of its own
-
-
-def _is_called_by(name: str) -> bool:
-    """Whether a function of that name is being called.
-
-    PEFT's `reduce_intruder_dimension` adds an adapter as TRL does, by a config of the model, but
-    then writes factors of its own into it.
-    """
-    frame = sys._getframe()
-    while frame.f_back is not None:
-        frame = frame.f_back
-        if frame.f_code.co_name == name:
-            return True
-    return False
 
 
 def _carrier(tuner: LoraModel, adapter: str, config: StartedConfig) -> str | None:
@@ -202,7 +193,7 @@ def _carrier(tuner: LoraModel, adapter: str, config: StartedConfig) -> str | Non
 
 
 def _refuse_beside_folded(tuner: LoraModel, model: nn.Module, adapter: str) -> None:
-    """A stock adapter on our residual base would be one of another model."""
+    """Raise a UserError for a stock adapter on a residual base: it would fit no other model."""
     if not _converting and any(
         r.is_folded for name, r in _records(tuner.peft_config).items() if name != adapter
     ):
@@ -321,7 +312,7 @@ def _card(original: Any, model: PeftModel, output_dir: str) -> None:
     """The model card says how an adapter started, also where Trainer or the hub write it anew."""
     original(model, output_dir)
     for record in _records(model.peft_config).values():
-        if not _converting:  # to a plain LoRA
+        if not _converting:  # what PEFT converts to is a plain LoRA
             say_start(Path(output_dir) / "README.md", record)
 
 

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 _complained: set[str] = set()
 
-_FORMAT = 1  # of the entries' files
+_FORMAT = 1  # version of the entries' files
 
 _TENSORS = ("U", "S", "Vt")
 _OTHER_FIELDS = tuple(f.name for f in fields(Triplets) if f.name not in (*_TENSORS, "check"))
@@ -48,16 +48,16 @@ def decompose(
 
     Args:
         weight: As for `ailora.linalg.decompose`.
-        rank: As there.
-        part: As there.
-        seed: As there.
-        tol: As there; entries made with another tol are not used.
+        rank: Likewise.
+        part: Likewise.
+        seed: Likewise.
+        tol: Likewise; entries made with another tol are not used.
 
     Returns:
-        As there, on the same device.
+        The triplets, on the weight's device.
 
     Raises:
-        UserError: As there; or AILORA_CACHE_LIMIT is not a size.
+        UserError: As `ailora.linalg.decompose`; or AILORA_CACHE_LIMIT is not a size.
     """
     validate(weight, rank, part, seed, tol)
     limit = disk.size_limit()

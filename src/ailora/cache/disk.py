@@ -233,7 +233,7 @@ def one_at_a_time(folder: Path, key: str) -> Iterator[None]:
 
 
 def _make_room(folder: Path, size: int, limit: int) -> None:
-    """Delete until `size` bytes fit; the folder is listed only once what was found free is used."""
+    """Delete until `size` bytes fit; list the folder only when the known free space is used up."""
     share = limit // _SHARES
     if _known_free.get((folder, limit), 0) < size:
         _sweep(folder, older_than=_LEFT_OVER_AFTER)

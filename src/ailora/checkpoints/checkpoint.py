@@ -31,7 +31,7 @@ class Checkpoint:
 
     Attributes:
         name: As the user gave it.
-        folder: Where it lies.
+        folder: Path of the folder.
         shards: Headers of its weight files, in the order of their names.
         index: Content of the index; None for a single file.
     """

@@ -36,7 +36,7 @@ class Entry:
     Attributes:
         name: Its name in the checkpoint.
         dtype: As safetensors writes it (``"BF16"``).
-        shape: Its sizes.
+        shape: Its shape.
         start: First byte, counted from the start of the data.
         stop: One past its last byte.
     """
@@ -59,7 +59,7 @@ class Header:
 
     Attributes:
         path: The file.
-        entries: By name.
+        entries: The tensors, by name.
         metadata: The strings stored with them; None if the file has none.
         data_start: Bytes before the data.
     """

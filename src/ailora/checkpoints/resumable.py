@@ -112,7 +112,7 @@ def begin(out: Path, file: str, plan: Mapping[str, Any]) -> Work:
             f"{out}: holds a run with another {differing}{shown}; choose another --out, or delete "
             "that one"
         )
-    for left in list(out.rglob(".*.tmp")):  # by a run that was killed
+    for left in list(out.rglob(".*.tmp")):  # left by a run that was killed
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     return Work(
         out=out, plan_file=path, plan=plan, report=None if report is None else tuple(report)

@@ -18,7 +18,8 @@ from ailora.checkpoints.checkpoint import Checkpoint
 from ailora.checkpoints.header import FLOATS
 from ailora.errors import UserError
 
-_CLASS_OF_TASK: dict[str, Any] = {
+# PEFT's name of a task, and the class of transformers with its head.
+CLASS_OF_TASK: dict[str, Any] = {
     "CAUSAL_LM": hf.AutoModelForCausalLM,
     "SEQ_2_SEQ_LM": hf.AutoModelForSeq2SeqLM,
     "SEQ_CLS": hf.AutoModelForSequenceClassification,
@@ -143,8 +144,8 @@ def _build(config: Any, task_type: str | None) -> nn.Module:
     named = (getattr(config, "architectures", None) or [""])[0]
     stored_class = getattr(hf, named, None)
     with torch.device("meta"):
-        if task_type is not None and task_type in _CLASS_OF_TASK:
-            model = _CLASS_OF_TASK[task_type].from_config(config)
+        if task_type is not None and task_type in CLASS_OF_TASK:
+            model = CLASS_OF_TASK[task_type].from_config(config)
         elif isinstance(stored_class, type) and issubclass(stored_class, hf.PreTrainedModel):
             model = stored_class(config)
         else:

@@ -57,7 +57,7 @@ def progress() -> Progress:
 
 
 def along(doing: str) -> Callable[[Sequence[T]], Iterable[T]]:
-    """A function that goes through a sequence while a bar shows the progress."""
+    """A function that iterates over a sequence while a bar shows the progress."""
 
     def shown(items: Sequence[T]) -> Iterator[T]:
         with progress() as bar:

@@ -27,15 +27,15 @@ def export(
     ] = None,
     folded_base: Annotated[
         bool,
-        typer.Option("--folded-base", help="It was trained on a residual model of ailora init."),
+        typer.Option("--folded-base", help="The adapter was trained on the model of ailora init."),
     ] = False,
     start: Annotated[
         Path | None,
-        typer.Option(help="With --folded-base, the starting adapter, where it is not found."),
+        typer.Option(help="With --folded-base: the starting adapter, if it is not found."),
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(help="Model that the adapter is for. Default: as its files say."),
+        typer.Option(help="Model that the adapter is for. Default: what its files say."),
     ] = None,
 ) -> None:
     """Write an adapter with one rank and scale 1, for vLLM, PEFT and others; or merge it.

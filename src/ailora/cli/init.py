@@ -18,14 +18,14 @@ def init(
         str,
         typer.Argument(help="'demo', a folder with config.json and safetensors, or a hub name."),
     ],
-    out: Annotated[Path, typer.Option(help="New folder for the files; the same goes on.")],
+    out: Annotated[Path, typer.Option(help="New folder, or that of an interrupted run.")],
     rank: Annotated[int, typer.Option(help="Rank of the factors.")] = 8,
     preset: Annotated[
-        str, typer.Option(help="ailora, reailora, pissa, milora or lora.")
+        str, typer.Option(help="Start: ailora, reailora, pissa, milora or lora.")
     ] = "ailora",
     anchored: Annotated[
         bool,
-        typer.Option("--anchored", help="Only an adapter of the untouched model, for ailora."),
+        typer.Option("--anchored", help="Write only an adapter for ailora.load_adapter."),
     ] = False,
     bake_rates: Annotated[
         bool,
@@ -35,11 +35,11 @@ def init(
     ] = False,
     dtype: Annotated[
         str,
-        typer.Option(help="Of the changed weights: auto (at most 1 % of B A lost) or its name."),
+        typer.Option(help="Dtype of the changed weights; auto loses at most 1 % of B A."),
     ] = "auto",
     task_type: Annotated[
         str | None,
-        typer.Option(help="PEFT's name, such as CAUSAL_LM. Default: the model's own class."),
+        typer.Option(help="PEFT task type, such as CAUSAL_LM. Default: from config.json."),
     ] = None,
 ) -> None:
     """Write a starting adapter, and the residual model to train it on, without loading the model.

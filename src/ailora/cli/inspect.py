@@ -89,5 +89,5 @@ def where(place: Position, *, with_stack: bool) -> str:
 
 
 def cell(value: float | str | None) -> str:
-    """A number with three digits, and a dash for none."""
+    """A number with three digits, or a dash for None."""
     return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)

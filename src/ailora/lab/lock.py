@@ -38,7 +38,7 @@ class Owner:
             something.
         pid: Process id.
         started: When the process started, in seconds since 1970: pids are used again.
-        token: Belongs to this one hold; no other ever has it.
+        token: Random text of this one hold; no other ever has it.
     """
 
     host: str
@@ -72,7 +72,7 @@ class Hold:
             )
 
 
-_HELD: dict[tuple[Path, int], Hold] = {}  # by folder and thread, to let a holder in again
+_HELD: dict[tuple[Path, int], Hold] = {}  # holds by folder and thread, to let a holder in again
 
 
 @contextlib.contextmanager
@@ -140,7 +140,7 @@ def _release(path: Path, mine: Owner) -> None:
         found = _look(path)
         if other is not None or found is None or found.owner != mine:
             return
-        for claim in path.parent.glob(f"{path.name}.*"):  # by a process that died taking over
+        for claim in path.parent.glob(f"{path.name}.*"):  # left by a process that died taking over
             claim.unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 

@@ -12,11 +12,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from ailora.errors import UserError
+from ailora.errors import UserError, nearest
 
 RoleName = Literal["q", "k", "v", "o"]
 _AS_TODAY: Any = object()
@@ -33,11 +32,12 @@ def _setting(
     above: float | None = None,
     below: float | None = None,
     passed_on: bool = False,
+    off: str = "",
 ) -> Any:
     """One field of `RunConfig`.
 
     Args:
-        default: Today's.
+        default: Default value.
         help: One line, for ``--help`` and the documentation.
         group: The heading that it stands below there.
         first: The default that it had first. It is kept for ever: what differs from it names a
@@ -46,11 +46,12 @@ def _setting(
         above: Bound that a value must exceed.
         below: Bound that a value must stay under.
         passed_on: Whether transformers' ``TrainingArguments`` take it as it is, by this name.
+        off: What the option for False is called; by default ``no-`` and the name.
     """
     first = default if first is _AS_TODAY else first
     bounds = {"at_least": at_least, "above": above, "below": below}
-    known = {"help": help, "group": group, "first": first, "bounds": bounds, "passed_on": passed_on}
-    return field(default=default, metadata=known)
+    known = {"help": help, "group": group, "first": first, "bounds": bounds}
+    return field(default=default, metadata={**known, "passed_on": passed_on, "off": off})
 
 
 _method = functools.partial(_setting, group="Method")
@@ -78,7 +79,9 @@ class RunConfig:
         None, "Scale is lora_alpha / rank. Default: the rank.", above=0
     )
     lora_dropout: float = _method(0.0, "Dropout on the input of the update.", at_least=0, below=1)
-    anchored: bool = _method(True, "Leave the base untouched, or fold the start into it (W - BA).")
+    anchored: bool = _method(
+        True, "Leave the base untouched, or fold the start into it (W - BA).", off="folded"
+    )
     bake_rates: bool = _method(
         False, "Put the roles' rates into the factors, not into the optimiser."
     )
@@ -103,10 +106,10 @@ class RunConfig:
         0.06, "Share of the steps over which the rate rises.", at_least=0, below=1
     )
     lr_scheduler_type: Literal["linear", "cosine", "constant_with_warmup"] = _trainer(
-        "linear", "How the rate falls after that: linear, cosine, or constant_with_warmup (not)."
+        "linear", "How the rate falls after that: linear or cosine; constant_with_warmup keeps it."
     )
     max_grad_norm: float = _trainer(1.0, "Longer gradients are cut to this norm.", above=0)
-    weight_decay: float = _trainer(0.0, "Decoupled, as in AdamW.", at_least=0)
+    weight_decay: float = _trainer(0.0, "Decoupled weight decay, as in AdamW.", at_least=0)
     evaluations: int | None = _training(
         None, "Evaluations spread over the run. Default: one per epoch.", at_least=1
     )
@@ -164,7 +167,7 @@ class RunConfig:
     dev: str | None = _own_files(None, "File with the rows to select by.")
     test: str | None = _own_files(None, "File with the rows to test on.")
     regression: bool | None = _own_files(
-        None, "Predict numbers, or classes. Default: by the labels."
+        None, "Predict numbers, or classes. Default: by the labels.", off="classification"
     )
     on_broken: Literal["stop", "skip"] | None = _own_files(
         None,
@@ -197,7 +200,7 @@ class RunConfig:
     doc_stride: int = _qa(128, "Tokens that neighbouring windows share.", at_least=1)
     n_best: int = _qa(20, "Starts and ends considered in each window.", at_least=1)
     max_answer_length: int = _qa(30, "Most tokens of an answer.", at_least=1)
-    null_threshold: float = _qa(0.0, "How much better than the best answer no answer must score.")
+    null_threshold: float = _qa(0.0, "Margin by which no answer must beat the best answer.")
 
     def __post_init__(self) -> None:
         for name, one in SETTINGS.items():
@@ -254,11 +257,11 @@ class Setting:
     """What is known of one field of `RunConfig`.
 
     Attributes:
-        name: Of the field; options write it with ``-`` for ``_``.
+        name: Name of the field; options write ``-`` for ``_``.
         kind: int, float, str, bool, ``Sequence`` (of texts) or ``Mapping`` (roles to ranks).
         choices: The texts that are allowed; empty for any.
         optional: Whether None is allowed.
-        default, first, help, group, passed_on: As in the field.
+        default, first, help, group, passed_on, off: As in the field.
         bounds: ``at_least``, ``above``, ``below``; None where there is none.
     """
 
@@ -272,6 +275,7 @@ class Setting:
     group: str
     bounds: Mapping[str, float | None]
     passed_on: bool
+    off: str
 
     @property
     def range(self) -> str:
@@ -286,7 +290,7 @@ class Setting:
         """The value as the field holds it: 2 as 2.0 in a float, a list as a tuple.
 
         Args:
-            value: Of any type.
+            value: A value of any type.
             said: What goes before it in a message; by default the name and ``=``.
 
         Raises:
@@ -363,7 +367,7 @@ def current_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_name(name: str, known: Sequence[str] | None = None, where: str = "") -> None:
-    """Raise a UserError that says the nearest known name if this is none.
+    """Raise a UserError that suggests the nearest known name if a name is unknown.
 
     Args:
         name: What was given.
@@ -373,8 +377,7 @@ def check_name(name: str, known: Sequence[str] | None = None, where: str = "") -
     known = tuple(SETTINGS) if known is None else known
     if name in known:
         return
-    near = get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+    hint = nearest(name, known) or f"there are {', '.join(known)}"
     raise UserError(f"{where}{name!r} is no setting; {hint}")
 
 

@@ -14,7 +14,7 @@ def dense(W: Tensor, rank: int, part: Part) -> Solution:
     Args:
         W: (m, n) float64, finite.
         rank: 1 <= rank <= min(m, n).
-        part: which end.
+        part: which end of the spectrum.
 
     Returns:
         The triplets, in descending order.

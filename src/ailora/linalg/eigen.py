@@ -32,7 +32,7 @@ _Array = npt.NDArray[Any]
 
 # Milliseconds, one thread, 129 eigenvalues: n = 384 bisection 19.0, all by QR 1.5; n = 768: 41, 10;
 # n = 1024: 50, 17. Bisection takes time by the eigenvalue.
-FEW_SHARE = 24  # of n
+FEW_SHARE = 24  # at most n / 24 eigenvalues are few
 # SciPy's BLAS has threads of its own, which spin beside torch's when both were just busy, and
 # beside those of other programs: on two cores, interleaved with torch's SVD, n = 384 took 12 to
 # 104 ms, with one thread 12 to 16; beside a busy program n = 1024 took 6.3 s, where alone the

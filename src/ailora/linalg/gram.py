@@ -20,7 +20,7 @@ from ailora.linalg.refine import operator, refine
 from ailora.linalg.triplets import Part, Solution
 
 _PANEL = 512  # columns; one triangle of the product, some 45 % saved at n = 4096
-_ROUNDING = 1e-14  # of G's eigenvectors, relative to sigma_1^2, with a margin of ten
+_ROUNDING = 1e-14  # error of G's eigenvectors, relative to sigma_1^2, with a margin of ten
 
 
 def gram(W: Tensor, rank: int, part: Part, *, tol: float) -> Solution:
@@ -29,7 +29,7 @@ def gram(W: Tensor, rank: int, part: Part, *, tol: float) -> Solution:
     Args:
         W: (m, n) float64, finite, entries of order 1 (they are squared).
         rank: 1 <= rank <= min(m, n).
-        part: which end.
+        part: which end of the spectrum.
         tol: see `refine`.
 
     Returns:
@@ -61,7 +61,7 @@ def gram(W: Tensor, rank: int, part: Part, *, tol: float) -> Solution:
 
 
 def _clean(values: Tensor, part: Part) -> float:
-    """What tol times it must exceed G's rounding by, for `refine` to have nothing to do.
+    """Product of two kept sigma; `refine` has nothing to do if tol times it exceeds G's rounding.
 
     A residual is that rounding over sigma, and stands against tol times the kept sigma furthest
     inside. So a long minor part is often clean (rank 128 of 384: 9 of 24 ms saved); of a principal

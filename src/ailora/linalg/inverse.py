@@ -18,8 +18,8 @@ from ailora.linalg.triplets import Solution, StalledError
 # 4096 x 4096, one thread: the LU takes 0.87 s in fp32, 1.41 s in fp64. One in fp32 knows the small
 # sigma to cond * eps only; as a preconditioner 10 % are enough.
 _FLOAT32_KNOWS = 0.1
-_FLOAT32_TOL = 1e-5  # of C; what follows in `refine` takes no longer from there
-_KEPT_BLOCKS = 3  # of Ritz vectors, for the start
+_FLOAT32_TOL = 1e-5  # residual of C; what follows in `refine` takes no longer from there
+_KEPT_BLOCKS = 3  # blocks of Ritz vectors that make the start
 _BASIS_BLOCKS = 10  # a lower end so clustered that it takes more is for the Gram matrix
 # A pivot below the one, relative to the largest, becomes the other.
 _SINGULAR, _PIVOT = 1e-14, 1e-10

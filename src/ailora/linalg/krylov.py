@@ -27,7 +27,7 @@ from ailora.linalg.triplets import Solution, StalledError
 # for (41 blocks) or 3e-6 (37).
 _FLOAT32_REACHES = 3e-6
 _TOO_FAR = 1e-4  # residual that `refine` would take longer to mend than the Gram matrix
-_KEPT_BLOCKS, _KEPT_COLUMNS = 2, 36  # of Ritz vectors, from one phase to the other
+_KEPT_BLOCKS, _KEPT_COLUMNS = 2, 36  # Ritz vectors handed from fp32 to fp64
 _BASIS_SHARE, _BASIS_COLUMNS, _BASIS_BLOCKS = 3, 512, 8  # n / 3, but no less than the others
 
 _FIRST_CHECK = 4  # blocks before the first Rayleigh-Ritz step
@@ -205,7 +205,7 @@ class _Space:
 
     @property
     def full(self) -> bool:
-        """No room for another block."""
+        """Whether there is no room for another block."""
         width = self._new.shape[0]
         return width == 0 or self.size + width > self._Q.shape[0]
 

@@ -89,7 +89,7 @@ def refine(
         op: W (m, n) in float64, m >= n.
         V: (k, n) float64, k >= rank: approximate right vectors, the wanted end first.
         rank: number of triplets r.
-        part: which end.
+        part: which end of the spectrum.
         tol: see above.
         sigma_1: largest singular value of W, for the floor.
         normal: W^T W in float32, for more directions per step at little cost.
@@ -129,7 +129,7 @@ def refine(
 
 
 def _directions(R: Tensor, normal: Normal | None, C: Operator | None) -> Tensor:
-    """What residuals R (b, n) say that the basis lacks."""
+    """Directions that residuals R (b, n) say the basis lacks."""
     if C is not None:
         return C.normal(R)
     if normal is None:
@@ -142,7 +142,7 @@ def _directions(R: Tensor, normal: Normal | None, C: Operator | None) -> Tensor:
 
 
 def _scale(S: Tensor, sigma_1: float) -> float:
-    """What residuals are measured by: the kept sigma furthest inside, unless that is dead."""
+    """Unit of the residuals: the kept sigma furthest inside, unless that is dead."""
     edge = float(S.max())
     return edge if edge > _DEAD * sigma_1 else sigma_1 / 10
 
@@ -163,7 +163,7 @@ class _Turn(NamedTuple):
 
 
 class _Progress:
-    """When to stop, and with what."""
+    """When to stop, and with which triplets."""
 
     best: _Triplets
 
@@ -197,7 +197,7 @@ class _Basis:
 
     @property
     def size(self) -> int:
-        """Rows of Q."""
+        """Number of rows of Q."""
         return self._Q.shape[0]
 
     def extend(self, block: Tensor, C: Operator | None = None, dead: float = 0.0) -> None:

@@ -84,7 +84,7 @@ class LowRank:
     Attributes:
         A: (k, n), as stored.
         B: (m, k), as stored.
-        scale: s.
+        scale: The factor s.
     """
 
     A: Tensor = field(repr=False)
@@ -93,12 +93,12 @@ class LowRank:
 
     @property
     def rank(self) -> int:
-        """k, an upper bound of the rank of dW."""
+        """Upper bound k of the rank of dW."""
         return self.A.shape[0]
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(m, n)."""
+        """Shape (m, n) of dW."""
         return self.B.shape[0], self.A.shape[1]
 
     def exact(self) -> tuple[Tensor, Tensor]:
@@ -118,7 +118,7 @@ class LowRank:
 
 
 class StalledError(ArithmeticError):
-    """An iterative method that another is quicker than."""
+    """An iterative method has become slower than another one would be."""
 
 
 class Solution(NamedTuple):

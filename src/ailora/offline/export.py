@@ -42,8 +42,8 @@ class ExportReport:
     """What `export_adapter` wrote.
 
     Attributes:
-        folder: Where the adapter lies.
-        rank: Its one rank.
+        folder: Folder of the adapter.
+        rank: Rank of all its modules.
         base: The model that it is for; empty if its files did not say.
         modules: One row per module.
     """

@@ -1,4 +1,4 @@
-"""A start as files, for trainers out of our reach: an adapter, and the model to train it on.
+"""A start as files, for trainers whose code is not yours: an adapter, and its base model.
 
 The adapter is made without the model: its modules are built from config.json on the meta device,
 and only the weights that it adapts are mapped from their files.

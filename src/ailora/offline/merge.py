@@ -84,8 +84,8 @@ def merge_adapter(
         model: Folder or hub name of the model to merge into.
         out: A new or empty folder, or that of the same call interrupted.
         rank: Compress the updates to this rank first.
-        folded_base: As in `ailora.offline.export.export_adapter`: ``model`` is the original.
-        start: As there.
+        folded_base: As in `ailora.offline.export.export_adapter`; ``model`` is then the original.
+        start: As in `ailora.offline.export.export_adapter`.
         on_progress: Called with what is being done, how much of it is done, and of how much.
 
     Raises:

@@ -43,7 +43,7 @@ def original_name(adapter: AdapterFolder, start: Path | None) -> str | None:
     """The original model of an adapter of a residual one; None where nothing says it.
 
     Args:
-        adapter: Its files.
+        adapter: The adapter, as read from its folder.
         start: The adapter that training began from, where the user gave it.
     """
     # `ailora init` writes OUT/adapter and OUT/model/ailora_start; 0.1.0 named the original in the

@@ -247,7 +247,7 @@ def _has_matrix(module: nn.Module) -> bool:
 
 
 def _check_shapes(parts: Mapping[RoleKey, Part]) -> None:
-    """With grouped heads too, q : k = o's columns : v, as the number of heads to key heads."""
+    """Raise unless q : k is o's columns : v; both are heads to key heads, grouped or not."""
     if len(parts) < len(ROLE_NAMES) or not all(
         is_projection(p.place.module) for p in parts.values()
     ):

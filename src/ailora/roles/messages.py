@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from difflib import get_close_matches
 
 from torch import nn
 
+from ailora.errors import nearest
 from ailora.roles.architectures import is_attention
 from ailora.roles.attention import Problem, Reading, is_matrix
 from ailora.roles.projection import RoleKey, RoleName
@@ -18,7 +18,7 @@ _MOST_LISTED = 12
 def no_projection(
     role: RoleName, model: nn.Module, places: Sequence[Place], reading: Reading
 ) -> str:
-    """For a role without a module, in a model with attention or without."""
+    """Message for a role without a module, in a model with attention or without."""
     for parts in reading.parts.values():
         for part in parts:
             if part.role == role:
@@ -34,7 +34,7 @@ def no_projection(
 
 
 def partly_usable(places: Sequence[Place]) -> str:
-    """For a role that some layers play with modules that cannot be adapted."""
+    """Message for a role that some layers play with modules that cannot be adapted."""
     names = [place.name for place in places]
     return (
         f"only some of the layers can be adapted: {_listed(names)} "
@@ -44,7 +44,7 @@ def partly_usable(places: Sequence[Place]) -> str:
 
 
 def unreadable(model: nn.Module, problem: Problem, role: RoleName) -> str:
-    """For attention that is there but cannot be read for certain."""
+    """Message for attention that is there but cannot be read for certain."""
     place = problem.place
     return (
         f"{_kind(model)} has attention of a kind that cannot be used: {place.name!r} "
@@ -54,7 +54,7 @@ def unreadable(model: nn.Module, problem: Problem, role: RoleName) -> str:
 
 
 def fused(role: RoleName, entry: str, place: Place, holds: Sequence[RoleKey]) -> str:
-    """For a hand-given name of a layer that holds other things than the role, too."""
+    """Message for a hand-given name of a layer that also holds other roles."""
     if not holds:
         return (
             f"modules of role {role!r}: {entry!r} fits {place.name!r}, which by its name holds "
@@ -67,26 +67,25 @@ def fused(role: RoleName, entry: str, place: Place, holds: Sequence[RoleKey]) ->
 
 
 def unmatched(role: RoleName, entry: str, places: Sequence[Place]) -> str:
-    """For a hand-given name that no module has."""
+    """Message for a hand-given name that no module has."""
     same_depth = _suffixes(places, depth=entry.count(".") + 1)
-    near = get_close_matches(entry, same_depth, n=4, cutoff=0.6)
-    hint = f"did you mean {_listed(near)}?" if near else f"there are {_listed(same_depth)}"
+    hint = nearest(entry, same_depth, most=4) or f"there are {_listed(same_depth)}"
     return f"modules of role {role!r}: no module is named {entry!r} or ends with it; {hint}"
 
 
 def not_linear(role: RoleName, entry: str, place: Place) -> str:
-    """For a hand-given name of modules that are no linear layers."""
+    """Message for a hand-given name of modules that are not linear layers."""
     return f"modules of role {role!r}: {entry!r} fits nothing usable; {_unfit(place)}"
 
 
 def two_roles(name: str, roles: Sequence[RoleKey]) -> str:
-    """For a module that was given more than one role."""
+    """Message for a module that was given more than one role."""
     both = " and ".join(repr(role) for role in roles)
     return f"module {name!r} is named for roles {both}; name each module for one role only"
 
 
 def no_layer(role: RoleKey, layer: int, present: Collection[int]) -> str:
-    """For a layer index that the projections of a role do not have."""
+    """Message for a layer index that the projections of a role do not have."""
     if not present:
         return (
             f"layers has {layer}, but the projections of role {role!r} belong to no one layer "

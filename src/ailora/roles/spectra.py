@@ -48,12 +48,12 @@ class Spectrum(Position):
 
     @property
     def effective_rank(self) -> float:
-        """See `effective_rank`."""
+        """Effective rank of the values, `effective_rank`."""
         return effective_rank(torch.tensor(self.values, dtype=torch.float64))
 
     @property
     def stable_rank(self) -> float:
-        """See `stable_rank`."""
+        """Stable rank of the values, `stable_rank`."""
         return stable_rank(torch.tensor(self.values, dtype=torch.float64))
 
     @property

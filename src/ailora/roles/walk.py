@@ -1,6 +1,6 @@
-"""Going through a model's modules, and names for them that do not depend on what surrounds them.
+"""Going through a model's modules, and names for them that hold whatever wraps the model.
 
-Not on PEFT, which wraps a model and its layers, nor on the head that a model's body carries.
+The names depend neither on PEFT, which wraps a model and its layers, nor on the model's head.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def model_type(model: nn.Module) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """Where a projection stands: what a row of a table says about it first.
+    """Where a projection stands in its model: the first columns of a table row about it.
 
     Attributes:
         name: Its dotted path below the model's body (without ``bert.``, ``model.`` and the like),

@@ -79,7 +79,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(
     assert "warning: no task, file or folder is called" in ended.out
     assert files(store) == changed != before
     ended = call(f"sweep {plan} --dry-run --no-estimate --out new")
-    assert "8 runs: 8 new" in ended.out
+    assert "8 runs" in ended.out
     assert list(Path().iterdir()) == []
 
 

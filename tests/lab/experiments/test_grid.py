@@ -35,7 +35,7 @@ def test_any_setting_can_be_an_axis() -> None:
     ("axes", "words"),
     [
         ({"sed": (0,)}, "'sed' is no setting; did you mean 'seed'?"),
-        ({"qqqqq": (0,)}, "known are method, rank"),
+        ({"qqqqq": (0,)}, "there are method, rank"),
         ({"method": ("lora", "liora")}, "liora"),
         ({"seed": ()}, "at least one"),
         ({"seed": (1, 2, 1)}, "each value once"),

@@ -45,7 +45,7 @@ def test_a_new_head_is_not_scored(config: RunConfig, task: TextTask) -> None:
         ),
         (
             '{"config": {"task": "/tmp/mine.py", "generation": {}, "qa": {}}}',
-            "not run at a folder's",
+            "not run just because a folder names it",
         ),
     ],
 )

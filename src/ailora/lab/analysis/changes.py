@@ -58,7 +58,7 @@ class Change(ABC):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FactoredChange(Change):
-    """dW = s B A from the factors of a LoRA; nothing of m x n is made but on request."""
+    """dW = s B A from the factors of a LoRA; no m x n matrix is made unless asked for."""
 
     update: RoleUpdate
 

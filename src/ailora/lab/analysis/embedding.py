@@ -29,7 +29,7 @@ class Point:
     """One matrix that becomes a point.
 
     Attributes:
-        group: What colours it: ``"before"``, ``"after"`` or a method's name.
+        group: Group that gives its colour: ``"before"``, ``"after"`` or a method's name.
         matrix: ``"W"``, ``"A"`` or ``"B"``.
         role: Role of the projection.
         layer: Layer of the projection.
@@ -61,7 +61,7 @@ class Embedding:
 
     Attributes:
         method: ``"tsne"`` or ``"pca"``.
-        points: In the order given.
+        points: The points, in the order given.
         seed: Seed of t-SNE's start; None for PCA.
         perplexity: Perplexity of t-SNE; None for PCA.
         explained: PCA's share of the variance along x and y; None for t-SNE.
@@ -102,7 +102,7 @@ def factor_points(
         changes: See `ailora.lab.analysis.changes.adapter_changes`.
         group: The method's name, which the points carry.
         role: Role of the projections.
-        matrix: Which factor.
+        matrix: Which factor, ``"A"`` or ``"B"``.
     """
     return [
         Point(

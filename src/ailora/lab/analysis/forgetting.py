@@ -49,7 +49,7 @@ class LanguageModel:
 
     Attributes:
         model: The model with its own head.
-        tokenizer: Its own.
+        tokenizer: The model's tokeniser.
         masked: Whether it predicts masked tokens (encoders) rather than the next one.
     """
 
@@ -105,7 +105,7 @@ class OnTexts:
         texts: Number of texts.
         drift: Movement of the last hidden states.
         forgetting: Change of the predictions; None where the base has no head that predicts tokens.
-        reason: Why there is none.
+        reason: Why ``forgetting`` is None.
     """
 
     texts: int
@@ -134,7 +134,7 @@ def on_texts(run: Run, texts: Sequence[str], *, seed: int = 0) -> OnTexts:
     """Drift of hidden states, and forgetting where the base model predicts tokens.
 
     Args:
-        run: Its model and what it learned.
+        run: A finished run.
         texts: One per row; best of a kind that the run was not trained on.
         seed: Seed of the masks, for encoders.
 

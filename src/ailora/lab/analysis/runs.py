@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from peft import PeftConfig, PeftModel
@@ -13,12 +13,10 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
-    AutoModelForQuestionAnswering,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
     PreTrainedModel,
 )
 
+from ailora.checkpoints.structure import CLASS_OF_TASK
 from ailora.errors import UserError
 from ailora.lab import methods
 from ailora.lab.analysis.changes import Change, adapter_changes, changes_between
@@ -31,12 +29,8 @@ from ailora.pretrained import load_backbone
 from ailora.roles.walk import body_name
 
 _ADAPTER_CONFIG = "adapter_config.json"
-_HEADS: dict[str, Any] = {
-    "SEQ_CLS": AutoModelForSequenceClassification,
-    "QUESTION_ANS": AutoModelForQuestionAnswering,
-    "CAUSAL_LM": AutoModelForCausalLM,
-    "SEQ_2_SEQ_LM": AutoModelForSeq2SeqLM,
-}
+# Questions on a model with segments are saved so (`ailora.lab.methods.targets.task_type_of`).
+_HEADS = {**CLASS_OF_TASK, "FEATURE_EXTRACTION": CLASS_OF_TASK["QUESTION_ANS"]}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,8 +38,8 @@ class Run:
     """A finished run.
 
     Attributes:
-        path: Its folder.
-        method, model, task, seed: As it was trained.
+        path: The run's folder.
+        method, model, task, seed: Settings it was trained with.
         data: Fingerprint of the data.
         tuned: The model with what was learned: a PEFT model, or one of transformers'.
         changes: dW of each projection that the method can move, in model order; empty for Houlsby
@@ -152,7 +146,7 @@ def _base_of(adapter: Path, model: str, outputs: int) -> PreTrainedModel:
     kind = PeftConfig.from_pretrained(str(adapter)).task_type
     if kind not in _HEADS:
         raise UserError(f"{adapter}: task type {kind!r} is not one of {', '.join(_HEADS)}")
-    head = {"num_labels": outputs} if kind == "SEQ_CLS" else {}
+    head = {"num_labels": outputs} if str(kind).endswith("_CLS") else {}
     base, _ = load_pretrained(model, _HEADS[kind], seed=0, **head)
     return base
 

@@ -42,13 +42,13 @@ _WHERE_TO = (
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """What a command shows.
+    """What the command shows.
 
     Attributes:
-        title: Above the table.
-        tables: For the terminal.
+        title: Heading above the tables.
+        tables: Tables for the terminal.
         files: Rows of each CSV file, by its name; the first are those of the JSON.
-        words: Lines below the table.
+        words: Lines below the tables.
         texts: What was measured on texts.
     """
 
@@ -60,9 +60,9 @@ class _Found:
 
 
 def analyze(
-    what: Annotated[str, typer.Argument(help="A run's folder; or a model, whose spectra to see.")],
+    what: Annotated[str, typer.Argument(help="A run's folder; or a model, to see its spectra.")],
     other: Annotated[
-        str | None, typer.Argument(help="A second model: what changed from the first to it.")
+        str | None, typer.Argument(help="A second model, to see what changed from the first.")
     ] = None,
     full: Annotated[
         Path | None,
@@ -188,7 +188,7 @@ def _of_model(model: str, rank: int) -> _Found:
 
 
 def _layer_tables(rows: Sequence[LayerRow]) -> list[Table]:
-    """How far each projection moved; and, where it was measured, where to."""
+    """How far each projection moved and, where that was measured, in which directions."""
     found = [_layer_table(rows, _HOW_FAR)]
     if any(row.factors for row in rows):
         found.append(_layer_table(rows, _WHERE_TO))

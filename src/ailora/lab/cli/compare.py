@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ailora.lab.experiments.store import Stored
     from ailora.lab.training.published import Published
 
-DEMO_ROWS = 640  # of the embedded task: ten runs in about two minutes on two cores
+DEMO_ROWS = 640  # rows of the embedded task: ten runs take about two minutes on two cores
 DEMO_EVAL_ROWS = 400
 CURVE = {"evaluations": 4, "monitor_rows": 100}  # what the curves of the report need
 
@@ -29,9 +29,9 @@ def compare(
     settings: options.Given,
     preset: options.Preset = None,
     methods: Annotated[
-        str, typer.Option(help="Names with commas between.")
+        str, typer.Option(help="Methods, separated by commas.")
     ] = "lora,pissa,milora,ailora,reailora",
-    seeds: Annotated[str, typer.Option(help="Each method is trained once with each.")] = "0,1",
+    seeds: Annotated[str, typer.Option(help="Each method is trained once per seed.")] = "0,1",
     lr: Annotated[
         str | None,
         typer.Option(
@@ -84,7 +84,7 @@ def _grid(
 
     common = options.run_config(settings, published)
     rates = rates or (common.lr,)
-    # Seeds outermost: what is done when someone stops it is a fair half.
+    # Seeds outermost: whoever stops half-way has all methods at half of the seeds.
     axes = {"seed": seeds, "lr": rates, "method": methods}
     return Grid(common=replace(common, lr=rates[0]), axes=axes)
 

@@ -1,4 +1,4 @@
-"""Options: those of a run's settings, made from the settings themselves, and shared others."""
+"""Options that commands share, and those made from the settings of a run."""
 
 from __future__ import annotations
 
@@ -139,8 +139,13 @@ def _option(setting: Setting, default: Any) -> Any:
         shown = _shown(default)
         text += f" Default: {shown}."
     kind = setting.kind if setting.kind in (int, float, bool) else str
-    option = typer.Option(help=text, show_default=False, rich_help_panel=setting.group)
+    declared = [f"--{_spelled(setting.name)}/--{setting.off}"] if setting.off else []
+    option = typer.Option(*declared, help=text, show_default=False, rich_help_panel=setting.group)
     return Annotated[kind | None, option]
+
+
+def _spelled(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def _shown(default: Any) -> str:
@@ -150,7 +155,7 @@ def _shown(default: Any) -> str:
 
 
 def _checked(setting: Setting, value: Any) -> Any:
-    option = f"--{setting.name.replace('_', '-')}"
+    option = f"--{_spelled(setting.name)}"
     if setting.kind is Sequence:
         value = names(option, value)
     elif setting.kind is Mapping:

@@ -1,4 +1,4 @@
-"""``ailora paper``: the runs behind one table or figure of the paper, and what comes of them."""
+"""``ailora paper``: the runs behind one table or figure of the paper, and their results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def paper(
         str | None, typer.Option(help="Folder with the paper's tasks. Default: what is embedded.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Instead of the scale's: a folder, or a hub name.")
+        str | None, typer.Option(help="Model in place of the scale's: a folder, or a hub name.")
     ] = None,
     out: options.Out = Path("paper"),
     dry_run: Annotated[bool, typer.Option(help="Print what would run, and write nothing.")] = False,

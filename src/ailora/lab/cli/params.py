@@ -38,10 +38,10 @@ def params(
         ),
     ] = "roberta-large",
     method: Annotated[
-        str | None, typer.Option(help="Names with commas between. Default: all methods.")
+        str | None, typer.Option(help="Methods, separated by commas. Default: all.")
     ] = None,
     rank: Annotated[int, typer.Option(help="Rank of the factors.")] = 8,
-    labels: Annotated[int, typer.Option(help="Classes, of models that get a classifier.")] = 2,
+    labels: Annotated[int, typer.Option(help="Classes, for models with a classifier.")] = 2,
     table: Annotated[
         int | None, typer.Option(help="4 or 5: the rows of that table of the paper.")
     ] = None,

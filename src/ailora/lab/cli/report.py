@@ -44,9 +44,9 @@ def report(
         ),
     ] = None,
     watch: Annotated[
-        bool, typer.Option(help="Write the page again and again, and let it refresh itself.")
+        bool, typer.Option(help="Keep rewriting the page, which refreshes itself.")
     ] = False,
-    every: Annotated[int, typer.Option(help="Seconds between, with --watch.", min=1)] = 10,
+    every: Annotated[int, typer.Option(help="With --watch: seconds between pages.", min=1)] = 10,
 ) -> None:
     """Put what a folder of runs holds on one page: scores, curves, norms, failures.
 

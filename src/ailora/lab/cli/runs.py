@@ -33,7 +33,9 @@ def runs(
     ] = "list",
     ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ID]...", help="One run to show, two to compare; a part will do."),
+        typer.Argument(
+            metavar="[ID]...", help="One run to show or two to compare; a part of each will do."
+        ),
     ] = None,
     where: Annotated[
         list[str] | None,
@@ -95,7 +97,7 @@ def _chosen(found: Sequence[Stored], where: Sequence[str], state: str | None) ->
 
 
 def _has(config: Mapping[str, Any], name: str, value: str) -> bool:
-    """Whether a setting, ``ranks.q`` among them, is what was typed."""
+    """Whether a setting, such as ``ranks.q``, has the value that was typed."""
     found: Any = config
     for part in name.split("."):
         if not isinstance(found, Mapping) or part not in found:

@@ -35,7 +35,7 @@ def score(
 ) -> None:
     """Score a run's saved adapter again, or a base model before any tuning.
 
-    Of a run, all that is not given here is as it was trained with.
+    Settings of a run that are not given here are those it was trained with.
 
     Examples: `ailora score runs/ailora-cola-1a2b3c4d5e` ·
     `ailora score --model demo --task arithmetic --data DIR --eval-limit 100`
@@ -78,7 +78,7 @@ def _table(found: Scored, what: Path | str, task: str) -> Table:
     from ailora.lab.cli.scores import score_table
 
     scores = {"test": found.metrics}
-    if found.by_group:  # of groups there may be many, so they are the lines
+    if found.by_group:  # there may be many groups, so they are the lines
         groups = {**found.by_group, "mean": found.metrics}
         scores = {
             metric: {group: own[metric] for group, own in groups.items()}

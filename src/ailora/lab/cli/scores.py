@@ -1,4 +1,4 @@
-"""Scores as a table, with the longer side as lines: a terminal has few columns."""
+"""Scores as a table with its longer side as lines, since a terminal has few columns."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 def score_table(
     title: str, scores: Mapping[str, Mapping[str, float]], *, rows: Mapping[str, Any] | None = None
 ) -> Table:
-    """Scores in columns, say of splits, by line, say of metrics; what a column lacks stays empty.
+    """A table of scores: a column per split, say, and a line per metric; missing ones stay empty.
 
     Args:
-        title: Of the table.
-        scores: By column, then by line.
+        title: Title of the table.
+        scores: Scores by column, then by line.
         rows: How many rows each column is of, for a line above the scores.
     """
     from rich.table import Table

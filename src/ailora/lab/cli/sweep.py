@@ -32,7 +32,7 @@ def sweep(
 ) -> None:
     """Do every run of a sweep file that is not done yet, several at a time.
 
-    A file is `[common]` with settings that all share (`ailora train --help` has their names, with
+    A file is `[common]` with settings that all runs share (named as in `ailora train --help`, with
     _ for -) and `[grid]` with lists of values to combine:
 
         [common]

@@ -1,4 +1,4 @@
-"""What commands that do many runs share: which engine, how long, a board, how it ended."""
+"""What commands that do many runs share: the engine, the estimate, the board, the summary."""
 
 from __future__ import annotations
 
@@ -94,11 +94,12 @@ def do_runs(
 def look(
     runs: Iterable[RunConfig], store: Store, tasks: Tasks, *, retry: bool
 ) -> tuple[list[Job], list[Job]]:
-    """All runs and those that are left to do; how many are in which state is said."""
+    """All runs and those left to do; also prints how many are in which state."""
     with console.status("reading the data"):
         jobs = jobs_of(runs, tasks, store)
     states = states_of(jobs, store)
-    console.print(counted(list(states.values())), highlight=False)
+    if set(states.values()) != {"new"}:
+        console.print(counted(list(states.values())), highlight=False)
     return jobs, left_to_do(jobs, states, retry=retry)
 
 
@@ -115,7 +116,7 @@ def counted(states: Sequence[str]) -> str:
 
 
 def left_to_do(jobs: Sequence[Job], states: dict[str, str], *, retry: bool) -> list[Job]:
-    """The runs that a sweep will do; data that cannot be read is warned of."""
+    """The runs that a sweep will do; warns of data that cannot be read."""
     for reason in dict.fromkeys(job.unreadable.reason for job in jobs if job.unreadable):
         console.print(f"warning: {reason}", highlight=False, markup=False, soft_wrap=True)
     ended = {"finished"} if retry else {"finished", "failed"}
@@ -152,7 +153,7 @@ def estimated(
 
 
 def say_failed(outcome: Outcome, names: Sequence[str]) -> None:
-    """Every run that failed and why, a line each."""
+    """Print every run that failed and why, one line each."""
     for failed in outcome.failed:
         console.print(
             f"{run_words(failed.config, names)}  {result_words(failed)}",
@@ -196,7 +197,7 @@ class Board:
             self._live.update(Text(""))
 
     def tell(self, event: Event) -> None:
-        """Take in what the sweep tells."""
+        """Take note of an event of the sweep."""
         run_id = event.job.run_id
         if isinstance(event, Step):
             self.running[run_id] = event
@@ -211,14 +212,14 @@ class Board:
             self._live.update(self.render())
 
     def counts(self) -> str:
-        """How far it is."""
+        """How many runs have ended, are running and have failed, and the time left."""
         ended = len(self.runs) + self.failed
         words = f"{ended} of {self.total} ended, {len(self.running)} running, {self.failed} failed"
         left = self.seconds_left()
         return words if left is None else f"{words}, about {duration(left)} left"
 
     def seconds_left(self) -> float | None:
-        """By what the runs that ended have cost; None before the first has."""
+        """Seconds left, by what the finished runs have cost; None before the first has ended."""
         if not self._done or not self._left:
             return None
         began = sum(
@@ -230,7 +231,7 @@ class Board:
         return max(0.0, self._left - began) / speed
 
     def render(self) -> Group:
-        """The board: how far, what runs, and each setting's best so far."""
+        """The board: progress, current runs, and each setting's best so far."""
         bar = Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
         bar.add_task(self.counts(), total=self.total, completed=len(self.runs) + self.failed)
         lines = [

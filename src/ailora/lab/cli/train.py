@@ -62,7 +62,7 @@ def train(
 
 
 def _say_sources(published: Published | None) -> None:
-    """What is to be known of published settings: conflicts, and what nobody could check."""
+    """Print what to know about published settings: conflicts, and what nobody could check."""
     from ailora.cli.console import console
 
     if published is None:

@@ -72,7 +72,7 @@ def ensure_folder(
     write access.
 
     Args:
-        folder: Its place.
+        folder: The folder to return.
         title: Name of its contents, for people.
         is_whole: Whether a folder has all that it should.
         make: Given a scratch folder, makes the contents in a folder below it, and returns that.
@@ -118,7 +118,7 @@ def _replace(folder: Path, make: Callable[[Path], Path]) -> None:
 @contextmanager
 def _scratch_beside(folder: Path) -> Iterator[Path]:
     prefix = f".{folder.name}-"
-    for left in folder.parent.glob(f"{prefix}*"):  # by a process that was killed: we hold the lock
+    for left in folder.parent.glob(f"{prefix}*"):  # left by a killed process: we hold the lock
         shutil.rmtree(left, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
@@ -238,7 +238,7 @@ def _bytes_in(folder: Path) -> int:
 def summarise(errors: str) -> str:
     """Return pip's reason in one line, without addresses (they may carry credentials)."""
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
-    if any("connection broken by" in line for line in lines):  # of pip's retries
+    if any("connection broken by" in line for line in lines):  # lines on pip's retries
         return "no connection to the package index"
     named = [line for line in lines if line.startswith("ERROR:")] or lines
     if not named:

@@ -58,7 +58,7 @@ def convert_gguf(source: Path, target: Path) -> None:
 
     Args:
         source: The ``.gguf`` file, of a model whose vocabulary splits digits ("smollm").
-        target: Where to; the folder is made.
+        target: Folder to write to, made if missing.
     """
     import torch  # noqa: PLC0415 - nothing else here needs it, or transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415

@@ -20,7 +20,7 @@ from ailora.lab.experiments.jobs import Job
 from ailora.lab.tasks import load_task
 from ailora.lab.training import RunConfig, train
 
-STEPS = 6  # of a run that is measured
+STEPS = 6  # steps of a run that is measured
 EVAL_ROWS = 32
 _GAIN = 1.05  # more workers need more memory, so they must be worth it
 
@@ -60,7 +60,7 @@ class Calibration:
 
     @classmethod
     def read(cls, folder: Path) -> Calibration:
-        """What a store remembers; nothing if that was measured on another number of cores."""
+        """What a store remembers; empty if it was measured on another number of cores."""
         try:
             found = json.loads(_file(folder).read_text(encoding="utf-8"))
             if found["cores"] == cores():

@@ -1,4 +1,4 @@
-"""Runs to do: named by their data, done one at a time, and what is told meanwhile."""
+"""Runs to do: how each is named by its data and done, and the events it sends meanwhile."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Job:
     """A run that is to be done.
 
     Attributes:
-        config: Its settings.
+        config: The run's settings.
         run_id: Name of its folder.
         rows: Size of its data; None where the data cannot be read.
         unreadable: Why the data cannot be read.
@@ -120,7 +120,7 @@ def unread_id(config: RunConfig) -> str:
 
 @dataclass(frozen=True)
 class Step:
-    """A run made one step of what it does: training, evaluating, ..."""
+    """A run made one step of training, evaluating, ..."""
 
     job: Job
     step: int

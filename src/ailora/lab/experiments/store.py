@@ -48,7 +48,7 @@ class Failure:
 
     @classmethod
     def from_json(cls, found: Any) -> Failure | None:
-        """What ``failed.json`` says; None if it is no such thing."""
+        """What ``failed.json`` says; None if it is not a failure's content."""
         try:
             failure = cls(**{**found, "config": current_settings(found["config"])})
         except (TypeError, KeyError, AttributeError):

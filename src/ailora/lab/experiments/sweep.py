@@ -79,7 +79,7 @@ def sweep(
     Args:
         runs: The runs; equal ones are done once.
         store: Where their folders are.
-        engine: Does them: ``Here``, ``Local`` or ``OnRay`` of `ailora.lab.experiments.engines`.
+        engine: One of `ailora.lab.experiments.engines`: ``Here``, ``Local`` or ``OnRay``.
         tasks: Data that is loaded already; by default it is read here.
         retry: Try again what failed before; otherwise it counts as failed.
         on_event: Called with every `Step`, `Ended` and `Elsewhere`.

@@ -80,9 +80,9 @@ def count_without_weights(
 
     Args:
         config: A transformers config.
-        method: Of `ailora.lab.methods.METHODS`.
+        method: A name in `ailora.lab.methods.METHODS`.
         settings: The method's; its task type is the model's.
-        labels: Classes, of models that get a classifier.
+        labels: Number of classes, for models that get a classifier.
 
     Raises:
         UserError: The method does not fit the model.

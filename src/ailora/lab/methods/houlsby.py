@@ -31,7 +31,7 @@ _FEED_FORWARD = (
     "fc2",  # BART, OPT
     "DenseReluDense.wo",  # T5
 )
-NAME = "houlsby"  # of the adapter inside the layer that it follows
+NAME = "houlsby"  # name of the adapter in the layer that it follows
 _START = 1e-3  # standard deviation of the original code (section 3.6: below 1e-2 all is well)
 _NARROW = (torch.float16, torch.bfloat16)
 _LAYER = re.compile(r"^(.*?\.\d+)\.")
@@ -66,7 +66,7 @@ def houlsby(
 
 
 def adapted_layers(model: nn.Module) -> list[str]:
-    """Names of the layers that an adapter follows, two a transformer layer."""
+    """Names of the layers that an adapter follows, two per transformer layer."""
     roles: list[RoleName] = ["o"]
     attention = {found.name: found.attention for found in find_projections(model, roles)}
     outputs = [name for name, kind in attention.items() if kind == "self"]

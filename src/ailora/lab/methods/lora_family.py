@@ -71,10 +71,10 @@ def configured(
     """A preset with these settings, which trains the model's head as well.
 
     Args:
-        preset: Of `ailora.presets`.
-        model: For its head and its task.
-        settings: Of the run.
-        fields: Further ones of `ailora.AILoRAConfig`.
+        preset: One of `ailora.presets`.
+        model: The model, whose head and task are looked up.
+        settings: Settings of the run.
+        fields: Further fields of `ailora.AILoRAConfig`.
 
     Raises:
         UserError: The model has no such projections, or a rank is above a weight's size.
@@ -91,7 +91,7 @@ def configured(
     if settings.ranks is not None:
         fields["roles"] = _roles(preset, settings)
     config = preset(r=settings.rank, **fields)
-    for one in select(model, config).chosen:  # LoRA too, which alone would take it: all compare
+    for one in select(model, config).chosen:  # LoRA too, to treat all alike
         check_rank_fits(one.projection, one.rank)
     return config
 

@@ -16,7 +16,7 @@ from ailora.lab.settings import RunConfig
 def mica(model: nn.Module, settings: RunConfig, batches: Batches | None = None) -> PeftModel:
     """PEFT's ``init_lora_weights="mica"`` on q and v: half of LoRA's trainable parameters.
 
-    The saved config keeps that name, since it is what freezes B again when training goes on. Of
+    The saved config keeps that name, since it is what freezes B again when training goes on. With
     it a stock ``from_pretrained`` decomposes the weights anew, only to replace the result by what
     was saved, unless told ``low_cpu_mem_usage=True``, as `ailora.lab.methods.load` does.
 

@@ -42,8 +42,8 @@ class MethodRecord:
     """What must be known to save such a model, and to build it again.
 
     Attributes:
-        method: Its name.
-        bottleneck: Of Houlsby adapters.
+        method: Name of the method.
+        bottleneck: Width of Houlsby's adapters.
     """
 
     method: Literal["full", "bitfit", "houlsby"]

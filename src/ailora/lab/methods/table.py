@@ -6,13 +6,12 @@ when the method is built.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from ailora.errors import UserError
+from ailora.errors import UserError, instead
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,11 +36,12 @@ class Method:
     """One row of a comparison.
 
     Attributes:
-        name: As ``--method`` has it.
-        label: As tables and figures have it.
+        name: Name, as ``--method`` takes it.
+        label: Name in tables and figures.
         note: What it starts from or trains, in one line.
-        look: In figures.
-        file: Module of this folder that has the function ``name``; by default of that name too.
+        look: Look in figures.
+        file: Module of this folder that has the function ``name``; by default it has that name
+            too.
         sized_as: Name of a method with the same parameters that reads no weight and no data, so
             that they can be counted on the meta device; empty where ``build`` itself can.
         needs_data: Whether ``build`` needs batches.
@@ -201,7 +201,5 @@ def method_named(name: str) -> Method:
         UserError: There is none; the message lists them.
     """
     if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"method {name!r} is not known (there are {', '.join(METHODS)}){hint}")
+        raise UserError(f"no method is called {name!r}: {instead(name, METHODS)}")
     return METHODS[name]

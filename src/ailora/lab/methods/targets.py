@@ -7,20 +7,14 @@ from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.models.auto import modeling_auto as auto
 from transformers.pytorch_utils import Conv1D
 
+from ailora.checkpoints.structure import CLASS_OF_TASK
 from ailora.errors import UserError
 from ailora.lab.settings import RunConfig
 from ailora.roles import Projection, find_projections, unwrapped
 
-# PEFT's name of a task, and the classes of transformers that are made for it.
-_TASK_TYPES = {
-    "SEQ_CLS": auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-    "QUESTION_ANS": auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
-    "CAUSAL_LM": auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    "SEQ_2_SEQ_LM": auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-}
+_HEADED = [task for task in CLASS_OF_TASK if task != "FEATURE_EXTRACTION"]
 
 
 def whole_layers(model: nn.Module, method: str) -> list[Projection]:
@@ -70,10 +64,14 @@ def task_type_of(model: nn.Module) -> str | None:
     head is named in ``modules_to_save``.
     """
     whole = unwrapped(model)
-    name = type(whole).__name__
-    task = next((task for task, classes in _TASK_TYPES.items() if name in classes.values()), None)
+    task = next((name for name in _HEADED if type(whole) in classes_of(name)), None)
     segments = getattr(getattr(whole, "config", None), "type_vocab_size", None) or 0
     return "FEATURE_EXTRACTION" if task == "QUESTION_ANS" and segments > 1 else task
+
+
+def classes_of(task_type: str) -> set[type]:
+    """The classes of transformers with the head of a task (PEFT's name)."""
+    return set(CLASS_OF_TASK[task_type]._model_mapping.values())
 
 
 def head_names(model: nn.Module) -> list[str]:

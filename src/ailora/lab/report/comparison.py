@@ -44,7 +44,7 @@ class Comparison:
         for method, seed in kept:
             if kept.count((method, seed)) > 1:
                 raise UserError(
-                    f"runs: method {method!r} has seed {seed} more than once; report one run a "
+                    f"runs: method {method!r} has seed {seed} more than once; report one run per "
                     "seed, at one rate per method"
                 )
 
@@ -124,7 +124,7 @@ class Summary:
 
     @property
     def verdict(self) -> str:
-        """What the difference to LoRA carries, in words."""
+        """What can be concluded from the difference to LoRA, in words."""
         return "" if self.paired is None else self.paired.verdict("LoRA")
 
 
@@ -149,13 +149,13 @@ def method_of(run: Run) -> str:
 
 
 def watched_of(run: Run) -> str:
-    """What a run's history has of the selection rows: the metric, or the loss of its texts."""
+    """What a run's history records on the selection rows: the metric, or the loss of texts."""
     metric = str(run["data"]["metric"])
     return metric if metric in run["history"][-1] else "selection_loss"
 
 
 def words_of(watched: str) -> str:
-    """How an axis names what is watched."""
+    """The label of an axis that shows what is watched."""
     return watched.removeprefix("selection_")
 
 

@@ -67,8 +67,8 @@ class Line:
     """One setting's scores in one column of the paper's table, or on a task that is not in it.
 
     Attributes:
-        column: Which score.
-        setting: Which setting.
+        column: The column, which says which score.
+        setting: The setting.
         published: Published score in percent, by model of the paper.
         published_parameters: Published parameters in millions, likewise.
         measured: Measured scores, by model used here.
@@ -251,7 +251,7 @@ def _paired(
 
 
 def _score(run: Run, column: Column) -> float | None:
-    """In percent; None where the run was scored by others, or on other sets of its task."""
+    """Score in percent; None if the run has another metric, or other sets of its task."""
     found = run["metrics"]["test"]
     if column.group is not None:
         found = run["by_group"].get("test", {}).get(column.group, {})
@@ -325,7 +325,7 @@ def _average_ranks(model: str, tasks: dict[str, dict[Setting, Line]]) -> list[st
 
 
 def _corrected(model: str, tasks: dict[str, dict[Setting, Line]]) -> list[str]:
-    """Each setting against the baseline: permutation p by task, in Holm's way for their number."""
+    """Each setting against the baseline: permutation p by task, with Holm's correction."""
     pairs: dict[str, dict[str, Paired]] = {}
     for task, own in tasks.items():
         for setting, line in own.items():

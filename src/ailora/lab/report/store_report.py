@@ -47,7 +47,7 @@ class Part:
     Attributes:
         name: Name of its folder of figures and of links to it: short, letters and digits alone.
         title: Its task, model and the settings that differ from other parts.
-        comparison: Its runs.
+        comparison: Comparison of its runs.
     """
 
     name: str
@@ -241,7 +241,7 @@ def _published(runs: Sequence[Run]) -> list[ScoreTable]:
 
 
 def _lacking(run: Run) -> str:
-    """What is missing in a result.json that another version or a stranger wrote."""
+    """What is missing in a result.json that another version or another program wrote."""
     return ", ".join(name for name in _NEEDED if name not in run)
 
 

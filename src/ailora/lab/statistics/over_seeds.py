@@ -61,10 +61,10 @@ class Paired:
         return min(1.0, 2.0 / 2.0**self.n)
 
     def verdict(self, name: str) -> str:
-        """What the pairs carry, in words.
+        """What can be concluded from the pairs, in words.
 
         Args:
-            name: The baseline's, as it is to be written.
+            name: The baseline's name, as it is to be written.
         """
         if self.difference is None or self.n < ENOUGH:
             return f"n = {self.n}: too few to conclude anything"

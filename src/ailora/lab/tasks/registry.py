@@ -6,7 +6,6 @@ own is, by its columns.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ailora.errors import UserError
+from ailora.errors import UserError, nearest
 from ailora.lab.tasks.classification.glue import GLUE, load_glue
 from ailora.lab.tasks.classification.movies import load_movies
 from ailora.lab.tasks.classification.text import load_text_task
@@ -86,8 +85,8 @@ class FileKind:
 
     Attributes:
         load: Its loader, which takes the file, the folder or the hub name first.
-        columns: What it has.
-        one_of: Of these it has at least one, if any are named.
+        columns: Columns that it has.
+        one_of: Columns of which it must have at least one, if there are any here.
     """
 
     load: Callable[..., Task]
@@ -207,14 +206,10 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 def _refuse_missing(name: str, path: Path) -> None:
     """Raise unless ``name`` can only be meant for the hub."""
     neighbours = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, neighbours, n=1)
-    if near:
-        hint = f"did you mean '{path.parent / near[0]}'?"
-    elif is_hub_name(name) and not is_local(name):
+    hint = nearest(path.name, neighbours, shown=lambda near: f"'{path.parent / near}'")
+    if not hint and is_hub_name(name) and not is_local(name):
         return
-    else:
-        known = difflib.get_close_matches(name, TASKS, n=1)
-        hint = f"did you mean {known[0]!r}?" if known else "check the path"
+    hint = hint or nearest(name, TASKS) or "check the path"
     raise UserError(
         f"no task, file or folder is called {name!r}: {hint} (tasks: {', '.join(TASKS)}; "
         "a csv, tsv, jsonl, json or py file; a folder with train.*; a hub name as owner/name)"

@@ -79,7 +79,7 @@ class RunFolder:
         append_line(self.path / "metrics.jsonl", json.dumps(entry))
 
     def keep_outputs(self, split: str, outputs: Iterable[dict[str, Any]]) -> None:
-        """Write what the model answered to each row of a split, a JSON object a line."""
+        """Write what the model answered to each row of a split, one JSON object per line."""
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in outputs)
         write_atomic(self.path / f"predictions-{split}.jsonl", lines)
 

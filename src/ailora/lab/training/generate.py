@@ -1,4 +1,4 @@
-"""Text in and text out: sources as the tokens of a prompt, and many prompts answered at once."""
+"""Generating text: sources as the tokens of a prompt, and many prompts answered at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run computes on: its processes, how they share the work, and what is recorded of it all.
+"""What a run computes on: its processes, how they share the work, and the record of both.
 
 Several processes are those that torchrun or ``accelerate launch`` start.
 """

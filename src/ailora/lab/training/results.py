@@ -1,7 +1,7 @@
-"""A finished run's result: what schema it has, and how older ones are read.
+"""A finished run's result: its schema, and how older schemas are read.
 
 Schema 3 has today's settings. Schema 2 had other names for some (`current_settings`). Schema 1
-(0.1.0) says no number.
+(0.1.0) has no number.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def _last_checkpoint(folder: RunFolder, resume: bool) -> Path | None:
 
 
 def _begin(folder: RunFolder, config: RunConfig, task: Task, checkpoint: Path | None) -> None:
-    state().wait_for_everyone()  # who is late must not find the folder begun
+    state().wait_for_everyone()  # a late process must not find the folder begun
     if state().is_main_process:
         _write_beginning(folder, config, task, checkpoint)
     state().wait_for_everyone()

@@ -34,8 +34,8 @@ def settings_in(folder: Path) -> RunConfig:
         raise UserError(f"{path}: {error}") from error
     if config.task.endswith(".py"):
         raise UserError(
-            f"{path}: its task is the Python file {config.task!r}, which is not run at a folder's "
-            "word; give it with --task"
+            f"{path}: its task is the Python file {config.task!r}, which is not run just "
+            "because a folder names it; give it with --task"
         )
     return config
 

@@ -222,7 +222,7 @@ class SharedBatches(Sampler[list[int]]):
     """
 
     def __init__(self, order: LengthGroupedOrder, process: int, processes: int) -> None:
-        self.sampler = order  # by this name accelerate finds whom to tell the epoch
+        self.sampler = order  # accelerate looks here to set the epoch
         self.process = process
         self.processes = processes
 
@@ -273,7 +273,7 @@ def _common_arguments(config: RunConfig) -> dict[str, Any]:
     return {
         # Small ones group by length better.
         "per_device_eval_batch_size": config.micro_batch_size or config.batch_size,
-        "train_sampling_strategy": "group_by_length",  # of evaluations; training has its own order
+        "train_sampling_strategy": "group_by_length",  # for evaluations; training has its own
         "use_cpu": not torch.accelerator.is_available(),  # said so, a processor may have bf16 too
         "dataloader_pin_memory": torch.cuda.is_available(),
         "report_to": "none",

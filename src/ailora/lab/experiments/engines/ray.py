@@ -39,7 +39,7 @@ except ImportError as error:
     raise UserError("Ray is not installed; install it with: pip install 'ailora[ray]'") from error
 
 _LAST = (FAILED, "result.json")  # that a run has ended is written when all else is there
-_TASKS = Tasks()  # of a node's process, which does one run after another
+_TASKS = Tasks()  # data in a node's process, which does one run after another
 
 
 class OnRay:

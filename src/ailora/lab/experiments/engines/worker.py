@@ -39,7 +39,7 @@ class Worker:
     It has a session of its own, so that Ctrl-C reaches its owner alone.
 
     Args:
-        inbox: Where its messages go.
+        inbox: Queue for its messages.
     """
 
     def __init__(self, inbox: queue.SimpleQueue[Message]) -> None:
@@ -145,7 +145,7 @@ def _measured(config: RunConfig) -> dict[str, Any]:
 
 
 def _answer() -> Answer:
-    """Writes to what was standard output; what libraries print goes to standard error instead."""
+    """A writer to the real standard output; what libraries print then goes to standard error."""
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ailora.errors import UserError
+from ailora.errors import UserError, instead
 from ailora.lab.experiments.grid import Grid
 from ailora.lab.settings import RunConfig
 from ailora.lab.training.published import published
@@ -104,9 +103,7 @@ def check_scale(scale: str) -> Scale:
 
 def _named(name: str) -> _Table:
     if name not in _RECIPES:
-        near = get_close_matches(name, RECIPES, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UserError(f"no recipe is called {name!r}: {hint}there are {', '.join(RECIPES)}")
+        raise UserError(f"no recipe is called {name!r}: {instead(name, RECIPES)}")
     found: _Table = _RECIPES[name]
     if "runs_of" not in found:
         return found

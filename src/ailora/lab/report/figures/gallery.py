@@ -46,7 +46,7 @@ TITLES: dict[str, str] = {
 
 
 _FROZEN, _SPECTRUM = "#d9d9d9", (1.0, 0.82, 0.68, 0.57, 0.48, 0.4, 0.33, 0.27, 0.22, 0.17)
-_KEPT = 3  # of the drawn singular values
+_KEPT = 3  # how many of the drawn singular values
 _ROLES = {
     "q": ("principal: the r largest", "trained at\nrate $\\eta$"),
     "v": ("minor: the r smallest", "trained at\nrate $2\\eta$"),

@@ -33,7 +33,7 @@ from ailora.roles import RoleName
 
 Row = dict[str, Any]
 Tables = dict[str, pd.DataFrame]
-_STARTS = (0, 1)  # seeds of t-SNE's start: what one picture has and the other not is invented
+_STARTS = (0, 1)  # seeds of t-SNE's start: what only one picture shows is an artefact
 
 
 class Seen(NamedTuple):
@@ -85,7 +85,7 @@ def query_similarity(runs: Sequence[Seen], along: Along = iter) -> Tables:
 
 
 def forgotten(runs: Sequence[Seen], texts: Sequence[str], on: str, along: Along = iter) -> Tables:
-    """Figure 4b: what the tuned models say otherwise than their base, on texts of a task."""
+    """Figure 4b: how far the tuned models' predictions are from their base's, on a task's texts."""
     rows = [{**_of(seen), "on": on, **_forgetting(seen, texts)} for seen in along(runs)]
     return {"figure4b": pd.DataFrame(rows)}
 
@@ -151,7 +151,7 @@ def _metric(seen: Seen) -> str:
 
 
 def _is_first(seen: Seen, runs: Sequence[Seen]) -> bool:
-    """Whether it is the lowest seed of the first task: one picture is enough of some things."""
+    """Whether a run has the lowest seed of the first task: for panels that show one run."""
     config, task = seen.result["config"], runs[0].result["config"]["task"]
     own = [one.result["config"] for one in runs if method_of(one.result) == config["method"]]
     seeds = [one["seed"] for one in own if one["task"] == task]
@@ -164,14 +164,14 @@ def _weight_points(seen: Seen, changes: Sequence[Change]) -> list[Row]:
 
 
 def _of_one_size(points: Sequence[Point]) -> list[Point]:
-    """Those of the commonest size: VeRA's factors, for one, do not compare with LoRA's."""
+    """The points of the commonest size: VeRA's factors, say, do not compare with LoRA's."""
     sizes = Counter(point.values.numel() for point in points)
     commonest = sizes.most_common(1)[0][0] if sizes else 0
     return [point for point in points if point.values.numel() == commonest]
 
 
 def _embedded(of: Row, points: Sequence[Point]) -> list[Row]:
-    """Nothing where there are too few points for a picture."""
+    """The points in the plane, by PCA and by t-SNE; empty if they are too few."""
     if len(points) < FEWEST:
         return []
     return [row for one in (pca(points), *tsne(points, seeds=_STARTS)) for row in _rows(of, one)]

@@ -91,7 +91,7 @@ def score_by_rank(table: pd.DataFrame) -> Figure:
 
 
 def forgetting(table: pd.DataFrame) -> Figure:
-    """What the tuned model says otherwise than its base, by method; the seeds as points."""
+    """How far the tuned model's predictions are from its base's, by method; the seeds as points."""
     measured = {name: label for name, label in _FORGETTING.items() if name in table}
     methods = _methods(table)
     figure = Figure(figsize=(max(4.6, 0.9 + 2.4 * len(measured)), 1.6 + 0.32 * len(methods)))

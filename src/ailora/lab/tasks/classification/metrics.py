@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 from scipy import stats
 from sklearn import metrics as sk
 
-from ailora.errors import UserError
+from ailora.errors import UserError, instead
 
 _Array = npt.NDArray[Any]
 
@@ -83,11 +82,7 @@ def _check_names(names: Sequence[str], *, regression: bool) -> None:
         raise UserError(f"no metric named; for {kind} there are {', '.join(known)}")
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise UserError(
-                f"no {kind} metric is called {name!r}: {hint}there are {', '.join(known)}"
-            )
+            raise UserError(f"no {kind} metric is called {name!r}: {instead(name, known)}")
 
 
 def compute(names: Sequence[str], predictions: _Array, labels: _Array) -> dict[str, float]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ailora.errors import UserError
+from ailora.errors import UserError, instead
 from ailora.lab.tasks.generation.pairs import Pair, ToPair, Writing, build_generation_task
 from ailora.lab.tasks.tables.sources import is_local, name_of, read_named_set, read_tables
 from ailora.lab.tasks.tables.split import Sampling
@@ -196,9 +195,7 @@ def load_summaries(
 def _called(name: str) -> SummarySet:
     if name in SETS:
         return SETS[name]
-    near = difflib.get_close_matches(name, SETS, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise UserError(f"no summarisation set is called {name!r}: {hint}there are {', '.join(SETS)}")
+    raise UserError(f"no summarisation set is called {name!r}: {instead(name, SETS)}")
 
 
 def _document_column(text: Sequence[str] | None) -> str:

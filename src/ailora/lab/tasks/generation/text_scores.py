@@ -7,14 +7,13 @@ evaluation (Hu et al., 2023), as the AILoRA paper does for arithmetic; see `numb
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from ailora.errors import UserError
+from ailora.errors import UserError, instead
 from ailora.lab.tasks.tables.table import brief
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
@@ -123,15 +122,12 @@ def seen_by_rouge(text: str) -> bool:
 
 def check_generated(names: Sequence[str]) -> None:
     """Raise a UserError for no name, or for one that is no score of generated texts."""
-    known = ", ".join(GENERATED)
     if not names or isinstance(names, str):
-        raise UserError(f"metrics {names!r}: name one or more of {known}")
+        raise UserError(f"metrics {names!r}: name one or more of {', '.join(GENERATED)}")
     for name in names:
         if name not in GENERATED:
-            near = difflib.get_close_matches(name, GENERATED, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
             raise UserError(
-                f"no score of generated texts is called {name!r}: {hint}there are {known}"
+                f"no score of generated texts is called {name!r}: {instead(name, GENERATED)}"
             )
 
 

@@ -1,4 +1,4 @@
-"""Answers out of the scores of starts and ends, and how they are scored.
+"""Answers from the scores of starts and ends, and how answers are scored.
 
 Answers are found by the rules of transformers' run_qa. In each window the ``n_best`` highest starts
 meet the ``n_best`` highest ends, among all tokens of the window; of the pairs that are a span of
@@ -106,7 +106,7 @@ class QuestionScores:
         return {"f1": float(self.f1[rows].mean()), "exact_match": float(self.exact[rows].mean())}
 
     def by_answerability(self) -> dict[str, float]:
-        """The same of the questions with and without an answer (v2.0's HasAns and NoAns)."""
+        """The same means of questions with and without an answer (v2.0's HasAns and NoAns)."""
         found: dict[str, float] = {}
         for name, mask in (("has_answer", self.has_answer), ("no_answer", ~self.has_answer)):
             if mask.any():

@@ -34,7 +34,7 @@ class Question:
     """One question that passed the checks.
 
     Attributes:
-        id, question, context: Not blank.
+        id, question, context: Texts, not blank.
         title: Title of the article that the context is from; empty where the file says none.
         texts, starts: The answers, and where each begins in the context (characters; -1 where no
             place was given and the text is nowhere in the context). Both empty: no answer.

@@ -81,7 +81,7 @@ def read_named_set(
     """Read a set that has a name here, from the user's folder of such sets or from the hub.
 
     Args:
-        name: Of the set, and of its folder.
+        name: Name of the set, and of its folder.
         data: The folder that holds the sets; None for the hub.
         hub: Its hub name; None where it is read from local files only.
         label: Column of the answers. A hub split whose labels are hidden counts as absent.
@@ -166,7 +166,7 @@ def load_from_hub(
         config: Configuration, if it has any.
         called: How a message calls the data set.
         instead: What a message says the user may give instead.
-        options: For `datasets.load_dataset`.
+        options: Options of `datasets.load_dataset`.
 
     Raises:
         UserError: The hub has no such data set or cannot be reached.

@@ -26,7 +26,7 @@ class Table:
 
     Attributes:
         source: File or hub split, for messages.
-        columns: In the order of the header, or of the first JSON object.
+        columns: Names, in the order of the header or of the first JSON object.
         rows: Line number (from 1; of the first line where a quoted field spans several), or place
             in a document, and values by column.
         label_names: Class names by index where the source declares them (hub ``ClassLabel``).

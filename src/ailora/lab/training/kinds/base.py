@@ -53,7 +53,7 @@ class Scored:
         Args:
             rows: The split; its groups are in the column ``group``.
             score: Scores of the rows of these numbers.
-            outputs: As the attribute.
+            outputs: One record per row of what the model answered.
         """
         by_group = {group: score(chosen) for group, chosen in _rows_of_groups(rows).items()}
         metrics = _mean(list(by_group.values())) if by_group else score(range(len(rows)))
@@ -92,7 +92,7 @@ class Kind(ABC, Generic[T]):
         self.task = task
         self.config = config
         self.max_length = config.max_length or self.usual_length
-        self._encoded: dict[int, tuple[Dataset, Dataset]] = {}  # by id, which the rows keep taken
+        self._encoded: dict[int, tuple[Dataset, Dataset]] = {}  # by id of the rows; held here
 
     @property
     @abstractmethod
