@@ -142,5 +142,9 @@ def test_compare_on_the_embedded_model_and_sentences_twice(call: Call) -> None:
         assert result["history"][-1]["loss"] > 0
     second = call(options)
     assert second.code == 0, second.err
-    assert finished(second) == [line for line in first.stdout.splitlines() if " test acc" in line]
+    assert "2 runs: 2 finished" in second.out
+    assert finished(second) == []
+    assert [line for line in second.out.splitlines() if " ± " in line or "AILoRA" in line] == [
+        line for line in first.stdout.splitlines() if " ± " in line or "AILoRA" in line
+    ]
     assert {path: path.stat().st_mtime_ns for path in written} == written
