@@ -76,7 +76,7 @@ def _known() -> str:
 
 
 def _reason(error: Exception) -> str:
-    text = str(error).strip()
+    text = str(error)
     if "trust_remote_code" in text:
         return "it needs code of its own, which ailora never runs"
-    return (text.splitlines() or [type(error).__name__])[0]
+    return " ".join(text.split()) or type(error).__name__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,11 @@ from tests.writers import save_bart, save_llama
 __all__ = ["Call", "Ended", "call"]
 
 MAKE_START = "init MODEL --out start"
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ m.role + ': ' }}{% if m.role == 'assistant' %}{% generation %}"
+    "{{ m.content }}{% endgeneration %}{% else %}{{ m.content + ' ' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
 ARITHMETIC = ("gsm8k", "mawps", "multiarith", "addsub", "singleeq", "svamp")
 
 
@@ -28,6 +33,7 @@ def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     folder = tmp_path_factory.mktemp("named")
     with one_thread():
         decoder = save_llama(folder / "llama", positions=1024)
+        (decoder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
         bart = save_bart(folder / "bart")
     large = shutil.copytree(tiny_model, folder / "roberta-large")
     return {"encoder": tiny_model, "roberta-large": large, "decoder": decoder, "bart": bart}
@@ -71,6 +77,9 @@ def _tables(folder: Path) -> None:
     )
     _lines(folder / "minutes.jsonl", [{"document": t, "summary": t.split()[0]} for t in texts])
     _lines(folder / "opening_hours.jsonl", _questions(texts))
+    roles = ("user", "assistant")
+    chats = [[dict(zip(("role", "content"), (r, t), strict=True)) for r in roles] for t in texts]
+    _lines(folder / "chat.jsonl", [{"messages": turns} for turns in chats])
 
 
 def _questions(texts: list[str], *, unanswered: bool = False) -> list[dict[str, object]]:
@@ -79,10 +88,10 @@ def _questions(texts: list[str], *, unanswered: bool = False) -> list[dict[str, 
             "id": str(i),
             "title": f"page {i % 9}",
             "question": "what was it",
-            "context": f"{text} {i}",
+            "context": f"Then {text} {i}",
             "answers": {"text": [], "answer_start": []}
             if unanswered and i % 3 == 0
-            else {"text": [text.split()[0]], "answer_start": [0]},
+            else {"text": ["Then"], "answer_start": [0]},
         }
         for i, text in enumerate(texts)
     ]
@@ -122,6 +131,6 @@ def _adapters(folder: Path, decoder: Path) -> None:
     ailora.get_peft_model(model, config).save_pretrained(folder / "CHECKPOINT")
 
 
-def _lines(path: Path, rows: list[dict[str, object]] | list[dict[str, str]]) -> None:
+def _lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -22,7 +22,7 @@ STAND_INS = {  # the published settings are found by the folder's name
     "facebook/bart-base": "bart",
     "facebook/opt-125m": "decoder",
 }
-WRITES_TEXT = ("codes.jsonl", "arithmetic", "scitldr")
+WRITES_TEXT = ("codes.jsonl", "chat.jsonl", "arithmetic", "scitldr")
 TRAINS = ("train", "compare", "score")
 
 
@@ -48,6 +48,7 @@ def shrunk(line: str, models: dict[str, Path]) -> str:
         line += " --data DIR"  # the hub is out of reach
     if any(word in line for word in ("bart", "--preset", "opening_hours", "--max-length 256")):
         line += " --max-length 48"
+    line += " --max-length 256" * ("chat.jsonl" in line)
     if "squad" in line or "opening_hours" in line:
         line += " --doc-stride 16"
     writes = any(name in line for name in WRITES_TEXT[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -280,3 +281,26 @@ def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path: Path) -> None:
         pass
     with pytest.raises(UserError, match="cannot write"), held(tmp_path / "file" / "below"):
         pass
+
+
+def test_a_full_disk_is_said_in_one_line_and_leaves_no_empty_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock.json, "dump", full)
+    with pytest.raises(UserError, match="free some space"), held(tmp_path / "run"):
+        pytest.fail("was let in")
+    assert not list(tmp_path.rglob("lock.json*"))
+
+
+def test_a_folder_is_let_go_when_the_disk_has_become_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with held(tmp_path / "run"), monkeypatch.context():
+        monkeypatch.setattr(lock.json, "dump", full)
+    monkeypatch.undo()
+    with held(tmp_path / "run"):
+        pass
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

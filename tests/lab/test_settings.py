@@ -51,13 +51,17 @@ OTHER: dict[str, Any] = {
     "max_answer_length": 9,
     "null_threshold": 1.0,
     "text": ("a", "b"),
+    "text_pair": "b",
     "label": "y",
+    "labels": ("no", "yes"),
+    "positive": "yes",
     "dev": "dev.csv",
     "test": "test.csv",
     "regression": True,
     "metrics": ("f1",),
     "on_broken": "skip",
     "train_file": "math10k.json",
+    "chat_template": "mine.jinja",
     "tests": ("svamp",),
 }
 
@@ -139,7 +143,7 @@ def test_equal_settings_are_one_run_however_they_are_written(
         ("ranks", {"q": "4"}),
         ("regression", 1),
         ("loss_on", "prompt"),
-        ("label", None),
+        ("model", None),
     ],
 )
 def test_a_value_out_of_range_is_named_in_one_line(name: str, value: Any) -> None:
@@ -181,6 +185,17 @@ def test_a_new_setting_renames_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.run_id("t", "d") == name
     with_one_more["optim"] = replace(SETTINGS["label"], first="other")
     assert config.run_id("t", "d") != name
+
+
+def test_a_label_that_was_typed_is_kept_and_one_of_an_older_file_may_be_the_default() -> None:
+    typed, unsaid = RunConfig(label="label"), RunConfig()
+    assert typed.run_id("t", "d") == unsaid.run_id("t", "d")  # on data that is the same
+    assert (typed.task_options()["label"], unsaid.task_options()["label"]) == ("label", None)
+    assert RunConfig.from_json(asdict(typed)) == typed
+    older = {name: value for name, value in asdict(typed).items() if name != "text_pair"}
+    assert RunConfig.from_json(older) == unsaid
+    assert RunConfig.from_json({**older, "label": "stars"}).label == "stars"
+    assert RunConfig.from_json({"method": "lora"}) == RunConfig(method="lora")
 
 
 def test_settings_of_older_versions_have_todays_names() -> None:

@@ -27,7 +27,9 @@ def cache(
     if clear:
         before = disk.status()
         entries = disk.clear()
-        console.print(f"deleted {entries} decompositions, {decimal(before.size)}")
+        console.print(
+            f"deleted {entries} decomposition{'s' * (entries != 1)}, {decimal(before.size)}"
+        )
         return
     now = disk.status()
     table = Table(title="decompositions kept", show_header=False, title_justify="left")

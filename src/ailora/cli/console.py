@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -21,6 +21,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
+
+from ailora.cli.narrow import Fitted
 
 T = TypeVar("T")
 
@@ -39,6 +42,11 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+
+
+def show(table: Table, *, whole: Collection[str], drop: Sequence[str] = ()) -> None:
+    """Print a table, on a narrow terminal as `ailora.cli.narrow.Fitted` lays it out."""
+    console.print(Fitted(table, whole=whole, drop=drop), crop=False)
 
 
 def progress() -> Progress:

@@ -44,7 +44,7 @@ def export(
 
     Example: `ailora export checkpoint-500 --rank 8 --out served`
     """
-    from ailora.cli.console import console, quiet_libraries, streaming
+    from ailora.cli.console import console, quiet_libraries, show, streaming
     from ailora.errors import UserError
     from ailora.offline import export_adapter, merge_adapter
 
@@ -64,14 +64,16 @@ def export(
                 start=start,
                 on_progress=on_progress,
             )
-        console.print(merge_table(merged))
+        show(merge_table(merged), whole=("weight", "lost"), drop=("dtype", "rank", "||dW||"))
         console.print(f"model: {merged.folder}", soft_wrap=True)
         return
     exported = export_adapter(
         adapter, out, rank=rank, folded_base=folded_base, start=start, base=base
     )
     if rank is not None:
-        console.print(table(exported))
+        show(
+            table(exported), whole=("module", "rank", "Frobenius"), drop=("tail energy", "spectral")
+        )
     console.print(f"adapter of rank {exported.rank}: {exported.folder}", soft_wrap=True)
     if exported.base:
         console.print(f"for the model: {exported.base}", soft_wrap=True)

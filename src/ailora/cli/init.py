@@ -50,7 +50,7 @@ def init(
     Example: `ailora init meta-llama/Llama-2-7b-hf --out start --bake-rates`
     """
     from ailora.adapters import AILoRAConfig, presets
-    from ailora.cli.console import console, quiet_libraries, streaming
+    from ailora.cli.console import console, quiet_libraries, show, streaming
     from ailora.errors import UserError
     from ailora.offline import init_files
     from ailora.pretrained import resolve
@@ -67,7 +67,11 @@ def init(
     with streaming() as on_progress:
         report = init_files(resolve(model), out, config, dtype=dtype, on_progress=on_progress)
     if report.folded:
-        console.print(table(report))
+        show(
+            table(report),
+            whole=("weight", "kept as", "lost"),
+            drop=("would lose", "stored as", "role"),
+        )
     for line in next_steps(report):
         console.print(line, soft_wrap=True)
 

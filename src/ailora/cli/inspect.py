@@ -31,7 +31,7 @@ def inspect(
     Example: `ailora inspect demo --spectra`
     """
     from ailora import roles
-    from ailora.cli.console import console, quiet_libraries
+    from ailora.cli.console import console, quiet_libraries, show
     from ailora.pretrained import load_backbone
     from ailora.roles.spectra import spectra as spectra_of
 
@@ -39,10 +39,24 @@ def inspect(
     with console.status("reading the model"):
         loaded = load_backbone(model)
         if spectra:
-            table = spectra_table(spectra_of(loaded, rank=rank))
+            found = spectra_of(loaded, rank=rank)
         else:
             table = roles.inspect(loaded).table()
-    console.print(table)
+    if spectra:
+        show_spectra(found)
+    else:
+        show(table, whole=("name", "role"), drop=("dtype", "rows", "shape"))
+
+
+def show_spectra(found: Sequence[Spectrum]) -> None:
+    """Print the spectra; on narrow terminals the columns on the right go first."""
+    from ailora.cli.console import show
+
+    show(
+        spectra_table(found),
+        whole=("layer", "role", "largest", "smallest"),
+        drop=("spectrum", "its energy", "eff. rank", "median", "trains"),
+    )
 
 
 def spectra_table(found: Sequence[Spectrum]) -> Table:

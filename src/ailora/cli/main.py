@@ -3,36 +3,57 @@
 from __future__ import annotations
 
 import logging
-import sys
+from typing import Annotated
 
 import typer
 
 from ailora.cli import cache, export, init, inspect
+from ailora.cli.endings import end_badly, one_line, whole_output
 from ailora.errors import UserError
 
 PANEL = "Models and adapters"
+_INIT_KEEPS = "what is written is kept in {out}, and the same command goes on from there"
 
 app = typer.Typer(
     name="ailora",
-    help="Start low-rank adapters from a model's own spectrum, per role of the weight.",
     epilog="Start with: ailora compare",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-app.command("inspect", rich_help_panel=PANEL)(inspect.inspect)
-app.command("init", rich_help_panel=PANEL)(init.init)
-app.command("export", rich_help_panel=PANEL)(export.export)
-app.command("cache", rich_help_panel=PANEL)(cache.cache)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"ailora {version('ailora')}")
+        raise typer.Exit
+
+
+@app.callback()
+def ailora(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Start low-rank adapters from a model's own spectrum, per role of the weight."""
+
+
+app.command("inspect", rich_help_panel=PANEL)(one_line(inspect.inspect))
+app.command("init", rich_help_panel=PANEL)(one_line(init.init, _INIT_KEEPS))
+app.command("export", rich_help_panel=PANEL)(one_line(export.export))
+app.command("cache", rich_help_panel=PANEL)(one_line(cache.cache))
 
 
 def main() -> None:
     """Run the command line; bad input ends in one line and exit code 2."""
     # On some processors it asks for a package of kernels as soon as PEFT imports it.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    whole_output()
     try:
         app()
     except UserError as error:
-        sys.stderr.write(f"ailora: {' '.join(str(error).split())}\n")
-        sys.exit(2)
+        end_badly(error)

@@ -136,13 +136,21 @@ def _take(path: Path, mine: Owner) -> Owner | None:
 
 
 def _release(path: Path, mine: Owner) -> None:
-    with _alone(path, mine, mine) as other:
-        found = _look(path)
-        if other is not None or found is None or found.owner != mine:
-            return
-        for claim in path.parent.glob(f"{path.name}.*"):  # left by a process that died taking over
-            claim.unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+    try:
+        with _alone(path, mine, mine) as other:
+            if other is None:
+                _remove(path, mine)
+    except UserError:  # a full disk: nobody else can write a claim either
+        _remove(path, mine)
+
+
+def _remove(path: Path, mine: Owner) -> None:
+    found = _look(path)
+    if found is None or found.owner != mine:
+        return
+    for claim in path.parent.glob(f"{path.name}.*"):  # left by a process that died taking over
+        claim.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -171,8 +179,12 @@ def _create(path: Path, mine: Owner) -> bool:
             continue
         except OSError as error:
             raise unwritable(path, error) from error
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(asdict(mine), stream)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                json.dump(asdict(mine), stream)
+        except OSError as error:  # a full disk takes the name of a file, but not what is in it
+            path.unlink(missing_ok=True)
+            raise unwritable(path, error) from error
         return True
 
 

@@ -139,8 +139,9 @@ class RunConfig:
         "movies",
         "'movies' or 'movies-regression' (embedded); cola, sst2, mrpc, stsb, qqp, mnli, "
         "qnli, rte, squad_v1, squad_v2, xquad_en, arithmetic, xsum, cnn_dailymail, dialogsum or "
-        "scitldr; a csv, tsv, jsonl or json file or a folder with train.*, whose columns tell the "
-        "kind of task; a Python file with load(**options); or a hub data set.",
+        "scitldr; a csv, tsv, jsonl, json, parquet or arrow file or a folder with train.*, whose "
+        "columns tell the kind of task; a Python file with load(**options); or a hub data set, as "
+        "owner/set or owner/set:config.",
     )
     data: str | None = _data(
         None, "Folder with the paper's tasks, each in a folder of its name. Default: the hub."
@@ -163,8 +164,19 @@ class RunConfig:
     text: Sequence[str] | None = _own_files(
         None, "Text column, or two with a comma between. Default: by their usual names."
     )
-    label: str = _own_files("label", "Label column.")
-    dev: str | None = _own_files(None, "File with the rows to select by.")
+    text_pair: str | None = _own_files(None, "Second text column, beside --text.")
+    label: str | None = _own_files(None, "Label column. Default: label.", first="label")
+    labels: Sequence[str] | None = _own_files(
+        None,
+        "Classes in the order of their numbers, such as negative,positive; the column holds "
+        "these or the numbers. Default: those of the training rows, sorted.",
+    )
+    positive: str | None = _own_files(
+        None, "The one of two classes that F1 is of. Default: the last."
+    )
+    dev: str | None = _own_files(
+        None, "File with the rows to select by; without --test they are the test rows."
+    )
     test: str | None = _own_files(None, "File with the rows to test on.")
     regression: bool | None = _own_files(
         None, "Predict numbers, or classes. Default: by the labels.", off="classification"
@@ -190,6 +202,9 @@ class RunConfig:
         at_least=1,
     )
     answer_batch_size: int = _text(32, "Prompts answered at once.", at_least=1)
+    chat_template: str | None = _text(
+        None, "Conversations: jinja file that turns are put into. Default: the model's template."
+    )
     train_file: str | None = _text(
         None, "Arithmetic: problems to learn instead of GSM8K's and MAWPS's, such as Math10K."
     )
@@ -225,8 +240,17 @@ class RunConfig:
 
     def task_options(self) -> dict[str, Any]:
         """What `ailora.lab.tasks.load_task` needs beside the task's name."""
-        names = ("text", "label", "dev", "test", "regression", "metrics", "limit", "eval_limit")
-        others = ("data", "on_broken", "train_file", "tests")
+        names = ("text", "text_pair", "label", "labels", "positive", "regression", "dev", "test")
+        others = (
+            "metrics",
+            "limit",
+            "eval_limit",
+            "data",
+            "on_broken",
+            "train_file",
+            "tests",
+            "chat_template",
+        )
         return {name: getattr(self, name) for name in (*names, *others)}
 
     def trainer_options(self) -> dict[str, Any]:
@@ -240,13 +264,13 @@ class RunConfig:
     def identity(self, fingerprint: str) -> str:
         """Hash of the settings that differ from their first default, and of the data.
 
-        Neither a new setting nor a new default changes it. The data counts by its fingerprint,
-        not by the folder it was found in.
+        Neither a new setting nor a new default changes it, and what is None is not said. The data
+        counts by its fingerprint, not by the folder it was found in.
         """
         differ = {
             name: value
             for name, value in asdict(self).items()
-            if name != "data" and value != SETTINGS[name].first
+            if name != "data" and value is not None and value != SETTINGS[name].first
         }
         made_of = json.dumps({**differ, "data": fingerprint}, sort_keys=True)
         return hashlib.sha256(made_of.encode()).hexdigest()[:10]
@@ -355,6 +379,8 @@ def current_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     found = {_FORMER_NAMES.get(name, name): value for name, value in config.items()}
     if "base" in found:
         found["anchored"] = found.pop("base") == "anchored"
+    if "text_pair" not in found and found.get("label", "label") == "label":
+        found["label"] = None  # until there was that setting, "label" could be the default
     if "lr_mode" in found:
         found["bake_rates"] = found.pop("lr_mode") == "baked"
     for table in ("generation", "qa"):

@@ -14,6 +14,10 @@ from tests.conftest import write_csv
 # The options, and words that the one line must have. {data} is a folder of files, {model} a model.
 CASES = {
     "a missing file": ("--task {data}/nowhere.csv", "nowhere.csv"),
+    "a part of the batch that does not divide it": (
+        "--batch-size 16 --micro-batch-size 3",
+        "--micro-batch-size 3: must divide the batch size, 16",
+    ),
     "a missing dev file": ("--task {data}/good.csv --dev {data}/none.csv", "none.csv"),
     "a wrong text column": ("--task {data}/good.csv --text body", "body"),
     "a wrong label column": ("--task {data}/good.csv --label stars", "stars"),
@@ -54,10 +58,10 @@ COMPARE_ONLY = {
     "no method": ("--methods ,", "--methods"),
     "seeds that are not numbers": ("--seeds a", "--seeds 'a'"),
     "seeds that are not whole": ("--seeds 0,1.5", "--seeds '0,1.5'"),
-    "a negative seed": ("--seeds 0,-1", "seed=-1"),
-    "a seed twice": ("--seeds 0,0", "seed=[0, 0]: give each value once"),
+    "a negative seed": ("--seeds 0,-1", "--seeds -1: must be at least 0"),
+    "a seed twice": ("--seeds 0,0", "--seeds 0,0: give each value once"),
     "rates that are not numbers": ("--lr fast", "--lr 'fast'"),
-    "one rate of 0 among others": ("--lr 1e-3,0", "lr=0.0"),
+    "one rate of 0 among others": ("--lr 1e-3,0", "--lr 0.0: must be above 0"),
 }
 TRAIN_ONLY = {
     "an unknown method": ("--method ailorra", "did you mean 'ailora'"),

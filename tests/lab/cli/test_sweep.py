@@ -268,7 +268,7 @@ def test_pruning_asks_and_deletes_what_came_to_nothing(
     assert "4 runs deleted" in call(f"runs {store} prune --state failed --yes").out
     assert interrupted.exists()
     monkeypatch.setattr("typer.confirm", lambda _: True)
-    assert "1 runs deleted" in call(f"runs {store} prune").out
+    assert "1 run deleted" in call(f"runs {store} prune").out
     assert len(list(store.glob("*/result.json"))) == 3
     assert (store / "my own folder").exists()
     assert "0 runs would be deleted" in call(f"runs {store} prune --yes").out

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from ailora.lab.cli import sweeps as module
 from ailora.lab.cli.sweeps import Board
-from ailora.lab.cli.words import run_words, value_words
-from ailora.lab.experiments.calibration import duration
+from ailora.lab.cli.words import run_words
 from ailora.lab.experiments.jobs import Elsewhere, Ended, Job, Step
 from ailora.lab.experiments.store import Failure
+from ailora.lab.experiments.wording import duration, value_words
 from ailora.lab.training import RunConfig
 
 JOBS = [
@@ -112,3 +112,14 @@ def test_settings_in_words() -> None:
     ]
     config = {"method": "lora", "rank": 4, "lr": 1e-3, "seed": 2}
     assert run_words(config, ["method", "rank"]) == "lora       rank 4  lr 0.001   seed 2"
+
+
+@pytest.mark.parametrize("width", [60, 40])
+def test_methods_and_scores_of_a_sweep_are_whole_on_narrow_terminals(width: int) -> None:
+    runs = [result(job, 0.5 + job.config.seed / 10) for job in JOBS]
+    console = Console(file=io.StringIO(), width=width)
+    console.print(module.standings_shown(runs, ["method"], "4 finished runs"))
+    for method in ("lora", "ailora"):
+        assert method in told(console)
+    assert told(console).count("0.5500 ± 0.0707") == 2
+    assert max(map(len, told(console).splitlines())) <= width

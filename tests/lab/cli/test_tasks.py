@@ -133,3 +133,34 @@ def test_tokens_of_a_source_are_the_runs_setting(call: Call, decoder: Path, tmp_
     check_refused(
         call(f"train {asked} --max-source-tokens 0"), "--max-source-tokens 0: must be at least 1"
     )
+
+
+@pytest.mark.parametrize("command", ["train", "compare --methods lora --seeds 0", "sweep"])
+def test_what_was_read_is_said_before_the_runs(
+    call: Call, tiny_model: Path, tmp_path: Path, command: str
+) -> None:
+    rows = [(f"{text} {n}", feeling > 0) for n, (text, feeling) in enumerate(sentences(40, seed=1))]
+    write_csv(tmp_path / "mail.csv", ("body", "urgent"), rows)
+    write_csv(tmp_path / "old.csv", ("body", "urgent"), [(rows[0][0].upper(), True), *rows[1:6]])
+    settings = {"task": str(tmp_path / "mail.csv"), "dev": str(tmp_path / "old.csv")}
+    settings |= {"model": str(tiny_model), "label": "urgent", "positive": "False"}
+    if command == "sweep":
+        lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
+        common = "\n".join(["[common]", *lines, 'text = ["body"]', "rank = 2", "epochs = 1"])
+        Path("s.toml").write_text(f'{common}\n[grid]\nmethod = ["lora"]\n')
+        ended = call("sweep s.toml --workers 1 --threads 1 --no-estimate")
+    else:
+        options = " ".join(f"--{name} {value}" for name, value in settings.items())
+        ended = call(f"{command} {options} --text body --rank 2 --epochs 1")
+    assert ended.code == 0, ended.err
+    for said in (
+        "mail.csv: classification on texts (text 'body', label 'urgent')",
+        "f1 is of 'False'",
+        "test rows have a text that train has too (case and spaces aside)",
+        "no test split given: the 6 dev rows are the test split",
+    ):
+        assert ended.out.count(said) == 1, ended.out
+    if command == "train":
+        notes = only_result()["data"]["notes"]
+        assert any("classes and their training rows: False" in note for note in notes)
+        assert "f1 of False" in ended.out

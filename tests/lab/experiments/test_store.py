@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,30 @@ from ailora.lab.training import RunConfig
 from ailora.lab.training.folder import FAILED, RunFolder
 
 CONFIG = asdict(RunConfig(rank=4))
-RESULT = {"config": CONFIG, "metrics": {}}
+SCORES = {"accuracy": 0.5}
+RESULT = {
+    "config": CONFIG,
+    "data": {"metric": "accuracy"},
+    "metrics": {"selection": SCORES, "test": SCORES},
+}
+SPOILED = {
+    "no metric": RESULT | {"metrics": {"selection": SCORES, "test": {}}},
+    "a text for a score": RESULT | {"metrics": {"selection": SCORES, "test": {"accuracy": "high"}}},
+    "a score that is NaN": RESULT
+    | {"metrics": {"selection": {"accuracy": math.nan}, "test": SCORES}},
+    "true for a score": RESULT | {"metrics": {"selection": SCORES, "test": {"accuracy": True}}},
+    "no scores": {"config": CONFIG, "data": {"metric": "accuracy"}, "schema": 3},
+    "scores in a list": RESULT | {"metrics": []},
+    "a config that is no table": RESULT | {"config": "lora"},
+    "a rate in words": RESULT | {"config": CONFIG | {"lr": "fast"}},
+    "no data": {"config": CONFIG, "metrics": RESULT["metrics"]},
+    "a metric without a name": RESULT | {"data": {"metric": 1}},
+    "seconds in words": RESULT | {"seconds": {"train": "long"}},
+    "an empty history": RESULT | {"history": []},
+    "a history of numbers": RESULT | {"history": [1]},
+    "a loss in words": RESULT | {"history": [{"step": 0, "epoch": 0, "loss": "low"}]},
+    "norms in words": RESULT | {"updates": [{"role": "q", "norm": "far", "relative": 1}]},
+}
 FAILURE = Failure(config=CONFIG, kind="memory", reason="out of memory")
 ID = "lora-movies-0123456789"
 
@@ -46,6 +71,8 @@ def store(tmp_path: Path) -> Store:
         ({"config.json": "{"}, "unknown"),
         ({"config.json": "[]"}, "unknown"),
         ({"metrics.jsonl": ""}, "unknown"),
+        ({"config.json": {"config": CONFIG | {"lr": "fast"}}}, "unknown"),
+        ({FAILED: {**asdict(FAILURE), "reason": 7}}, "unknown"),
     ],
 )
 def test_the_state_of_a_run(files: dict[str, Any], state: str, store: Store) -> None:
@@ -96,3 +123,30 @@ def test_a_run_is_removed_whole_but_not_from_under_a_process(store: Store) -> No
     (store.path / ID / LOCK).unlink()
     store.remove(ID)
     assert list(store.path.iterdir()) == []
+
+
+@pytest.mark.parametrize("result", SPOILED.values(), ids=SPOILED)
+def test_a_result_that_somebody_changed_is_damaged_and_says_how(
+    result: dict[str, Any], store: Store
+) -> None:
+    write(store.path / ID / "config.json", {"config": CONFIG})
+    write(store.path / ID / "result.json", result)
+    (found,) = store.runs()
+    assert (found.state, found.config, found.result) == ("damaged", CONFIG, None)
+    assert f"{ID}/result.json: is damaged: " in found.damage
+    assert "remove the run's folder" in found.damage
+
+
+def test_a_run_that_was_killed_before_it_wrote_anything_is_interrupted(store: Store) -> None:
+    owner = {"host": "here", "machine": "gone", "pid": 1, "started": 0.0, "token": "0"}
+    write(store.path / ID / LOCK, owner)
+    os.utime(store.path / ID / LOCK, (0, 0))
+    assert [run.state for run in store.runs()] == ["interrupted"]
+
+
+def test_the_runs_below_a_comparison_are_found(store: Store) -> None:
+    write(store.path / "runs" / ID / "result.json", RESULT)
+    assert [run.run_id for run in Store.within(store.path).runs()] == [ID]
+    assert [run.run_id for run in Store.within(store.path / "runs").runs()] == [ID]
+    write(store.path / ID / "result.json", RESULT)
+    assert Store.within(store.path).path == store.path

@@ -199,3 +199,33 @@ def test_another_setting_gives_another_file() -> None:
     one, other = asdict(RunConfig()), asdict(RunConfig(epochs=3))
     assert sweep_file_text([one]) != sweep_file_text([other])
     assert "epochs = 3.0" in sweep_file_text([other])
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "")
+    path.write_bytes(b"\xef\xbb\xbf[common]\r\nrank = 4\r\n")
+    assert [run.rank for run in distinct(read_sweep_file(path))] == [4]
+
+
+@pytest.mark.parametrize("text", ["", "\n# nothing yet\n", "[common]\n", "[common]\n[grid]\n"])
+def test_a_file_that_asks_for_nothing_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"sweep\.toml: nothing to do"):
+        read_sweep_file(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[common]\nrank = 4\n[grid]\nrank = [8, 16]\n",
+        "[[grid]]\nrank = [8]\ncommon = {rank = 4}\n",
+    ],
+)
+def test_a_setting_in_common_and_in_the_grid_is_refused_by_name(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'rank' stands in \[common\] and in \[grid\]"):
+        read_sweep_file(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("rate", [1e9, 1e-5, 2.5e-3, 0.12345678901234, 3.0])
+def test_a_rate_comes_back_to_the_last_digit(rate: float, tmp_path: Path) -> None:
+    text = sweep_file_text([asdict(RunConfig(lr=rate))])
+    assert [run.lr for run in distinct(read_sweep_file(written(tmp_path, text)))] == [rate]

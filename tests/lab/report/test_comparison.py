@@ -5,7 +5,7 @@ import math
 import pytest
 
 from ailora.errors import UserError
-from ailora.lab.report.comparison import Summary, summarize
+from ailora.lab.report.comparison import Summary, metric_words, summarize
 from tests.lab.report.runs import comparison, run
 
 
@@ -87,3 +87,23 @@ def test_without_lora_there_is_no_difference() -> None:
     summary = summarize(comparison([run("ailora", 0, 0.9), run("pissa", 0, 0.8)]))[0]
     assert summary.paired is None
     assert summary.verdict == ""
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"metric": "f1", "labels": ["bad", "good"]}, "f1 is of the last class, 'good'"),
+        (
+            {"metric": "f1", "labels": ["bad", "good"], "positive": "bad"},
+            "f1 is of the positive class, 'bad'",
+        ),
+        (
+            {"metric": "f1", "labels": ["a", "b", "c"], "positive": None},
+            "f1 is the mean over the 3 classes, each counting alike (macro)",
+        ),
+        ({"metric": "accuracy", "labels": ["bad", "good"]}, ""),
+        ({"metric": "f1", "labels": None}, ""),
+    ],
+)
+def test_a_metric_says_what_it_is_of(data, words):
+    assert metric_words(data) == words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -132,3 +133,47 @@ def test_an_empty_folder_is_a_report_too(tmp_path: Path) -> None:
     report = store_report(store_of(tmp_path / "none", []).runs(), "t")
     assert report.counted == "no runs"
     assert report.scores == report.parts == report.published == []
+
+
+def test_of_two_rates_one_of_which_always_diverges_one_true_thing_is_said(tmp_path: Path) -> None:
+    runs = [full_run(method, seed, 0.7) for method in ("lora", "ailora") for seed in (0, 1)]
+    store = store_of(tmp_path, runs)
+    for method in ("lora", "ailora"):
+        for seed in (0, 1):
+            failed_in(store, "diverged", method=method, seed=seed, lr=1e9)
+    report = store_report(store.runs())
+    (part,) = report.parts
+    said = part.comparison.caveat
+    assert part.comparison.chosen == "selected"
+    assert "its own best learning rate, which is the only one at which it finished" in said
+    assert "every run at 1e+09 failed" in said
+    assert "at one learning rate" not in said
+    assert "give several" not in said
+    plan = tmp_path / "again.toml"
+    plan.write_text(report.plan, encoding="utf-8")
+    again = distinct(read_sweep_file(plan))
+    assert {(run.method, run.seed, run.lr) for run in again} == {
+        (method, seed, lr) for method in ("lora", "ailora") for seed in (0, 1) for lr in (1e-3, 1e9)
+    }
+    assert "1e+09" in report.plan
+    assert {row[3] for row in report.unfinished} == {"1e+09"}
+
+
+def test_a_rate_that_failed_for_one_method_alone_is_said_of_it(tmp_path: Path) -> None:
+    store = store_of(tmp_path, [full_run("lora", 0, 0.7), full_run("ailora", 0, 0.7, lr=5e-3)])
+    failed_in(store, "diverged", method="lora", lr=1e9)
+    failed_in(store, "diverged", method="ailora", lr=2e9)
+    (part,) = store_report(store.runs()).parts
+    assert "every run of LoRA at 1e+09; of AILoRA at 2e+09 failed" in part.comparison.caveat
+
+
+def test_a_damaged_result_is_listed_with_the_reason(tmp_path: Path) -> None:
+    store = store_of(tmp_path, [full_run("lora", 0, 0.7), full_run("ailora", 0, 0.7)])
+    (path,) = tmp_path.glob("ailora*/result.json")
+    content = json.loads(path.read_text()) | {"metrics": {"selection": {}, "test": {}}}
+    path.write_text(json.dumps(content))
+    report = store_report(store.runs())
+    assert report.counted == "1 finished, 1 damaged"
+    ((name, state, *_, why),) = report.unfinished
+    assert (name, state) == (path.parent.name, "damaged")
+    assert "it has no accuracy on the selection split" in why

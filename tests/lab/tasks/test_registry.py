@@ -151,7 +151,7 @@ def test_a_python_file_without_a_task_is_refused(code: str, reason: str, tmp_pat
 
 
 def test_options_that_a_task_has_no_use_for_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="task 'squad_v1' takes no regression, text"):
+    with pytest.raises(UserError, match="task 'squad_v1' takes no label, regression, text"):
         load_task("squad_v1", data=tmp_path, regression=True, text=("a",), label="label")
     with pytest.raises(UserError, match="task 'movies' takes no data folder"):
         load_task("movies", data=tmp_path)

@@ -90,6 +90,16 @@ def test_a_missing_part_of_the_body_is_told(
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize("model_type", ["bert", "deberta-v2", "t5"])
+def test_a_folder_without_a_tokenizer_is_refused(
+    model_type: str, copy: Path, task: TextTask
+) -> None:
+    for path in (*copy.glob("tokenizer*"), *copy.glob("vocab*"), *copy.glob("special*")):
+        path.unlink()
+    change_config(copy, model_type=model_type)
+    assert "tokenizer" in refusal(copy, task)
+
+
 def test_pickled_weights_are_refused(copy: Path, task: TextTask) -> None:
     (copy / "model.safetensors").unlink()
     torch.save({}, copy / "pytorch_model.bin")

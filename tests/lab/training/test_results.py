@@ -48,7 +48,9 @@ def test_the_tables_within_settings_of_schema_2_are_read() -> None:
 
 def test_todays_result_comes_back_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
-    result = {"config": asdict(RunConfig()), "metrics": {"test": {"accuracy": 0.5}}}
+    scores = {"accuracy": 0.5}
+    result = {"config": asdict(RunConfig()), "data": {"metric": "accuracy"}}
+    result |= {"metrics": {"selection": scores, "test": scores}}
     path.write_text(json.dumps(stamped(result)), encoding="utf-8")
     assert read_result(path) == stamped(result)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,14 +47,14 @@ class _Found:
 
     Attributes:
         title: Heading above the tables.
-        tables: Tables for the terminal.
+        tables: What prints each table on the terminal.
         files: Rows of each CSV file, by its name; the first are those of the JSON.
         words: Lines below the tables.
         texts: What was measured on texts.
     """
 
     title: str
-    tables: list[Table]
+    tables: list[Callable[[], None]]
     files: dict[str, Sequence[Row]]
     words: list[str]
     texts: Row | None = field(default=None)
@@ -89,10 +90,11 @@ def analyze(
     from ailora.lab.analysis.runs import is_run
 
     quiet_libraries()
-    _check(other, full, texts, of_run=is_run(Path(what)))
+    path = Path(what).expanduser()
+    _check(other, full, texts, of_run=is_run(path))
     with console.status("measuring"):
-        if is_run(Path(what)):
-            found = _of_run(Path(what), full, texts, intruders)
+        if is_run(path):
+            found = _of_run(path, full, texts, intruders)
         elif other is not None:
             found = _between(what, other, intruders)
         else:
@@ -155,7 +157,7 @@ def _changed(
     rows = layer_rows(changes, full.changes if full else None, with_intruders=intruders)
     return _Found(
         title=title,
-        tables=_layer_tables(rows) if rows else [],
+        tables=[partial(_show_layers, one) for one in _layer_tables(rows)] if rows else [],
         files={"layers.csv": [flat(row) for row in rows]},
         words=[
             *findings.on_layers(rows),
@@ -167,7 +169,7 @@ def _changed(
 
 
 def _of_model(model: str, rank: int) -> _Found:
-    from ailora.cli.inspect import spectra_table
+    from ailora.cli.inspect import show_spectra
     from ailora.lab.analysis import findings
     from ailora.pretrained import load_backbone
     from ailora.roles.spectra import spectra
@@ -181,7 +183,7 @@ def _of_model(model: str, rank: int) -> _Found:
     ]
     return _Found(
         title=f"spectra of {model}",
-        tables=[spectra_table(found)],
+        tables=[partial(show_spectra, found)],
         files={"spectra.csv": [_spectra_row(one) for one in found], "singular_values.csv": values},
         words=findings.on_spectra(found),
     )
@@ -194,6 +196,14 @@ def _layer_tables(rows: Sequence[LayerRow]) -> list[Table]:
         found.append(_layer_table(rows, _WHERE_TO))
         found[-1].title = "similarity to full fine-tuning's dW (1: the same subspace)"
     return found
+
+
+def _show_layers(table: Table) -> None:
+    """Print a table of layers; what is measured first says most, and stays longest."""
+    from ailora.cli.console import show
+
+    titles = [str(column.header) for column in table.columns]
+    show(table, whole=titles[:3], drop=titles[:2:-1])
 
 
 def _spectra_row(one: Spectrum) -> dict[str, Any]:
@@ -261,8 +271,8 @@ def _show(found: _Found, as_json: bool) -> None:
         console.print_json(data=data)
         return
     console.print(escape(found.title), highlight=False)
-    for table in found.tables:
-        console.print(table)
+    for show_table in found.tables:
+        show_table()
     for line in found.words:
         console.print(line, highlight=False, markup=False)
 

@@ -24,7 +24,11 @@ DEMO_EVAL_ROWS = 400
 CURVE = {"evaluations": 4, "monitor_rows": 100}  # what the curves of the report need
 
 
-@options.settings_as_options(leave_out=("method", "seed", "lr"), defaults=CURVE)
+@options.settings_as_options(
+    leave_out=("method", "seed", "lr"),
+    defaults=CURVE,
+    others={"method": "methods", "seed": "seeds"},
+)
 def compare(
     settings: options.Given,
     preset: options.Preset = None,
@@ -111,11 +115,11 @@ def _compare(grid: Grid, engine_name: str, out: Path) -> None:
 
 
 def _report(outcome: Outcome, stored: Sequence[Stored], seconds: float, out: Path) -> None:
-    from ailora.cli.console import console
+    from ailora.cli.console import console, show
     from ailora.errors import UserError
     from ailora.lab.report.page import write_comparison
     from ailora.lab.report.store_report import store_report
-    from ailora.lab.report.summary import summary_table
+    from ailora.lab.report.summary import SUMMARY_DROP, summary_header, summary_table
 
     if not outcome.runs:
         raise UserError(f"every run failed; the first: {outcome.failed[0].reason}")
@@ -124,5 +128,6 @@ def _report(outcome: Outcome, stored: Sequence[Stored], seconds: float, out: Pat
     with console.status("drawing the report"):
         page = write_comparison(report, out, command=command, seconds=seconds)
     for part in report.parts:
-        console.print(summary_table(part.comparison))
+        whole = summary_header(part.comparison)[:2]
+        show(summary_table(part.comparison), whole=whole, drop=SUMMARY_DROP)
     console.print(f"report: {page.resolve()}", soft_wrap=True, highlight=False)

@@ -8,11 +8,20 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
+from ailora.cli.endings import one_line
 from ailora.cli.main import app
 from ailora.cli.main import main as run
 from ailora.errors import UserError
 from ailora.lab.cli import analyze, compare, paper, params, report, runs, score, sweep, train
 
+_SAME = "what is finished is kept in {out}, and the same command goes on from there"
+# What a command that is stopped leaves, and how to go on.
+KEPT = {
+    "train": "checkpoints are kept below {out}, and the same command with --resume goes on",
+    "compare": _SAME,
+    "sweep": _SAME,
+    "paper": _SAME,
+}
 INSTALL = 'pip install "ailora[lab]"'
 
 
@@ -54,7 +63,8 @@ for command in (
     *(compare.compare, train.train, score.score, sweep.sweep, runs.runs, report.report),
     *(paper.paper, analyze.analyze, params.params),
 ):
-    app.command(command.__name__, rich_help_panel="Laboratory")(laboratory(command))
+    checked = one_line(laboratory(command), KEPT.get(command.__name__, ""))
+    app.command(command.__name__, rich_help_panel="Laboratory")(checked)
 
 
 def main() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -15,6 +17,12 @@ from ailora.lab.settings import SETTINGS, RunConfig, Setting
 
 if TYPE_CHECKING:
     from ailora.lab.training.published import Published
+
+# A setting as Python's messages write it: rank=0, on_broken='skip', text=('a', 'b').
+_SAID = re.compile(
+    rf"(?<![\w.\-/?&])(?P<name>{'|'.join(SETTINGS)})="
+    r"(?P<value>\"[^\"]*\"|'[^']*'|\([^()]*\)|\[[^\[\]]*\]|[\w.+-]*[\w+-])"
+)
 
 Given = dict[str, Any]  # the settings that the user gave, by name
 
@@ -54,6 +62,7 @@ def settings_as_options(
     *,
     leave_out: Collection[str] = (),
     defaults: Mapping[str, Any] | None = None,
+    others: Mapping[str, str] = MappingProxyType({}),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each setting of a run, in place of its first parameter.
 
@@ -63,6 +72,7 @@ def settings_as_options(
         names: The settings; None for all.
         leave_out: Those that the command has no option for.
         defaults: The command's own, for ``--help``; the command applies them itself.
+        others: Options of the command for settings that were left out, by setting.
     """
     chosen = [
         setting
@@ -75,7 +85,11 @@ def settings_as_options(
         def called(**options: Any) -> None:
             typed = {setting.name: options.pop(setting.name) for setting in chosen}
             given = {name: value for name, value in typed.items() if value is not None}
-            command({name: _checked(SETTINGS[name], given[name]) for name in given}, **options)
+            checked = {name: _checked(SETTINGS[name], given[name]) for name in given}
+            try:
+                command(checked, **options)
+            except UserError as error:
+                raise UserError(in_options(str(error), others)) from error
 
         hints = get_type_hints(command, include_extras=True)
         own = list(inspect.signature(command).parameters.values())[1:]
@@ -92,6 +106,32 @@ def settings_as_options(
         return called
 
     return decorate
+
+
+def in_options(message: str, others: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A message in the words of the command line.
+
+    >>> in_options("x.csv:3: no label; on_broken='skip' leaves such rows out")
+    'x.csv:3: no label; --on-broken skip leaves such rows out'
+
+    Args:
+        message: The message, which writes settings as Python does.
+        others: Options with another name than their setting.
+    """
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found["name"], found["value"]
+        spelled = f"--{others.get(name, _spelled(name))}"
+        if value == "True":
+            return spelled
+        if value == "False":
+            return f"--{SETTINGS[name].off or f'no-{_spelled(name)}'}"
+        if value[0] in "([":
+            parts = (part.strip(" '\"") for part in value[1:-1].split(","))
+            return f"{spelled} {','.join(filter(None, parts))}"
+        return f"{spelled} " + value.strip("'\"")
+
+    return _SAID.sub(option, message)
 
 
 def run_config(given: Given, published: Published | None = None) -> RunConfig:

@@ -50,12 +50,13 @@ def paper(
     Examples: `ailora paper table1` · `ailora paper table1 --scale paper --dry-run` ·
     `ailora paper table4 --scale small --data sets`
     """
-    from ailora.cli.console import console, quiet_libraries
+    from ailora.cli.console import console, quiet_libraries, show
     from ailora.lab.cli import sweeps
     from ailora.lab.cli.words import plan_table
     from ailora.lab.experiments import Store
     from ailora.lab.experiments.grid import distinct
     from ailora.lab.experiments.recipes import check_scale, make_recipe
+    from ailora.lab.experiments.wording import counted
     from ailora.lab.training.folder import check_writable
 
     quiet_libraries()
@@ -63,7 +64,7 @@ def paper(
     chosen = sweeps.engine_named(engine, workers, threads, address, cpus_per_run, gpus_per_run)
     number = len(distinct(recipe.grids))
     title = f"{recipe.name}: {recipe.title}"
-    console.print(plan_table(title, recipe.grids, f"{number:,} runs in all"))
+    show(plan_table(title, recipe.grids, f"{counted(number, 'run')} in all"), whole=("runs",))
     for note in recipe.notes:
         console.print(f"note: {note}", style="dim", highlight=False, markup=False)
     if dry_run:
@@ -80,7 +81,7 @@ def paper(
 
 
 def _report(recipe: Recipe, scale: str, outcome: Outcome, out: Path) -> None:
-    from ailora.cli.console import console
+    from ailora.cli.console import console, show
     from ailora.files import write_atomic
     from ailora.lab.cli import sweeps
     from ailora.lab.experiments.best_rates import varied
@@ -94,7 +95,9 @@ def _report(recipe: Recipe, scale: str, outcome: Outcome, out: Path) -> None:
     lines = lines_of(published, outcome.runs)
     made = laid_out(f"{recipe.name} ({scale}): {recipe.title}", lines)
     said = conclusions(lines)
-    console.print(made.rich())
+    measured = [title for title in made.header if title.endswith("s.d.")]
+    others = [title for title in reversed(made.header[2:]) if title not in measured]
+    show(made.rich(), whole=("method", *measured), drop=others)
     for words in said:
         console.print(words, highlight=False, markup=False)
     sweeps.say_failed(outcome, varied([failed.config for failed in outcome.failed]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -54,7 +55,7 @@ def params(
     Examples: `ailora params` · `ailora params --table 5` ·
     `ailora params --model llama-2-7b --method ailora,dora --rank 32`
     """
-    from ailora.cli.console import console, quiet_libraries
+    from ailora.cli.console import console, quiet_libraries, show
 
     quiet_libraries()
     _check(model, method, rank, labels, table)
@@ -63,7 +64,11 @@ def params(
     if as_json:
         console.print_json(data=[_plain(row) for row in rows])
     else:
-        console.print(_table(model, rows))
+        show(
+            _table(model, rows),
+            whole=("method", "adapter", "the paper (which)"),
+            drop=("head", "both"),
+        )
 
 
 def _check(model: str, method: str | None, rank: int, labels: int, table: int | None) -> None:
@@ -145,7 +150,7 @@ def _config(model: str) -> Any:
 
     if model in ARCHITECTURES:
         return architecture(model)
-    source = str(demo.encoder_dir()) if model == "demo" else model
+    source = str(demo.encoder_dir()) if model == "demo" else str(Path(model).expanduser())
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

@@ -138,10 +138,8 @@ def _store(path: Path, *, may_be_empty: bool) -> Store:
 
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give one that train, sweep or paper made")
-    own, below = Store(path), Store(path / "runs")
-    if not own.runs() and below.path.is_dir():
-        own = below
-    if not may_be_empty and not own.runs():
+    own = Store.within(path)
+    if not may_be_empty and not own.names():
         raise UserError(f"{path}: there are no runs in it; give a folder that holds some")
     return own
 

@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 
     from ailora.lab.experiments.store import Store, Stored
 
-_STATES = ("finished", "running", "failed", "interrupted", "unknown")
+_STATES = ("finished", "running", "failed", "interrupted", "damaged", "unknown")
 _PRUNED = ("failed", "interrupted", "unknown")
 _NUMBERS = {"show": 1, "compare": 2}
 
 
 def runs(
     store: Annotated[
-        Path, typer.Argument(metavar="STORE", help="Folder of runs: --out of train or sweep.")
+        Path,
+        typer.Argument(metavar="STORE", help="Folder of runs: --out of train, sweep, compare."),
     ],
     action: Annotated[
         str, typer.Argument(metavar="[list|show|compare|prune]", help="What to do.")
@@ -43,7 +44,7 @@ def runs(
     ] = None,
     state: Annotated[
         str | None,
-        typer.Option(help="Only finished, running, failed, interrupted or unknown ones."),
+        typer.Option(help="Only finished, running, failed, interrupted, damaged or unknown ones."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Prune without asking.")] = False,
@@ -66,7 +67,8 @@ def runs(
     given = ids or []
     if len(given) != _NUMBERS.get(action, 0):
         raise UserError(f"{action} takes {_NUMBERS.get(action, 0)} names of runs, not {len(given)}")
-    found = _chosen(Store(store).runs(), where or [], state)
+    kept = Store.within(store)
+    found = _chosen(kept.runs(), where or [], state)
     if action == "list":
         _list(found, as_json)
     elif action == "show":
@@ -74,7 +76,7 @@ def runs(
     elif action == "compare":
         _compare(_named(given[0], found), _named(given[1], found), as_json)
     elif action == "prune":
-        _prune(Store(store), found, yes, dry_run)
+        _prune(kept, found, yes, dry_run)
     else:
         raise UserError(f"{action!r} is none of list, show, compare, prune")
 
@@ -125,12 +127,12 @@ def _named(part: str, found: Sequence[Stored]) -> Stored:
 
 def _list(found: Sequence[Stored], as_json: bool) -> None:
     """One line per run, and how many there are in each state."""
-    from ailora.cli.console import console
+    from ailora.cli.console import console, show
 
     if as_json:
         _print_json([_as_json(run) for run in found])
         return
-    console.print(_run_table(found))
+    show(_run_table(found), whole=("run", "state", "score"), drop=(*_varied(found), "seed", "lr"))
     states: Counter[str] = Counter(run.state for run in found)
     counted = ", ".join(f"{states[state]} {state}" for state in _STATES if states[state])
     console.print(counted or "no runs", highlight=False)
@@ -140,19 +142,33 @@ def _run_table(found: Sequence[Stored]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from ailora.lab.cli.words import result_words, value_words
-    from ailora.lab.experiments.best_rates import varied
+    from ailora.lab.cli.words import result_words
+    from ailora.lab.experiments.wording import value_words
 
-    names = varied([run.config for run in found if run.config])
+    names = _varied(found)
+    reasons = any(map(_reason, found))
     table = Table()
-    for column in ("run", "state", *names, "lr", "seed", "score or reason"):
+    for column in ("run", "state", *names, "lr", "seed", "score", *["reason"] * reasons):
         table.add_column(column, overflow="fold")
     for run in found:
-        ended = run.result or run.failure
-        words = result_words(ended) if ended else str(run.owner or "")
         settings = [value_words(run.config.get(name, "")) for name in (*names, "lr", "seed")]
-        table.add_row(*map(Text, (run.run_id, run.state, *settings, words)))
+        score = result_words(run.result) if run.result else ""
+        ended = (score, *[_reason(run)] * reasons)
+        table.add_row(*map(Text, (run.run_id, run.state, *settings, *ended)))
     return table
+
+
+def _varied(found: Sequence[Stored]) -> list[str]:
+    from ailora.lab.experiments.best_rates import varied
+
+    return varied([run.config for run in found if run.config])
+
+
+def _reason(run: Stored) -> str:
+    """Why a run has no score, or who is working on it."""
+    from ailora.lab.cli.words import result_words
+
+    return result_words(run.failure) if run.failure else run.damage or str(run.owner or "")
 
 
 def _as_json(run: Stored) -> dict[str, Any]:
@@ -165,6 +181,7 @@ def _as_json(run: Stored) -> dict[str, Any]:
         "failure": {"kind": run.failure.kind, "reason": run.failure.reason}
         if run.failure
         else None,
+        "damage": run.damage or None,
         "owner": str(run.owner) if run.owner else None,
     }
 
@@ -173,15 +190,20 @@ def _show(run: Stored, as_json: bool) -> None:
     """A run's settings, its scores or why it has none."""
     from ailora.cli.console import console
     from ailora.lab.cli.words import result_words
+    from ailora.lab.experiments.wording import value_words
 
     if as_json:
         _print_json(_as_json(run) | {"result": run.result})
         return
     lines = [f"{run.run_id}  {run.state}  {run.owner or ''}".rstrip()]
-    lines += [f"  {name}: {value}" for name, value in run.config.items() if value is not None]
+    lines += [
+        f"  {name}: {value_words(value)}" for name, value in run.config.items() if value is not None
+    ]
     for split, scores in (run.result["metrics"] if run.result else {}).items():
         words = "  ".join(f"{metric} {score:.4f}" for metric, score in scores.items())
         lines.append(f"  {split}: {words}")
+    if run.damage:
+        lines.append(f"  {run.damage}")
     if run.failure is not None:
         lines += [f"  {result_words(run.failure)}", run.failure.details]
     for line in lines:
@@ -193,7 +215,8 @@ def _compare(first: Stored, second: Stored, as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ailora.cli.console import console
+    from ailora.cli.console import show
+    from ailora.lab.experiments.wording import value_words
 
     sides = [_flat(run) for run in (first, second)]
     differing = {
@@ -208,9 +231,10 @@ def _compare(first: Stored, second: Stored, as_json: bool) -> None:
     for column in ("", first.run_id, second.run_id):
         table.add_column(column, overflow="fold")
     for name, values in differing.items():
-        words = (f"{v:.4f}" if name.startswith(("selection ", "test ")) else str(v) for v in values)
+        scored = name.startswith(("selection ", "test "))
+        words = ("-" if v is None else f"{v:.4f}" if scored else value_words(v) for v in values)
         table.add_row(*map(Text, (name, *words)))
-    console.print(table)
+    show(table, whole=("",))
 
 
 def _flat(run: Stored) -> dict[str, Any]:
@@ -227,15 +251,16 @@ def _print_json(content: Any) -> None:
 
 def _prune(store: Store, found: Sequence[Stored], yes: bool, dry_run: bool) -> None:
     from ailora.cli.console import console
+    from ailora.lab.experiments.wording import counted
 
     doomed = [run for run in found if run.state in _PRUNED]
     for run in doomed:
         console.print(f"{run.run_id}  {run.state}", highlight=False, markup=False, soft_wrap=True)
     if not doomed or dry_run:
-        console.print(f"{len(doomed)} runs would be deleted", highlight=False)
+        console.print(f"{counted(len(doomed), 'run')} would be deleted", highlight=False)
         return
-    if not yes and not typer.confirm(f"Delete these {len(doomed)} runs?"):
+    if not yes and not typer.confirm(f"Delete {counted(len(doomed), 'run')}?"):
         raise typer.Exit(1)
     for run in doomed:
         store.remove(run.run_id)
-    console.print(f"{len(doomed)} runs deleted", highlight=False)
+    console.print(f"{counted(len(doomed), 'run')} deleted", highlight=False)

@@ -42,7 +42,7 @@ def score(
     """
     import json
 
-    from ailora.cli.console import console, progress, quiet_libraries
+    from ailora.cli.console import progress, quiet_libraries, show
     from ailora.files import write_atomic
     from ailora.lab.tasks import load_task
     from ailora.lab.training.scoring import score as score_rows
@@ -58,7 +58,8 @@ def score(
             run / "adapter" if run else None,
             on_progress=lambda done, of, what: bar.update(line, completed=done, total=of),
         )
-    console.print(_table(found, run or config.model, rows.name))
+    made = _table(found, run or config.model, rows.name)
+    show(made, whole=[str(column.header) for column in made.columns])
     if out is not None:
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in found.outputs)
         write_atomic(out, "".join(lines))
@@ -76,6 +77,7 @@ def _settings(run: Path | None, given: options.Given) -> RunConfig:
 
 def _table(found: Scored, what: Path | str, task: str) -> Table:
     from ailora.lab.cli.scores import score_table
+    from ailora.lab.experiments.wording import counted
 
     scores = {"test": found.metrics}
     if found.by_group:  # there may be many groups, so they are the lines
@@ -85,5 +87,5 @@ def _table(found: Scored, what: Path | str, task: str) -> Table:
             for metric in found.metrics
         }
     table = score_table(f"{what} on {task}", scores)
-    table.caption = f"{len(found.outputs)} test rows"
+    table.caption = counted(len(found.outputs), "test row")
     return table

@@ -48,13 +48,14 @@ def sweep(
     Examples: `ailora sweep sweep.toml --dry-run` · `ailora sweep sweep.toml --out results` ·
     `ailora sweep sweep.toml --engine ray --address auto --gpus-per-run 1`
     """
-    from ailora.cli.console import console, quiet_libraries
+    from ailora.cli.console import quiet_libraries, show
     from ailora.lab.cli import sweeps
     from ailora.lab.cli.words import plan_table
     from ailora.lab.experiments import Store
     from ailora.lab.experiments.grid import distinct
     from ailora.lab.experiments.jobs import Tasks
     from ailora.lab.experiments.sweep_file import read_sweep_file
+    from ailora.lab.experiments.wording import counted
     from ailora.lab.training.folder import check_writable
 
     quiet_libraries()
@@ -62,7 +63,7 @@ def sweep(
     grids, store = read_sweep_file(file), Store(out)
     runs = distinct(grids)
     check_writable(out)
-    console.print(plan_table(str(file), grids, f"{len(runs):,} runs"))
+    show(plan_table(str(file), grids, counted(len(runs), "run")), whole=("runs",))
     if dry_run:
         _, todo = sweeps.look(runs, store, Tasks(), retry=retry_failed)
         if estimate:
@@ -76,10 +77,12 @@ def sweep(
 
 def _say_outcome(outcome: Outcome) -> None:
     from ailora.cli.console import console
-    from ailora.lab.cli.sweeps import say_failed, standings_table
+    from ailora.lab.cli.sweeps import say_failed, standings_shown
     from ailora.lab.experiments.best_rates import varied
+    from ailora.lab.experiments.wording import counted
 
     names = varied([run["config"] for run in outcome.runs] + [f.config for f in outcome.failed])
     if outcome.runs:
-        console.print(standings_table(outcome.runs, names, f"{len(outcome.runs)} finished runs"))
+        title = counted(len(outcome.runs), "finished run")
+        console.print(standings_shown(outcome.runs, names, title), crop=False)
     say_failed(outcome, names)

@@ -16,15 +16,16 @@ from rich.table import Table
 from rich.text import Text
 
 from ailora.cli.console import console
+from ailora.cli.narrow import Fitted
 from ailora.errors import UserError
-from ailora.lab.cli.words import result_words, run_words, value_words
+from ailora.lab.cli.words import result_words, run_words
 from ailora.lab.experiments import sweep as run_all
 from ailora.lab.experiments.best_rates import standings, varied
-from ailora.lab.experiments.calibration import duration
 from ailora.lab.experiments.engines.here import Here
 from ailora.lab.experiments.jobs import Elsewhere, Ended, Event, Step, Tasks, jobs_of
 from ailora.lab.experiments.store import Failure
 from ailora.lab.experiments.sweep import Agenda
+from ailora.lab.experiments.wording import counted, duration, number_words, value_words
 
 if TYPE_CHECKING:
     from ailora.lab.experiments import Outcome, Store
@@ -70,7 +71,8 @@ def do_runs(
 ) -> Outcome:
     """Say what is done already and how long the rest takes, and do it while a board is shown."""
     tasks = tasks or Tasks()
-    jobs, todo = look(runs, store, tasks, retry=retry)
+    first = isinstance(engine, Here)  # it tells of bad input itself, before anything is printed
+    jobs, todo = look(runs, store, tasks, retry=retry, quiet=first)
     weights = estimated(engine, todo, store) if estimate else {}
     states = states_of(jobs, store)
     ended = [state in ("finished", "failed") for state in states.values()]
@@ -83,6 +85,8 @@ def do_runs(
         if agenda is not None:  # not before the first run goes well: bad input leaves nothing
             agenda.write(store.path)
             agenda = None
+            if first:
+                say_data(tasks)
         board.tell(event)
 
     with board.shown():
@@ -92,15 +96,26 @@ def do_runs(
 
 
 def look(
-    runs: Iterable[RunConfig], store: Store, tasks: Tasks, *, retry: bool
+    runs: Iterable[RunConfig], store: Store, tasks: Tasks, *, retry: bool, quiet: bool = False
 ) -> tuple[list[Job], list[Job]]:
-    """All runs and those left to do; also prints how many are in which state."""
+    """All runs and those left to do; also prints how many are in which state.
+
+    And what was read of the data, unless ``quiet``.
+    """
     with console.status("reading the data"):
         jobs = jobs_of(runs, tasks, store)
+    if not quiet:
+        say_data(tasks)
     states = states_of(jobs, store)
     if set(states.values()) != {"new"}:
-        console.print(counted(list(states.values())), highlight=False)
+        console.print(states_words(list(states.values())), highlight=False)
     return jobs, left_to_do(jobs, states, retry=retry)
+
+
+def say_data(tasks: Tasks) -> None:
+    """Print what was read of the data of all runs."""
+    for line in tasks.said():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def states_of(jobs: Sequence[Job], store: Store) -> dict[str, str]:
@@ -109,17 +124,17 @@ def states_of(jobs: Sequence[Job], store: Store) -> dict[str, str]:
     return {name: "new" if state == "unknown" else state for name, state in found.items()}
 
 
-def counted(states: Sequence[str]) -> str:
+def states_words(states: Sequence[str]) -> str:
     """How many runs are in which state, in words."""
     known = ", ".join(f"{number} {state}" for state, number in Counter(states).items())
-    return f"{len(states)} runs: {known}"
+    return f"{counted(len(states), 'run')}: {known}"
 
 
 def left_to_do(jobs: Sequence[Job], states: dict[str, str], *, retry: bool) -> list[Job]:
     """The runs that a sweep will do; warns of data that cannot be read."""
     for reason in dict.fromkeys(job.unreadable.reason for job in jobs if job.unreadable):
         console.print(f"warning: {reason}", highlight=False, markup=False, soft_wrap=True)
-    ended = {"finished"} if retry else {"finished", "failed"}
+    ended = {"finished", "damaged"} if retry else {"finished", "damaged", "failed"}
     return [job for job in jobs if states[job.run_id] not in ended and job.unreadable is None]
 
 
@@ -144,8 +159,8 @@ def estimated(
     whole = sum(found.values()) / min(layout.workers, len(todo))
     unmeasured = len(todo) - len(found)
     console.print(
-        f"about {duration(whole)} for {len(found)} runs, {layout.workers} at a time with "
-        f"{layout.threads} thread{'s' * (layout.threads > 1)} each"
+        f"about {duration(whole)} for {counted(len(found), 'run')}, {layout.workers} at a time "
+        f"with {counted(layout.threads, 'thread')} each"
         + (f"; {unmeasured} could not be measured" if unmeasured else ""),
         highlight=False,
     )
@@ -238,7 +253,7 @@ class Board:
             Text(f"  {run_words(asdict(e.job.config), self.names)}  {e.what} {e.step}/{e.steps}")
             for e in self.running.values()
         ]
-        return Group(bar, *lines, standings_table(self.runs, self.names, "so far"))
+        return Group(bar, *lines, standings_shown(self.runs, self.names, "so far"))
 
     def _count(self, event: Ended) -> None:
         self.running.pop(event.job.run_id, None)
@@ -258,6 +273,12 @@ class Board:
         self.console.print(words, highlight=False, markup=False, soft_wrap=True)
 
 
+def standings_shown(runs: Sequence[Run], names: Sequence[str], title: str) -> Fitted:
+    """The table of `standings_table` as a narrow terminal takes it."""
+    drop = ("selection", "seeds", "metric")
+    return Fitted(standings_table(runs, names, title), whole=(*names, "lr", "test"), drop=drop)
+
+
 def standings_table(runs: Sequence[Run], names: Sequence[str], title: str) -> Table:
     """Each setting at its best rate: seeds, and the scores that chose and that are reported."""
     table = Table(title=title, title_justify="left", caption_justify="left")
@@ -271,5 +292,5 @@ def standings_table(runs: Sequence[Run], names: Sequence[str], title: str) -> Ta
         spread = "" if one.spread is None else f" ± {one.spread:.4f}"
         scores = (one.metric, f"{one.selection:.4f}", f"{one.test:.4f}{spread}")
         settings = (value_words(one.config[name]) for name in names)
-        table.add_row(*map(Text, (*settings, f"{one.rate:g}", str(one.seeds), *scores)))
+        table.add_row(*map(Text, (*settings, number_words(one.rate), str(one.seeds), *scores)))
     return table

@@ -28,7 +28,7 @@ def train(
     `ailora train --task reviews.csv --text body --label stars --method ailora --lr 1e-3` ·
     `ailora train --task cola --model FacebookAI/roberta-large --preset paper`
     """
-    from ailora.cli.console import console, progress, quiet_libraries
+    from ailora.cli.console import console, progress, quiet_libraries, show
     from ailora.lab.methods.table import method_named
     from ailora.lab.tasks import load_task
     from ailora.lab.training import train as run
@@ -42,21 +42,22 @@ def train(
     check_writable(out)
     _say_sources(published)
     data = load_task(config.task, **config.task_options())
+    unsaid = list(data.said(most=8))
     with progress() as bar:
         line = bar.add_task(f"{config.method} on {data.name}", total=None)
-        result = run(
-            config,
-            data,
-            out,
-            resume=resume,
-            on_progress=lambda step, steps, what: bar.update(
-                line,
-                description=f"{config.method} on {data.name}: {what}",
-                completed=step,
-                total=steps,
-            ),
-        )
-    console.print(_table(result))
+
+        def say_data() -> None:
+            while unsaid:
+                console.print(unsaid.pop(0), highlight=False, markup=False, soft_wrap=True)
+
+        def tell(step: int, steps: int, what: str) -> None:
+            say_data()  # not before the model is there: bad input is told in one line
+            words = f"{config.method} on {data.name}: {what}"
+            bar.update(line, description=words, completed=step, total=steps)
+
+        result = run(config, data, out, resume=resume, on_progress=tell)
+        say_data()  # of a run that was finished already
+    show(_table(result), whole=("", "test"), drop=("majority", "selection"))
     folder = out / config.run_id(data.name, data.fingerprint)
     console.print(f"adapter and scores: {folder}", soft_wrap=True, highlight=False)
 
@@ -75,16 +76,25 @@ def _say_sources(published: Published | None) -> None:
 
 def _table(result: dict[str, Any]) -> Table:
     from ailora.lab.cli.scores import score_table
+    from ailora.lab.report.comparison import metric_words
 
     data, scores = result["data"], dict(result["metrics"])
     if result["majority"] is not None:
         scores["majority"] = {data["metric"]: result["majority"]}
+    if data.get("positive") is not None:
+        f1 = f"f1 of {data['positive']}"
+        scores = {
+            split: {f1 if name == "f1" else name: value for name, value in own.items()}
+            for split, own in scores.items()
+        }
     title = f"{result['config']['method']} on {result['config']['task']}"
     table = score_table(title, scores, rows={**data, "majority": data["test"]})
     seconds, parameters = result["seconds"], result["parameters"]
+    scored = metric_words(data, scores["test"])
     table.caption = (
         f"start {seconds['init']:.1f} s, training {seconds['train']:.0f} s; "
         f"{parameters['adapter']:,} + {parameters['head']:,} (head) trainable parameters; "
         f"step 0 differs from the base by {result['step0_deviation']:g}"
     )
+    table.caption += f"; {scored}" if scored else ""
     return table

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ailora.lab.experiments.wording import number_words, value_words
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -12,21 +14,11 @@ if TYPE_CHECKING:
     from ailora.lab.experiments.store import Failure
 
 
-def value_words(value: Any) -> str:
-    """A setting's value; ranks by role as ``q8+v8``, numbers without noise."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, Mapping):
-        return "+".join(f"{key}{inner}" for key, inner in value.items())
-    if isinstance(value, list | tuple):
-        return "+".join(map(value_words, value))
-    return str(value)
-
-
 def run_words(config: Mapping[str, Any], names: Sequence[str]) -> str:
     """A run by its method, what else differs (``names``), rate and seed."""
     others = "".join(f"  {name} {value_words(config[name])}" for name in names if name != "method")
-    return f"{config['method']:<9}{others}  lr {config['lr']:<7g} seed {config['seed']}"
+    rate = number_words(config["lr"])
+    return f"{config['method']:<9}{others}  lr {rate:<7} seed {config['seed']}"
 
 
 def result_words(result: dict[str, Any] | Failure) -> str:

@@ -158,15 +158,6 @@ def by_kind(jobs: Iterable[Job]) -> Mapping[str, Job]:
     return found
 
 
-def duration(seconds: float) -> str:
-    """A time in words, to two significant digits."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
 def cores() -> int:
     """Processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

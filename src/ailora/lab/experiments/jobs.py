@@ -51,6 +51,7 @@ class _Known(NamedTuple):
     name: str
     fingerprint: str
     rows: Rows
+    said: tuple[str, ...]
 
 
 class Tasks:
@@ -86,13 +87,19 @@ class Tasks:
         run_id = config.run_id(known.name, known.fingerprint)
         return Job(config=config, run_id=run_id, rows=known.rows)
 
+    def said(self) -> tuple[str, ...]:
+        """What is to be known of all data that was read: its statements, each once."""
+        known = (one for one in self._known.values() if isinstance(one, _Known))
+        return tuple(line for lines in dict.fromkeys(one.said for one in known) for line in lines)
+
     def _ask(self, config: RunConfig) -> _Known | Exception:
         try:
             task = self.of(config)
         except Exception as error:  # a Python file of the user may raise anything
             return error
         splits = (task.train, task.selection, task.test)
-        return _Known(task.name, task.fingerprint, Rows(*(split.num_rows for split in splits)))
+        rows = Rows(*(split.num_rows for split in splits))
+        return _Known(task.name, task.fingerprint, rows, task.said(most=8))
 
 
 def jobs_of(runs: Iterable[RunConfig], tasks: Tasks, store: Store) -> list[Job]:

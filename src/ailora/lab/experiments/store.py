@@ -20,10 +20,10 @@ from ailora.lab.lock import LOCK, Owner, held, holder
 from ailora.lab.settings import RunConfig, current_settings
 from ailora.lab.training.folder import FAILED, RunFolder
 from ailora.lab.training.monitoring import DivergedError
-from ailora.lab.training.results import read_result
+from ailora.lab.training.results import DamagedError, read_result, settings_damage
 
 Run = dict[str, Any]  # the content of a run's result.json
-State = Literal["finished", "running", "failed", "interrupted", "unknown"]
+State = Literal["finished", "running", "failed", "interrupted", "damaged", "unknown"]
 
 FailureKind = Literal["diverged", "memory", "input", "error"]
 
@@ -53,7 +53,8 @@ class Failure:
             failure = cls(**{**found, "config": current_settings(found["config"])})
         except (TypeError, KeyError, AttributeError):
             return None
-        return failure if failure.kind in get_args(FailureKind) else None
+        whole = failure.kind in get_args(FailureKind) and isinstance(failure.reason, str)
+        return failure if whole and not settings_damage(failure.config) else None
 
 
 def failure_of(config: RunConfig, error: BaseException) -> Failure:
@@ -72,10 +73,12 @@ class Stored:
     Attributes:
         run_id: Name of the folder.
         state: "finished" has a whole result, "running" a living process, "failed" a reason,
-            "interrupted" only a beginning, "unknown" not even that.
+            "interrupted" only a beginning, "damaged" a result that somebody changed so that it
+            cannot be read, "unknown" nothing of a run.
         config: The settings as a dictionary; empty where they cannot be read.
         result: Result of a finished run.
         failure: Reason of a failed run.
+        damage: What is wrong with a damaged result.
         owner: Process of a running run.
     """
 
@@ -84,6 +87,7 @@ class Stored:
     config: Mapping[str, Any]
     result: Run | None = None
     failure: Failure | None = None
+    damage: str = ""
     owner: Owner | None = None
 
 
@@ -92,6 +96,12 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
+
+    @classmethod
+    def within(cls, path: Path) -> Store:
+        """The folder itself; or its ``runs``, which compare and paper have, if it holds no run."""
+        own, below = cls(path), cls(path / "runs")
+        return own if own.names() or not below.path.is_dir() else below
 
     def folder(self, run_id: str) -> RunFolder:
         """Where a run is, or will be."""
@@ -127,19 +137,22 @@ class Store:
 
     def read(self, run_id: str) -> Stored:
         """One run; a result that is not whole counts as none."""
-        path, result = self.path / run_id, self.folder(run_id).result()
-        if result is None:
-            result = read_result(self.path / f"{run_id}.json")
-        if result is not None and "config" in result:
-            return Stored(run_id=run_id, state="finished", config=result["config"], result=result)
+        path = self.path / run_id
         config = _settings(path / "config.json")
+        try:
+            result = self.folder(run_id).result() or read_result(self.path / f"{run_id}.json")
+        except DamagedError as error:
+            return Stored(run_id=run_id, state="damaged", config=config, damage=str(error))
+        if result is not None:
+            return Stored(run_id=run_id, state="finished", config=result["config"], result=result)
         owner = holder(path)
         if owner is not None:
             return Stored(run_id=run_id, state="running", config=config, owner=owner)
         failure = self.failure(run_id)
         if failure is not None:
             return Stored(run_id=run_id, state="failed", config=failure.config, failure=failure)
-        state: State = "interrupted" if config else "unknown"
+        # A process that was killed before it wrote anything else leaves its lock.
+        state: State = "interrupted" if config or (path / LOCK).exists() else "unknown"
         return Stored(run_id=run_id, state=state, config=config)
 
     def failure(self, run_id: str) -> Failure | None:
@@ -182,7 +195,10 @@ class Store:
 def _settings(path: Path) -> dict[str, Any]:
     found = _json(path)
     config = found.get("config") if isinstance(found, dict) else None
-    return current_settings(config) if isinstance(config, dict) else {}
+    if not isinstance(config, dict):
+        return {}
+    settings = current_settings(config)
+    return {} if settings_damage(settings) else settings
 
 
 def _json(path: Path) -> Any:

@@ -159,10 +159,15 @@ def _known(job: Job, store: Store, retry: bool, tell: Tell) -> bool:
         store.fail(job.run_id, job.unreadable)
         tell(Ended(job, job.unreadable))
         return True
+    found = store.read(job.run_id)
+    if found.state == "damaged":  # not done again, since that would overwrite what is there
+        settings = asdict(job.config)
+        tell(Ended(job, Failure(config=settings, kind="input", reason=found.damage)))
+        return True
     unread = unread_id(job.config)
     if store.failure(unread) is not None:  # the data could not be read then
         store.remove(unread)
-    if retry and store.read(job.run_id).state == "failed":
+    if retry and found.state == "failed":
         store.forgive(job.run_id)
     return _tell_if_ended(job, store, tell, before=True)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ailora.errors import UserError
 from ailora.lab.experiments.grid import Grid
+from ailora.lab.experiments.wording import number_words
 from ailora.lab.settings import SETTINGS, RunConfig, check_name
 from ailora.lab.tasks.registry import run_file
 
@@ -39,7 +40,7 @@ def read_sweep_file(path: Path) -> tuple[Grid, ...]:
     if path.suffix == ".py":
         return _of_python(path)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read as TOML: {error}; correct it there") from error
     try:
@@ -76,17 +77,27 @@ def _grids(content: Mapping[str, Any]) -> tuple[Grid, ...]:
     for name in content:
         check_name(name, _PARTS)
     common, found = _table(content.get("common", {}), "[common]"), content.get("grid", {})
+    if not common and not found and found != []:
+        raise UserError("nothing to do: it has no settings in [common] and no values in [grid]")
     several = found if isinstance(found, list) else [found]
     if not several:
         raise UserError("grid=[]: give at least one, or leave it out for a single run")
+    if not isinstance(found, list):  # one of several lays its values over the shared ones
+        _check_once(common, _table(found, "[grid]"))
     return tuple(_grid(common, _table(part, "[grid]")) for part in several)
 
 
 def _grid(shared: Mapping[str, Any], part: Mapping[str, Any]) -> Grid:
     own = _table(part.get("common", {}), "common of [[grid]]")
+    _check_once(own, part)
     common = RunConfig(**_settings({**shared, **own}, "[common] "))
     axes = {name: values for name, values in part.items() if name != "common"}
     return Grid(common=common, axes={name: _axis(name, values) for name, values in axes.items()})
+
+
+def _check_once(common: Mapping[str, Any], axes: Mapping[str, Any]) -> None:
+    for name in common.keys() & axes.keys():
+        raise UserError(f"{name!r} stands in [common] and in [grid]; give it in one of them")
 
 
 def _axis(name: str, values: Any) -> Any:
@@ -139,5 +150,7 @@ def _toml(value: Any) -> str:
         return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, float) and "e" in number_words(value):
+        return number_words(value)
     # JSON's texts, numbers and truth values are TOML's too, but for this one sign.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ailora.errors import UserError
+from ailora.lab.experiments.wording import counted, number_words
 from ailora.lab.methods.table import METHODS
 from ailora.lab.statistics import ENOUGH, Paired, Spread, paired, spread
 
@@ -23,8 +24,8 @@ class Comparison:
         runs: The runs that are reported, each at its method's rate.
         failed: Runs that did not finish: their ``config`` and the ``error``.
         searched: With several rates, all runs, from which each method's rate was chosen.
-        chosen: "fixed" if all methods have one rate, "selected" if each has its own best.
-        rates: The rates that were tried.
+        chosen: "fixed" if each method was tried at one rate, "selected" if each has its own best.
+        rates: The rates that were tried, also those at which every run failed.
 
     Raises:
         UserError: There is no finished run, or two of one method with one seed.
@@ -74,7 +75,7 @@ class Comparison:
         """What may and what may not be concluded."""
         if self.chosen == "fixed":
             own = {run["config"]["lr"] for run in self.runs}
-            one = f"all were trained at one learning rate, {min(own):g}"
+            one = f"all were trained at one learning rate, {number_words(min(own))}"
             return (
                 f"No ranking of methods: {one if len(own) == 1 else 'each had one rate alone'}, "
                 "and the order of the methods changes with the rate. For a fair comparison give "
@@ -84,10 +85,16 @@ class Comparison:
             "Each method is reported at its own best learning rate, chosen by its mean score on "
             "the selection split; the scores below are of the test split, which chose nothing."
         )
+        if all(len(self._finished_at(method)) == 1 for method in self.methods):
+            words = (
+                "Each method is reported at its own best learning rate, which is the only one at "
+                f"which it finished: every run {self._failed_rates()} failed."
+            )
         fewest = min(len(self.runs_of(method)) for method in self.methods)
         if fewest < ENOUGH:
-            seeds = "1 seed" if fewest == 1 else f"{fewest} seeds"
-            words += f" With {seeds} nothing can be concluded about which is best."
+            words += (
+                f" With {counted(fewest, 'seed')} nothing can be concluded about which is best."
+            )
         return words + self._beyond_the_rates()
 
     def _beyond_the_rates(self) -> str:
@@ -101,8 +108,27 @@ class Comparison:
             "beyond, so try a wider range."
         )
 
+    def _finished_at(self, method: str) -> set[float]:
+        """The rates at which a run of the method finished."""
+        return {run["config"]["lr"] for run in self.searched if method_of(run) == method}
+
+    def _failed_at(self, method: str) -> set[float]:
+        """The rates at which a run of the method failed."""
+        return {run["config"]["lr"] for run in self.failed if method_of(run) == method}
+
+    def _failed_rates(self) -> str:
+        """``at 1e+09``, or by method where they differ."""
+        by_method = {
+            name_of(method): ", ".join(map(number_words, sorted(rates)))
+            for method in self.methods
+            if (rates := self._failed_at(method) - self._finished_at(method))
+        }
+        if len(set(by_method.values())) == 1 and len(by_method) == len(self.methods):
+            return f"at {next(iter(by_method.values()))}"
+        return "; ".join(f"of {name} at {rates}" for name, rates in by_method.items())
+
     def _at_an_edge(self, method: str) -> bool:
-        tried = [r["config"]["lr"] for r in self.searched if method_of(r) == method] or self.rates
+        tried = self._finished_at(method) | self._failed_at(method) or self.rates
         return self.runs_of(method)[0]["config"]["lr"] in (min(tried), max(tried))
 
 
@@ -152,6 +178,23 @@ def watched_of(run: Run) -> str:
     """What a run's history records on the selection rows: the metric, or the loss of texts."""
     metric = str(run["data"]["metric"])
     return metric if metric in run["history"][-1] else "selection_loss"
+
+
+def metric_words(data: Mapping[str, Any], shown: Collection[str] | None = None) -> str:
+    """Which class or mean f1 is of, where it is among the metrics that are shown; else empty.
+
+    Args:
+        data: What a result says of its data.
+        shown: Names of the metrics; None for the headline alone.
+    """
+    labels = data.get("labels")
+    if "f1" not in (shown or [data["metric"]]) or not labels:
+        return ""
+    if len(labels) > 2:
+        return f"f1 is the mean over the {len(labels)} classes, each counting alike (macro)"
+    if data.get("positive") is not None:
+        return f"f1 is of the positive class, {data['positive']!r}"
+    return f"f1 is of the last class, {labels[-1]!r}"
 
 
 def words_of(watched: str) -> str:

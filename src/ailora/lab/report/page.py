@@ -14,8 +14,10 @@ from markupsafe import Markup
 
 from ailora.errors import UserError
 from ailora.files import write_atomic
-from ailora.lab.report.comparison import Comparison, Run, name_of, summarize
+from ailora.lab.experiments.wording import counted, number_words
+from ailora.lab.report.comparison import Comparison, Run, metric_words, name_of, summarize
 from ailora.lab.report.figures.comparison_figures import (
+    left_out,
     selection_score,
     training_loss,
     update_norms,
@@ -96,7 +98,9 @@ def as_markdown(report: StoreReport) -> str:
         lines += ["## What was run\n", markdown(DONE_HEADER, report.done)]
     for part in report.parts:
         rows = markdown(summary_header(part.comparison), summary_rows(part.comparison))
-        lines += [f"## {part.title}\n", f"{part.comparison.caveat}\n", rows]
+        scored = metric_words(part.comparison.runs[0]["data"])
+        said = f"{part.comparison.caveat}{scored and f' Here {scored}.'}"
+        lines += [f"## {part.title}\n", f"{said}\n", rows]
     for table in (*report.scores, *report.published):
         lines += [f"## {table.title}\n", table.markdown()]
     lines += [f"- {words}" for words in report.conclusions]
@@ -132,6 +136,7 @@ def _write(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    env.globals |= {"counted": counted, "number_words": number_words}
     content = {
         "report": report,
         "parts": [
@@ -184,6 +189,8 @@ def _section(comparison: Comparison, svgs: Mapping[str, Markup]) -> dict[str, An
         "verdicts": [(name_of(s.method), s.verdict) for s in summarize(comparison) if s.verdict],
         "search": search_rows(comparison) if comparison.chosen == "selected" else None,
         "svgs": svgs,
+        "left_out": left_out(comparison),
+        "scored": metric_words(first["data"]),
     }
 
 

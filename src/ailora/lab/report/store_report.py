@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from ailora.lab.experiments.best_rates import at_best_rates
-from ailora.lab.experiments.calibration import duration
 from ailora.lab.experiments.store import State, Stored
 from ailora.lab.experiments.sweep import Agenda
 from ailora.lab.experiments.sweep_file import sweep_file_text
+from ailora.lab.experiments.wording import duration, number_words, value_words
 from ailora.lab.methods.table import METHODS
 from ailora.lab.report.comparison import Comparison, Run, name_of, order_of, score_of
 from ailora.lab.report.published import TABLES, paper_table
@@ -69,10 +69,10 @@ class StoreReport:
         parts: Comparisons, one per model, task and variant.
         methods: What each method starts from or trains, by its label.
         published: Tables of the paper that the runs have a score in, with both.
-        unfinished: Runs that failed, are running, or were cut off.
+        unfinished: Runs that failed, are running, were cut off, or have a damaged result.
         runs: Every finished run; those at a rate that was not chosen are marked.
         results: Contents of their result.json, by model, task, method, rank, rate and seed.
-        plan: The sweep file that does them again.
+        plan: The sweep file that does them again, and tries those that failed.
     """
 
     title: str
@@ -127,8 +127,14 @@ def store_report(
         unfinished=[_unfinished(run) for run in stored if run.run_id not in results],
         runs=_runs(results),
         results=runs,
-        plan=sweep_file_text(run["config"] for run in runs),
+        plan=sweep_file_text(_again(stored, results)),
     )
+
+
+def _again(stored: Sequence[Stored], results: Mapping[str, Run]) -> list[Mapping[str, Any]]:
+    """Settings of the finished runs and of the failed ones, which belong to the same question."""
+    chosen = (run for run in sorted(stored, key=_place) if run.run_id in results or run.failure)
+    return [run.config for run in chosen]
 
 
 def _place(run: Stored) -> tuple[Any, ...]:
@@ -164,7 +170,7 @@ def _varied(runs: Sequence[Run]) -> list[str]:
     names = ("rank", "lr", "seed", "epochs", "batch_size")
     values = [sorted({config[name] for config in configs}) for name in names]
     columns = [", ".join(map(name_of, methods))]
-    columns += [", ".join(f"{value:g}" for value in own) for own in values]
+    columns += [", ".join(map(value_words, own)) for own in values]
     split = ("train", "selection", "test")
     rows = dict.fromkeys(" + ".join(str(run["data"][part]) for part in split) for run in runs)
     return [*columns, ", ".join(rows)]
@@ -200,10 +206,11 @@ def _comparison(runs: Sequence[Run], failed: Sequence[Stored]) -> Comparison:
     """The runs at each method's best rate, and those that would have stood beside them."""
     failures = [run for run in failed if _belongs(run.config, runs[0]["config"])]
     rates = {run["config"]["lr"] for run in runs} | {run.config["lr"] for run in failures}
-    reported = at_best_rates(runs)
-    several = len(reported) < len(runs)
+    tried = {(config["method"], config["lr"]) for config in (run["config"] for run in runs)}
+    tried |= {(run.config["method"], run.config["lr"]) for run in failures}
+    several = len(tried) > len({method for method, _ in tried})
     return Comparison(
-        runs=reported,
+        runs=at_best_rates(runs),
         failed=[
             {"config": run.config, "error": run.failure.reason}
             for run in failures
@@ -246,11 +253,11 @@ def _lacking(run: Run) -> str:
 
 
 def _unfinished(run: Stored) -> list[str]:
-    why = run.failure.reason if run.failure else str(run.owner or "")
+    why = run.failure.reason if run.failure else run.damage or str(run.owner or "")
     if run.result is not None:
         why = f"its result.json lacks {_lacking(run.result)}"
     config = run.config
-    settings = [str(config.get(name, "")) for name in ("method", "lr", "seed")]
+    settings = [value_words(config.get(name, "")) for name in ("method", "lr", "seed")]
     return [run.run_id, run.state, *settings, why]
 
 
@@ -264,7 +271,7 @@ def _runs(results: Mapping[str, Run]) -> Rows:
         rows.append(
             [
                 *(run_id, config["model"], config["task"], setting.label),
-                *(f"{config['lr']:g}{mark}", str(config["seed"])),
+                *(f"{number_words(config['lr'])}{mark}", str(config["seed"])),
                 *(f"{score_of(run, 'selection'):.4f}", f"{score_of(run):.4f}"),
                 f"{sum(run['seconds'].values()):.0f}",
             ]

@@ -8,17 +8,22 @@ from statistics import fmean
 from rich.table import Table
 from rich.text import Text
 
+from ailora.lab.experiments.wording import counted, number_words
 from ailora.lab.report.comparison import (
     Comparison,
     Run,
     Summary,
     method_of,
+    metric_words,
     name_of,
     score_of,
     summarize,
 )
 from ailora.lab.report.text_tables import Rows
 from ailora.lab.statistics import Paired, Spread
+
+# Columns that a narrow terminal may do without, the first to go first.
+SUMMARY_DROP = ("step 0", "start s", "train s", "params", "lr", "minus LoRA [95 % CI]")
 
 
 def summary_header(comparison: Comparison) -> list[str]:
@@ -49,7 +54,7 @@ def _summary_row(summary: Summary, runs: list[Run], with_n: bool) -> list[str]:
         name_of(summary.method),
         _with_spread(summary.spread) + (f" ({summary.spread.n})" if with_n else ""),
         _difference(summary.paired),
-        f"{summary.rate:g}",
+        number_words(summary.rate),
         f"{parameters['adapter']:,} + {parameters['head']:,}",
         f"{fmean(run['seconds']['init'] for run in runs):.2f}",
         f"{fmean(run['seconds']['train'] for run in runs):.1f}",
@@ -79,7 +84,7 @@ def search_rows(comparison: Comparison) -> tuple[list[str], Rows]:
 
     The chosen rate is marked, and so is a mean that lacks some of the seeds.
     """
-    header = ["method", *(f"{rate:g}" for rate in comparison.rates)]
+    header = ["method", *(number_words(rate) for rate in comparison.rates)]
     return header, [_search_row(comparison, method) for method in comparison.methods]
 
 
@@ -93,7 +98,7 @@ def _search_row(comparison: Comparison, method: str) -> list[str]:
             for run in comparison.searched
             if method_of(run) == method and run["config"]["lr"] == rate
         ]
-        mark = "" if len(scores) == seeds else f" ({len(scores)} of {seeds} seeds)"
+        mark = "" if len(scores) == seeds else f" ({len(scores)} of {counted(seeds, 'seed')})"
         mark += " *" if rate == chosen else ""
         row.append(f"{fmean(scores):.4f}{mark}" if scores else _without(comparison, method, rate))
     return row
@@ -114,7 +119,9 @@ def summary_table(comparison: Comparison) -> Table:
         table.add_row(*map(_on_two_lines, row))
     majority = comparison.runs[0]["majority"]
     always = "" if majority is None else f" Always the commonest class: {majority:.4f}."
-    table.caption = Text(comparison.caveat + always)
+    scored = metric_words(comparison.runs[0]["data"])
+    which = f" {scored[:1].upper()}{scored[1:]}." if scored else ""
+    table.caption = Text(comparison.caveat + always + which)
     table.caption_justify = "left"
     return table
 

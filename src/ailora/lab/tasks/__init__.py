@@ -3,20 +3,23 @@
 from ailora.lab.tasks.classification.metrics import METRICS, compute
 from ailora.lab.tasks.classification.movies import load_movies
 from ailora.lab.tasks.classification.text import load_text_task
+from ailora.lab.tasks.generation.conversations import load_conversations
 from ailora.lab.tasks.generation.instructions import load_instructions
 from ailora.lab.tasks.generation.summaries import load_summaries
 from ailora.lab.tasks.qa.squad import load_squad
 from ailora.lab.tasks.registry import load_task
-from ailora.lab.tasks.task import GenerationTask, QATask, Task, TextTask, fingerprint_of
+from ailora.lab.tasks.task import ChatTask, GenerationTask, QATask, Task, TextTask, fingerprint_of
 
 __all__ = [
     "METRICS",
+    "ChatTask",
     "GenerationTask",
     "QATask",
     "Task",
     "TextTask",
     "compute",
     "fingerprint_of",
+    "load_conversations",
     "load_instructions",
     "load_movies",
     "load_squad",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from ailora.errors import UserError, nearest
@@ -20,11 +20,12 @@ from ailora.lab.tasks.classification.glue import GLUE, load_glue
 from ailora.lab.tasks.classification.movies import load_movies
 from ailora.lab.tasks.classification.text import load_text_task
 from ailora.lab.tasks.generation.arithmetic import load_arithmetic
+from ailora.lab.tasks.generation.conversations import load_conversations
 from ailora.lab.tasks.generation.instructions import load_instructions
 from ailora.lab.tasks.generation.summaries import SETS, load_summaries, load_summarization
 from ailora.lab.tasks.qa.squad import SQUAD, load_squad, load_squad_set
-from ailora.lab.tasks.tables.read import first_columns
-from ailora.lab.tasks.tables.sources import is_hub_name, is_local, train_file
+from ailora.lab.tasks.tables.sources import is_hub_name, is_local, train_files
+from ailora.lab.tasks.tables.survey import Survey, survey
 from ailora.lab.tasks.task import GenerationTask, QATask, Task, TextTask
 
 
@@ -87,11 +88,15 @@ class FileKind:
         load: Its loader, which takes the file, the folder or the hub name first.
         columns: Columns that it has.
         one_of: Columns of which it must have at least one, if there are any here.
+        flags: Whether answers that are true and false are of this kind too.
+        labels: Whether a column named ``label`` holds its answers.
     """
 
     load: Callable[..., Task]
     columns: tuple[str, ...] = ()
     one_of: tuple[str, ...] = ()
+    flags: bool = True
+    labels: bool = False
 
     def fits(self, columns: Sequence[str]) -> bool:
         """Say whether a table with these columns is of this kind."""
@@ -100,16 +105,40 @@ class FileKind:
             not self.one_of or bool(present.intersection(self.one_of))
         )
 
+    def is_of(self, found: Survey) -> bool:
+        """Say whether a file is of this kind: more rows have its columns than have none of them.
+
+        A row may lack a column; it is then for the loader to say what becomes of it.
+        """
+        if not self.fits(found.columns) or (found.flags and not self.flags):
+            return False
+        own = {*self.columns, *self.one_of}
+        fitting = sum(count for names, count in found.rows.items() if self.fits(names))
+        foreign = sum(count for names, count in found.rows.items() if own.isdisjoint(names))
+        return not own or fitting > foreign or not foreign
+
+    def takes(self, options: Mapping[str, Any]) -> bool:
+        """Say whether its loader has the options that name columns, and learns such a label."""
+        known = inspect.signature(self.load).parameters
+        said = _OF_COLUMNS & options.keys()
+        return said <= known.keys() and (self.labels or options.get("label") != "label")
+
 
 # The first that fits counts. The last fits all; data of the hub, whose columns are not known before
 # they are loaded, are taken for it too.
 FILE_KINDS: tuple[FileKind, ...] = (
-    FileKind(load=load_squad, columns=("question", "context"), one_of=("answers", "answer")),
+    FileKind(
+        load=load_squad, columns=("question", "context"), one_of=("answers", "answer"), flags=False
+    ),
     FileKind(load=load_summaries, columns=("document",), one_of=("summary", "references")),
     FileKind(load=load_instructions, columns=("instruction", "output")),
-    FileKind(load=load_text_task),
+    FileKind(load=load_conversations, columns=("messages",)),
+    FileKind(load=load_conversations, columns=("conversations",)),
+    FileKind(load=load_conversations, columns=("prompt", "completion")),
+    FileKind(load=load_text_task, labels=True),
 )
-_UNSAID: Mapping[str, Any] = {"label": "label"}  # what an option is when nobody gave it; else None
+# Options by which the user says what a file is for.
+_OF_COLUMNS = {"text", "text_pair", "label", "labels", "positive"}
 
 
 def load_task(name: str | Path, *, data: Path | str | None = None, **options: Any) -> Task:
@@ -118,8 +147,9 @@ def load_task(name: str | Path, *, data: Path | str | None = None, **options: An
     Args:
         name: ``movies`` or ``movies-regression`` (embedded); a task of the paper (``cola`` and the
             rest of GLUE, ``squad_v1``, ``squad_v2``, ``xquad_en``, ``arithmetic``, ``xsum``,
-            ``cnn_dailymail``, ``dialogsum``, ``scitldr``); a csv, tsv, jsonl or json file or a
-            folder with ``train.*``, whose columns tell the kind of task; a Python file with a
+            ``cnn_dailymail``, ``dialogsum``, ``scitldr``); a file (csv, tsv, jsonl or
+            json, each also compressed; parquet, arrow or feather) or a folder with ``train.*`` or
+            shards, whose columns tell the kind of task; a Python file with a
             function ``load(**options)``; or a hub data set. A named task goes before a folder of
             that name (write ``./cola`` for one), a local path before the hub.
         data: Folder that holds the paper's tasks, each in a folder of its name; None for the hub.
@@ -140,19 +170,27 @@ def load_task(name: str | Path, *, data: Path | str | None = None, **options: An
         return _load_python(path, **_given(options))
     if not is_local(text) or not path.exists():
         _refuse_missing(text, path)
-    return _call(loader_of(name), text, options, name)
+    return _call(loader_of(name, _given(options)), text, options, name)
 
 
 def canonical(name: str) -> str:
     """Return the name in `TASKS` of a hub data set that has one there, else ``name`` itself."""
-    return next((known for known, task in TASKS.items() if name in task.hub), name)
+    plain = name.replace(":", "/")
+    return next((known for known, task in TASKS.items() if plain in task.hub), name)
 
 
-def loader_of(train: Path | str) -> Callable[..., Task]:
-    """Return the loader for a file, a folder with ``train.*`` or a hub name, by its columns."""
-    path = train_file(Path(train).expanduser())
-    columns = () if path is None else first_columns(path)
-    return next(kind.load for kind in FILE_KINDS if kind.fits(columns))
+def loader_of(
+    train: Path | str, options: Mapping[str, Any] = MappingProxyType({})
+) -> Callable[..., Task]:
+    """Return the loader for a file, a folder with ``train.*`` or a hub name, by its columns.
+
+    Args:
+        train: The file, the folder or the name.
+        options: What was said of it. A loader that has no such option, or not that label, is not
+            meant: classification takes any columns.
+    """
+    found = survey(train_files(Path(train).expanduser()))
+    return next(kind.load for kind in FILE_KINDS if kind.is_of(found) and kind.takes(options))
 
 
 def run_file(path: Path) -> ModuleType:
@@ -200,7 +238,7 @@ def _call(
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if value != _UNSAID.get(key)}
+    return {key: value for key, value in options.items() if value is not None}
 
 
 def _refuse_missing(name: str, path: Path) -> None:
@@ -212,5 +250,6 @@ def _refuse_missing(name: str, path: Path) -> None:
     hint = hint or nearest(name, TASKS) or "check the path"
     raise UserError(
         f"no task, file or folder is called {name!r}: {hint} (tasks: {', '.join(TASKS)}; "
-        "a csv, tsv, jsonl, json or py file; a folder with train.*; a hub name as owner/name)"
+        "a csv, tsv, jsonl, json, parquet, arrow or py file; a folder with train.*; a hub name as "
+        "owner/name)"
     )

@@ -10,6 +10,8 @@ from typing import Any
 
 from datasets import Dataset
 
+from ailora.lab.tasks.statement import Statement, row_counts
+
 _log = logging.getLogger(__name__)
 
 
@@ -28,6 +30,8 @@ class Task:
         metrics: Names of scores; the first is the headline.
         fingerprint: SHA-256 of the rows of the three splits, in order, and of the class names.
         notes: One line each on what was split, dropped or shared between splits.
+        statement: What was read, to be said before training; None where nothing is to be said
+            beyond the notes.
     """
 
     name: str
@@ -37,6 +41,15 @@ class Task:
     metrics: tuple[str, ...]
     fingerprint: str
     notes: tuple[str, ...] = ()
+    statement: Statement | None = None
+
+    def said(self, most: int | None = None) -> tuple[str, ...]:
+        """What is to be known of the data: the lines of its statement, else its notes."""
+        if self.statement is not None:
+            return self.statement.lines(most)
+        splits = ("train", "selection", "test")
+        rows = row_counts({split: getattr(self, split).num_rows for split in splits})
+        return (f"{self.name}: {rows}", *self.notes)[:most]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,14 +61,23 @@ class TextTask(Task):
 
     Attributes:
         labels: Class names by index; None for regression.
+        positive: The class that the F1 of two classes is of; None for the last.
     """
 
     labels: tuple[str, ...] | None
+    positive: str | None = None
 
     @property
     def is_regression(self) -> bool:
         """Whether labels are numbers rather than classes."""
         return self.labels is None
+
+    @property
+    def positive_index(self) -> int:
+        """Index of the class that F1 is of."""
+        if self.labels is None or self.positive is None:
+            return 1
+        return self.labels.index(self.positive)
 
     @property
     def num_outputs(self) -> int:
@@ -103,6 +125,20 @@ class GenerationTask(Task):
     max_new_tokens: int = 256
     num_beams: int = 1
     max_source_tokens: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ChatTask(GenerationTask):
+    """Conversations whose last turn, an assistant's, is generated and scored.
+
+    Each split has the columns ``messages`` (a list of ``role`` and ``content``) and
+    ``first_learned`` (int, the number of the first turn that may be learned) as well.
+
+    Attributes:
+        chat_template: Jinja text that the turns go into; None for the model's own.
+    """
+
+    chat_template: str | None = None
 
 
 def fingerprint_of(splits: tuple[Dataset, Dataset, Dataset], extra: Any) -> str:

@@ -38,7 +38,11 @@ class RunFolder:
         return (self.path / "config.json").exists()
 
     def result(self) -> dict[str, Any] | None:
-        """The finished run's result; None for one that is unfinished, half-written or foreign."""
+        """The finished run's result; None for one that is unfinished, half-written or foreign.
+
+        Raises:
+            DamagedError: It is finished, and its result was changed so that it cannot be read.
+        """
         return read_result(self.path / "result.json")
 
     def start(self, config: RunConfig, fingerprint: str) -> None:
@@ -72,7 +76,8 @@ class RunFolder:
         """The evaluations written so far; a last line cut off by a kill is left out."""
         path = self.path / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines if _parses(line)]
+        entries = [json.loads(line) for line in lines if _parses(line)]
+        return [entry for entry in entries if isinstance(entry, dict) and "step" in entry]
 
     def log(self, entry: dict[str, Any]) -> None:
         """Append one evaluation."""

@@ -249,6 +249,14 @@ def padded(rows: Sequence[Tokens], pad: int, *, left: bool) -> dict[str, Tensor]
     return {"input_ids": ids, "attention_mask": mask}
 
 
+def end_tokens(*ids: int | list[int] | None) -> list[int]:
+    """Every end token: those of the model's settings, and the tokeniser's, which is trained on."""
+    found: list[int] = []
+    for value in ids:
+        found += value if isinstance(value, list) else [] if value is None else [value]
+    return list(dict.fromkeys(found))
+
+
 def up_to(text: str, stop: Sequence[str]) -> str:
     """The text before the first of the stop strings in it."""
     return text[: min((text.find(s) for s in stop if s in text), default=len(text))]
@@ -289,15 +297,7 @@ def _settings(model: Any, tokenizer: PreTrainedTokenizerBase, search: Search) ->
         num_beams=search.num_beams,
         stop_strings=list(search.stop) or None,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=_ends(settings.eos_token_id, tokenizer.eos_token_id),
+        eos_token_id=end_tokens(settings.eos_token_id, tokenizer.eos_token_id),
         use_cache=True,
     )
     return settings
-
-
-def _ends(*ids: int | list[int] | None) -> list[int]:
-    """Every end token: those of the model's settings, and the tokeniser's, which is trained on."""
-    found: list[int] = []
-    for value in ids:
-        found += value if isinstance(value, list) else [] if value is None else [value]
-    return list(dict.fromkeys(found))

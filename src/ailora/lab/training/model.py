@@ -41,6 +41,7 @@ def load_pretrained(
     with named_in_errors(name):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False, **head)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        _check_knows_words(tokenizer)
         set_seed(seed)
         model, loaded = model_class.from_pretrained(
             path, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **SAFE
@@ -48,6 +49,15 @@ def load_pretrained(
         _check_loaded(model, loaded)
     _give_padding(model, tokenizer)
     return model, tokenizer
+
+
+def _check_knows_words(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise for a folder without tokenizer files, of which transformers makes an empty one."""
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise ValueError(
+            "its tokenizer knows no words (there is no tokenizer.json or vocabulary beside the "
+            "weights); save the tokenizer into that folder"
+        )
 
 
 def check_length(

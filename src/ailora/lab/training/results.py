@@ -1,4 +1,4 @@
-"""A finished run's result: its schema, and how older schemas are read.
+"""A finished run's result: its schema, how older schemas are read, and what damage is.
 
 Schema 3 has today's settings. Schema 2 had other names for some (`current_settings`). Schema 1
 (0.1.0) has no number.
@@ -7,37 +7,134 @@ Schema 3 has today's settings. Schema 2 had other names for some (`current_setti
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ailora.errors import UserError
-from ailora.lab.settings import current_settings
+from ailora.lab.settings import SETTINGS, current_settings
 
 SCHEMA = 3
+_OURS = {"config", "schema"}
 Result = dict[str, Any]
+
+
+class DamagedError(UserError):
+    """A result was written whole, and something in it was changed so that it cannot be read."""
 
 
 def read_result(path: Path) -> Result | None:
     """The result in a file; None where there is none, or one that is half-written or foreign.
 
     Raises:
+        DamagedError: Something in it is missing, or is not what a run writes there.
         UserError: It is of a schema that this version does not know.
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if not (isinstance(result, dict) and "metrics" in result):
+    if not (isinstance(result, dict) and ("metrics" in result or result.keys() >= _OURS)):
         return None
     schema = result.get("schema", 1)
     if schema not in (1, 2, SCHEMA):
         raise UserError(f"{path}: has schema {schema!r}, which is not known; update ailora")
+    if not _OURS & result.keys():
+        return None
     if isinstance(result.get("config"), dict):
         result["config"] = current_settings(result["config"])
+    damage = _damage(result)
+    if damage:
+        raise DamagedError(
+            f"{path}: is damaged: {damage}; mend it, or remove the run's folder to do it again"
+        )
     return stamped(result)
 
 
 def stamped(result: Mapping[str, Any]) -> Result:
     """The result as it is written: with the number of today's schema."""
     return {**result, "schema": SCHEMA}
+
+
+def settings_damage(config: Any) -> str:
+    """What is wrong with settings that were read from a file; empty where nothing is.
+
+    A name that is no setting is no damage: another version may have it.
+    """
+    if not isinstance(config, Mapping):
+        return "its config is no table"
+    try:
+        for name in config.keys() & SETTINGS.keys():
+            SETTINGS[name].checked(config[name])
+    except UserError as error:
+        return f"its config has {error}"
+    return ""
+
+
+def _damage(result: Result) -> str:
+    """The first thing in a result that is not as a run writes it; empty where nothing is."""
+    for name in ("config", "data", "metrics"):
+        if name not in result:
+            return f"it has no {name}"
+    wrong = settings_damage(result["config"]) or _scores_damage(result["data"], result["metrics"])
+    if wrong:
+        return wrong
+    for name, (fits, what) in _SHAPES.items():
+        if name in result and not fits(result[name]):
+            return f"its {name} must be {what}"
+    return ""
+
+
+def _scores_damage(data: Any, metrics: Any) -> str:
+    metric = data.get("metric") if isinstance(data, dict) else None
+    if not isinstance(metric, str):
+        return "its data names no metric"
+    for split in ("selection", "test"):
+        scores = metrics.get(split) if isinstance(metrics, dict) else None
+        if not isinstance(scores, dict) or metric not in scores:
+            return f"it has no {metric} on the {split} split"
+        for name, score in scores.items():
+            if not _is_number(score):
+                return f"{name} on the {split} split is {score!r}, which is no number"
+    return ""
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_number, value.values()))
+
+
+def _is_history(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(entry, dict) for entry in value)
+        and all(_is_number(entry.get(name)) for entry in value for name in ("step", "epoch"))
+        and all(_is_number(v) for entry in value for v in entry.values() if v is not None)
+    )
+
+
+def _are_updates(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, dict)
+        and isinstance(one.get("role"), str)
+        and _is_number(one.get("norm"))
+        and _is_number(one.get("relative"))
+        for one in value
+    )
+
+
+# What a run writes elsewhere; a part that is not there was not written by every version.
+_SHAPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "majority": (lambda value: value is None or _is_number(value), "a number or null"),
+    "history": (_is_history, "a list of tables with step, epoch and numbers"),
+    "parameters": (_are_numbers, "a table of numbers"),
+    "seconds": (_are_numbers, "a table of numbers"),
+    "step0_deviation": (_is_number, "a number"),
+    "updates": (_are_updates, "a list of tables with role, norm and relative"),
+    "environment": (lambda value: isinstance(value, dict), "a table"),
+}

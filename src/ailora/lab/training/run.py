@@ -234,7 +234,8 @@ def _data(kind: Kind[Any]) -> dict[str, Any]:
         "labels": list(labels) if labels else None,
         "metric": task.metrics[0],
         "fingerprint": task.fingerprint,
-        "notes": list(task.notes),
+        "positive": getattr(task, "positive", None),
+        "notes": [*(task.statement.facts() if task.statement else ()), *task.notes],
     }
 
 

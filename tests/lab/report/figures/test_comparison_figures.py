@@ -71,3 +71,33 @@ def test_ids_of_a_drawing_bear_its_name_and_every_reference_finds_one(tmp_path):
     references = set(re.findall(r'(?:url\(|href=")#([^")]+)', svg))
     assert references
     assert references <= ids
+
+
+def test_steps_are_whole_numbers():
+    runs = [run("lora", 0, 0.7)]
+    for place, entry in enumerate(runs[0]["history"]):
+        entry["step"] = place
+    for make in (figures.training_loss, figures.selection_score):
+        figure, _ = make(comparison(runs))
+        figure.canvas.draw()
+        assert all(float(tick).is_integer() for tick in _axes(figure).get_xticks())
+
+
+def test_methods_that_are_not_in_a_figure_are_named_with_the_reason():
+    runs = [run("lora", 0, 0.7), run("full", 0, 0.7), run("ailora", 0, 0.7), run("ailora", 1, 0.7)]
+    runs[1]["updates"] = []
+    runs[3]["history"] = [{"step": 3, "epoch": 0.3, "loss": 1.0, "accuracy": 0.5}]
+    said = figures.left_out(comparison(runs))
+    assert said["update_norms"].startswith("Not shown: full fine-tuning (")
+    assert said["training_loss"].startswith("Not shown: AILoRA (")
+    assert said["selection_score"].startswith("Not shown: AILoRA (")
+    assert set(figures.left_out(comparison(runs[:1])).values()) == {""}
+
+
+def test_norms_of_methods_that_list_none_are_an_empty_figure():
+    only = run("full", 0, 0.7)
+    only["updates"] = []
+    figure, rows = figures.update_norms(comparison([only]))
+    figure.canvas.draw()
+    assert len(rows) == 1
+    assert not _axes(figure).collections

@@ -12,6 +12,7 @@ import pytest
 
 from ailora.errors import UserError
 from ailora.lab.tasks.generation.arithmetic import hub_table, load_arithmetic
+from ailora.lab.tasks.generation.text_scores import score
 from tests.lab.tasks.generation.arithmetic_sets import TESTS, record, write_all, write_set
 
 REAL = os.environ.get("AILORA_DATA")
@@ -176,7 +177,7 @@ def test_what_is_missing_is_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="aqua does not exist"):
         load_arithmetic(data=data, tests=("aqua",))
     (data / "aqua").mkdir()
-    with pytest.raises(UserError, match=r"aqua holds no test file; expected test\.csv"):
+    with pytest.raises(UserError, match=r"aqua holds no test file; expected test\."):
         load_arithmetic(data=data, tests=("aqua",))
     with pytest.raises(UserError, match="no score of generated texts is called 'numbr'"):
         load_arithmetic(data=data, metrics=("numbr",))
@@ -257,3 +258,27 @@ def test_a_hub_out_of_reach_and_a_set_not_there_are_one_line(
     assert "'openai/gsm8k' (gsm8k) from the hub: no route" in str(caught.value)
     with pytest.raises(UserError, match="'aqua' is read from local files only"):
         hub_table("aqua", "test")
+
+
+def test_answers_of_a_test_are_read_as_numbers_and_a_letter_is_refused_with_its_line(
+    data: Path,
+) -> None:
+    write_set(data / "own", "test", [record("Half of 1?", ".5"), record("Ten cubed?", "1e3")])
+    task = load_arithmetic(data=data, tests=("own",))
+    assert [row["references"] for row in task.test] == [[".5"], ["1e3"]]
+    for row, right, wrong in zip(task.test, ("0.5", "1000"), ("5", "3"), strict=True):
+        assert score(["number"], f"The answer is {right}.", row["references"]) == {"number": 1.0}
+        assert score(["number"], f"The answer is {wrong}.", row["references"]) == {"number": 0.0}
+    write_set(data / "own", "test", [record("Half of 1?", ".5"), record("Which?", "B")])
+    with pytest.raises(
+        UserError, match=r"test\.jsonl\.gz:2: the right answer 'B' .* it has no number"
+    ):
+        load_arithmetic(data=data, tests=("own",))
+    skipped = load_arithmetic(data=data, tests=("own",), on_broken="skip")
+    assert len(skipped.test) == 1
+
+
+def test_rows_of_selection_that_cannot_be_answered_are_counted(data: Path) -> None:
+    write_set(data / "gsm8k", "dev", [record("Which?", "B"), record("One and one?", "2")])
+    (note,) = [note for note in load_arithmetic(data=data).notes if "right answer" in note]
+    assert note.startswith("1 of 2 selection rows: the right answer 'B'")

@@ -98,3 +98,32 @@ def test_more_than_two_columns_are_refused(tmp_path: Path, text: list[str]) -> N
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.json does not exist"):
         load_instructions(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("metric", "answer", "why"),
+    [
+        ("number", "yes", "it has no number"),
+        ("number", ".75", "its rule reads 75 there, not 0.75"),
+        ("choice", "c", "it has no capital from A to E"),
+        ("choice", "Cats", "'C' in a word"),
+        ("rougeL", "\u732b", "ASCII"),
+    ],
+)
+def test_an_answer_that_cannot_score_1_is_refused_with_its_line_or_left_out(
+    tmp_path: Path, metric: str, answer: str, why: str
+) -> None:
+    broken = {"instruction": "Say it.", "output": answer}
+    fine = [{"instruction": f"Pick {n}.", "output": f"B {n}"} for n in range(20)]
+    train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
+    for first, second in (([*fine, broken], fine), (fine, [fine[0], broken])):
+        write(train, first)
+        write(test, second)
+        with pytest.raises(UserError) as caught:
+            load_instructions(train, test=test, metrics=[metric])
+        line = f"{train}:21: " if broken in first else f"{test}:2: "
+        assert str(caught.value).startswith(f"{line}the right answer {answer!r} does not score 1")
+        assert why in str(caught.value)
+        task = load_instructions(train, test=test, metrics=[metric], on_broken="skip")
+        assert "1 broken row left out" in task.notes[0]
+    assert load_instructions(train, test=test, metrics=["exact"]).metrics == ("exact",)

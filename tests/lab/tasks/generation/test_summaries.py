@@ -217,7 +217,7 @@ def test_texts_that_splits_share_are_noted_but_for_case_spacing_and_punctuation(
     tmp_path: Path,
 ) -> None:
     jsonl(tmp_path / "train.jsonl", rows(5))
-    jsonl(tmp_path / "test.jsonl", [{"document": " Document 1!", "summary": "s"}, *rows(1, 9)])
+    jsonl(tmp_path / "test.jsonl", [{"document": " Document 1!", "summary": "s s"}, *rows(1, 9)])
     jsonl(tmp_path / "dev.jsonl", rows(2, 20))
     (note,) = load_summaries(tmp_path).notes
     assert note.startswith("1 of 2 test rows have a text that train has too")
@@ -237,18 +237,35 @@ def test_the_fingerprint_follows_content_and_template(tmp_path: Path) -> None:
     assert moved.fingerprint == tasks[0].fingerprint
 
 
-def test_a_test_split_that_rouge_cannot_see_is_refused_and_a_few_rows_are_noted(
-    tmp_path: Path,
-) -> None:
+def test_a_row_that_rouge_cannot_see_is_refused_with_its_line_or_left_out(tmp_path: Path) -> None:
     jsonl(tmp_path / "train.jsonl", rows(5))
     jsonl(tmp_path / "dev.jsonl", rows(2, 20))
     unseen = [{"document": f"猫 {n}", "summary": "猫は走る"} for n in range(2)]
-    jsonl(tmp_path / "test.jsonl", unseen)
-    assert "test has no reference with an ASCII letter" in message_of(load_summaries, tmp_path)
+    jsonl(tmp_path / "test.jsonl", [*rows(2, 30), *unseen])
+    message = message_of(load_summaries, tmp_path)
+    assert f"{tmp_path / 'test.jsonl'}:3: the right answer '猫は走る' does not score 1" in message
+    assert "ASCII letters and digits alone" in message
     assert load_summaries(tmp_path, metrics=["exact"]).metrics == ("exact",)
-    jsonl(tmp_path / "test.jsonl", [*unseen, *rows(2, 30)])
-    (note,) = load_summaries(tmp_path).notes
-    assert note.startswith("2 of 4 test rows")
+    task = load_summaries(tmp_path, on_broken="skip")
+    assert len(task.test) == 2
+    assert "2 broken rows left out" in task.notes[0]
+
+
+def test_rows_of_a_published_set_stay_and_are_counted_but_a_whole_split_is_refused(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "scitldr"
+    folder.mkdir()
+    jsonl(folder / "train.jsonl", rows(5))
+    jsonl(folder / "dev.jsonl", rows(2, 20))
+    unseen = [{"document": f"猫 {n}", "summary": "猫は走る"} for n in range(2)]
+    jsonl(folder / "test.jsonl", [*unseen, *rows(2, 30)])
+    task = load_summarization("scitldr", data=tmp_path)
+    assert len(task.test) == 4
+    assert task.notes[0].startswith("2 of 4 test rows: the right answer '猫は走る'")
+    jsonl(folder / "test.jsonl", unseen)
+    message = message_of(load_summarization, "scitldr", data=tmp_path)
+    assert "scitldr, test, all 2 rows: the right answer" in message
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,14 @@ from ailora.lab.tasks.generation.text_scores import (
     GENERATED,
     ROUGE,
     answer_of,
+    check_references,
     choice_of,
     choice_score,
     number_of,
     number_score,
     score,
     seen_by_rouge,
+    written_number,
 )
 
 HARD = (
@@ -289,3 +291,133 @@ def test_both_are_scores_by_name_with_the_answer_they_saw() -> None:
     assert answer_of("number", "so 1,200 it is") == 1200.0
     assert answer_of("choice", "so D") == "D"
     assert answer_of("number", "so") is None
+
+
+# What people write for one number, and what it is.
+WRITTEN = {
+    ".25": 0.25,
+    "-.25": -0.25,
+    "2.5e2": 250,
+    "3E-1": 0.3,
+    "2_500": 2500,
+    "3/4": 0.75,
+    "-3 / 4": -0.75,
+    "\u22127.5": -7.5,
+    "\u20137": -7,
+    "2 500": 2500,
+    "2\u00a0500": 2500,
+    "2\u2009500\u2009000": 2500000,
+    "2\u202f500.5": 2500.5,
+    r"\boxed{7{,}250}": 7250,
+    r"$7\,250$": 7250,
+    r"$\boxed{12}$": 12,
+    "-$3": -3,
+    "$2,345.50": 2345.5,
+    "$-3": -3,
+    "65%": 65,
+    r"65\%": 65,
+    "\u20ac7.": 7,
+    "+8": 8,
+    "12,34,567": 1234567,
+}
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_a_reference_that_is_one_number_is_read_as_it_is_meant(text: str) -> None:
+    value = WRITTEN[text]
+    assert written_number(text) == pytest.approx(value)
+    assert number_score(f"So it is {value}.", [text]) == 1.0
+    official = published(text)
+    if abs(official - value) > 1e-3:
+        assert number_score(f"So it is {official:.6f}.", [text]) == 0.0
+        with pytest.raises(ValueError, match="its rule reads"):  # a model that learns to write it
+            check_references(["number"], [text])
+    else:
+        check_references(["number"], [text])
+
+
+@pytest.mark.parametrize("text", ["yes", "2 + 2 = 4", "She has 12 eggs left.", "7 km", "1e999"])
+def test_any_other_reference_gives_what_the_rule_finds(text: str) -> None:
+    assert written_number(text) == (None if text == "1e999" else number_of(text))
+
+
+@pytest.mark.parametrize(
+    ("metric", "text"),
+    [
+        *(("number", text) for text in ("yes", "twelve", "\u00bd", "2\u00bd", "10^3", "7,8")),
+        *(("number", text) for text in ("1.234,56", "12:45", "2024-05-06", "5-3", "It is .5")),
+        *(
+            ("number", text)
+            for text in ("It costs -$5", "so \u22125", "COVID-19", "in 2 500", "x2/3")
+        ),
+        *(("choice", text) for text in ("b", "F", "Because", "Answer: C", "Cats")),
+        *(("rouge1", text) for text in ("\u732b", "?!")),
+        ("rougeL", "\u732b"),
+        ("rouge2", "word"),
+    ],
+)
+def test_a_metric_that_the_right_answer_cannot_meet_is_refused(metric: str, text: str) -> None:
+    with pytest.raises(ValueError, match=f"does not score 1 by the metric '{metric}'"):
+        check_references([metric], [text])
+
+
+@pytest.mark.parametrize(
+    ("metric", "text"),
+    [
+        *(
+            ("number", text)
+            for text in ("12", "-3.5", "1,234", "The answer is 12.", "5 km", "x=5,y=3")
+        ),
+        *(
+            ("number", text)
+            for text in ("#### 72", "48/2=24", "7, 8", "(5)", "-5%", "is -5", "(-5)")
+        ),
+        *(("choice", text) for text in ("B", "(B)", "the answer is D", "C.", "E) none")),
+        ("exact", "\u732b"),
+        ("rouge2", "two words"),
+        ("rougeL", "3"),
+    ],
+)
+def test_a_right_answer_that_scores_1_passes(metric: str, text: str) -> None:
+    check_references([metric], [text])
+    assert score([metric], text, [text]) == {metric: pytest.approx(1.0)}
+
+
+def test_one_of_several_right_answers_is_enough_and_one_word_may_have_no_second_rouge() -> None:
+    check_references(["rougeL"], ["\u732b", "cat"])
+    check_references(["rouge1", "rouge2"], ["word"])
+    with pytest.raises(ValueError, match="rouge2"):
+        check_references(["rouge2", "rouge1"], ["word"])
+
+
+def official_answer(sentence: str) -> float:
+    """LLM-Adapters' ``extract_answer_number``, transcribed from its evaluate.py."""
+    sentence = sentence.replace(",", "")
+    pred = re.findall(r"-?\d+\.?\d*", sentence)
+    if not pred:
+        return float("inf")
+    return float(pred[-1])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_a_model_writes_is_scored_as_llm_adapters_scores_it(seed: int) -> None:
+    draw = random.Random(seed)  # noqa: S311
+    pieces = [
+        *"0123456789",
+        *"0123456789.,-$% /_e=()\n\u2212\u2009",
+        "1,234",
+        ".5",
+        " is ",
+        "\u0663",
+        "{,}",
+    ]
+    labels = ("0", "7", "-3", "12.5", ".5", "1e3", "1_000", "0.0005", "+4")
+    for _ in range(3000):
+        text = "".join(draw.choices(pieces, k=draw.randint(0, 14)))
+        label = draw.choice((*labels, text))
+        try:
+            wanted = float(label)  # as theirs: float(label)
+        except ValueError:
+            continue
+        right = abs(wanted - official_answer(text)) <= 0.001
+        assert number_score(text, [label]) == float(right), (text, label)

@@ -307,3 +307,15 @@ def test_the_real_sets_have_their_known_sizes_and_no_shared_context() -> None:
         assert not kept & held
         assert not any("context of" in note for note in task.notes)
     assert len(load_xquad_en(data=REAL).test) == 1190
+
+
+@pytest.mark.parametrize("text", ["The", "?", "an a"])
+def test_an_answer_that_squads_rules_leave_nothing_of_is_refused_with_its_line(
+    tmp_path: Path, text: str
+) -> None:
+    empty = row(3, context=f"{row(3)['context']} {text}", answers={"text": [text]})
+    path = write_jsonl(tmp_path / "mine.jsonl", [*map(row, range(20, 40)), empty])
+    told = message_of(path)
+    assert f"{path}:21: the right answer {text!r} does not score 1 by f1" in told
+    task = load_squad(path, on_broken="skip")
+    assert "1 broken row left out" in task.notes[0]

@@ -76,6 +76,11 @@ def test_a_field_longer_than_the_csv_default_is_read_and_the_limit_put_back(
     assert csv.field_size_limit() == 131_072
 
 
+def test_bars_and_semicolons_within_names_separate_nothing(tmp_path: Path) -> None:
+    read = table(tmp_path, "a.csv", "text,yes|no,a;b\nx,1,2\n")
+    assert read.columns == ("text", "yes|no", "a;b")
+
+
 def test_a_unicode_line_separator_inside_a_text_is_not_a_line_end(tmp_path: Path) -> None:
     read = table(tmp_path, "a.csv", "text,label\na\u2028b,x\nc,y\n")
     assert [line for line, _ in read.rows] == [2, 3]
@@ -99,6 +104,15 @@ def test_a_unicode_line_separator_inside_a_text_is_not_a_line_end(tmp_path: Path
         ("a.jsonl", '[1, 2]\n{"text": "x"}\n', ["a.jsonl:1", "object", "[1, 2]"]),
         ("a.jsonl", "[" * 200_000, ["a.jsonl:1", "not JSON"]),
         ("a.txt", "x", ["a.txt", ".csv", ".jsonl"]),
+        ("a.csv", "text;label\na, b;1\n", ["a.csv:1", "separated by semicolons, not commas"]),
+        ("a.csv", "a|b|c\n1|2|3\n", ["a.csv:1", "separated by bars (|), not commas"]),
+        ("a.csv", "text\tlabel\nx\t1\n", ["a.csv:1", "separated by tabs", "name it .tsv"]),
+        ("a.tsv", "text,label\nx,1\n", ["a.tsv:1", "separated by commas", "name it .csv"]),
+        ("a.csv", "text,label\ra,1\rb,2\r", ["a.csv:1", "carriage return (CR) alone"]),
+        ("a.tsv", "text\tlabel\ra\t1\r", ["a.tsv:1", "carriage return (CR) alone"]),
+        ("a.jsonl", '{"a": 1}\r{"a": 2}\r', ["a.jsonl:1", "carriage return (CR) alone"]),
+        ("a.csv", "text,label\nx,1\n".encode("utf-16"), ["a.csv:1", "UTF-16"]),
+        ("a.json", '[{"a": 1}]'.encode("utf-16"), ["a.json:1", "UTF-16"]),
     ],
 )
 def test_a_broken_file_is_named_with_the_line(

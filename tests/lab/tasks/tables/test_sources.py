@@ -43,6 +43,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         ("glue/ax", ("nyu-mll/glue", "ax")),
         ("owner/set", ("owner/set", None)),
         ("owner/set/part", ("owner/set", "part")),
+        ("owner/set:part", ("owner/set", "part")),
     ],
 )
 def test_names_lead_to_repository_and_configuration(
@@ -50,7 +51,20 @@ def test_names_lead_to_repository_and_configuration(
 ) -> None:
     task = load_task(name)
     assert hub == [address]
-    assert task.name == name.replace("/", "-")
+    assert task.name == name.replace("/", "-").replace(":", "-")
+
+
+def test_one_split_of_a_hub_set_may_be_all_rows(hub: list[tuple[Any, ...]]) -> None:
+    task = load_task("owner/set:part:validation")
+    assert hub == [("owner/set", "part")]
+    assert task.train.num_rows + task.selection.num_rows + task.test.num_rows == 8
+    with pytest.raises(UserError, match="no split 'dev'; there are train, validation, test"):
+        load_task("owner/set::dev")
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_set_of_the_paper_is_known_by_either_spelling() -> None:
+    assert load_task("nyu-mll/glue:cola").name == "cola"
 
 
 @pytest.mark.usefixtures("hub")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ailora
@@ -187,3 +188,37 @@ def test_what_cannot_be_generated_with_is_refused_by_name(
     short = GenerationKind(sums_task(), replace(config, max_length=20))
     with pytest.raises(UserError, match="sums, row 1: max_length=20"):
         short.encode(short.task.train, AutoTokenizer.from_pretrained(decoder))
+
+
+@pytest.mark.parametrize(
+    ("metric", "learned", "asked", "expected"),
+    [
+        ("number", ["It is 4", "4", "so 4.0", "9", "7"], ["4", "9", "4", "x 4"], 3 / 4),
+        ("choice", ["B", "(B)", "A", "C"], ["B", "A", "the B"], 2 / 3),
+        ("exact", ["yes", " yes ", "no"], ["yes", "no", "maybe", "Yes"], 1 / 4),
+        ("rougeL", ["yes", "yes", "no"], ["yes", "no", "maybe"], None),
+    ],
+)
+def test_the_commonest_training_answer_is_what_chance_scores(
+    config: RunConfig, metric: str, learned: list[str], asked: list[str], expected: float | None
+) -> None:
+    def rows(answers: list[str]) -> Dataset:
+        return Dataset.from_list(
+            [{"source": f"{n}?", "target": a, "references": [a]} for n, a in enumerate(answers)]
+        )
+
+    task = replace(sums_task(), train=rows(learned), test=rows(asked), metrics=(metric,))
+    assert GenerationKind(task, config).majority() == (
+        None if expected is None else pytest.approx(expected)
+    )
+
+
+def test_the_commonest_answer_is_averaged_over_groups(config: RunConfig) -> None:
+    task = sums_task()
+    answers = [f"It is {5 if n < 4 else 11}" for n in range(8)]  # four of the five of one group
+    test = task.test.remove_columns("references").add_column("references", [[a] for a in answers])
+    fives = task.train.remove_columns("references").add_column(
+        "references", [["5"]] * len(task.train)
+    )
+    changed = replace(task, train=fives, test=test)
+    assert GenerationKind(changed, config).majority() == pytest.approx((4 / 5 + 0) / 2)

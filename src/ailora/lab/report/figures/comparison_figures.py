@@ -6,6 +6,7 @@ from statistics import fmean
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ailora.lab.report.comparison import Comparison, Run, name_of, watched_of, words_of
 from ailora.lab.report.figures.drawing import ROLE_LOOKS, Rows, count_words, draw_box, draw_curve
@@ -27,9 +28,10 @@ def selection_score(comparison: Comparison) -> tuple[Figure, Rows]:
 def update_norms(comparison: Comparison) -> tuple[Figure, Rows]:
     """||dW||_F of every adapted weight after training, by method and role."""
     # Methods that change whole models have no such list of their weights.
-    methods = [m for m in comparison.methods if any(r["updates"] for r in comparison.runs_of(m))]
+    methods = [m for m in comparison.methods if m not in without_norms(comparison)]
     roles = sorted({u["role"] for run in comparison.runs for u in run["updates"]}, key="qkvo".find)
-    figure = Figure(figsize=(4.6, 1.1 + 0.3 * len(methods) * len(roles)), layout="constrained")
+    tall = 1.1 + 0.3 * max(len(methods) * len(roles), 2)
+    figure = Figure(figsize=(4.6, tall), layout="constrained")
     axes = figure.subplots()
     rows: Rows = [["method", "seed", "name", "role", "norm", "relative"]]
     height = 0.8 / max(len(roles), 1)
@@ -44,7 +46,7 @@ def update_norms(comparison: Comparison) -> tuple[Figure, Rows]:
             for u in run["updates"]
         ]
     axes.set_yticks(range(len(methods)), [name_of(method) for method in methods])
-    axes.set(xlabel=r"$\|\Delta W\|_F$ after training", ylim=(len(methods) - 0.5, -0.5))
+    axes.set(xlabel=r"$\|\Delta W\|_F$ after training", ylim=(max(len(methods), 1) - 0.5, -0.5))
     _scale(axes, [row[4] for row in rows[1:]])
     for role in roles:
         color, marker = ROLE_LOOKS[role]
@@ -55,6 +57,30 @@ def update_norms(comparison: Comparison) -> tuple[Figure, Rows]:
     return figure, rows
 
 
+def without_norms(comparison: Comparison) -> list[str]:
+    """The methods whose runs list no norms."""
+    return [
+        method
+        for method in comparison.methods
+        if not any(run["updates"] for run in comparison.runs_of(method))
+    ]
+
+
+def left_out(comparison: Comparison) -> dict[str, str]:
+    """What is not in each figure and why, in a sentence; empty where all is."""
+    no_norms = without_norms(comparison)
+    words = {"update_norms": _sentence(no_norms, "its change is no product B A of factors")}
+    keys = {"training_loss": "loss", "selection_score": watched_of(comparison.runs[0])}
+    for name, key in keys.items():
+        empty = [m for m in comparison.methods if not _by_step(comparison.runs_of(m), key)]
+        words[name] = _sentence(empty, "its seeds share no step with a finite value")
+    return words
+
+
+def _sentence(methods: list[str], why: str) -> str:
+    return f"Not shown: {', '.join(map(name_of, methods))} ({why})." if methods else ""
+
+
 def _along_the_run(comparison: Comparison, key: str, label: str) -> tuple[Figure, Rows]:
     figure = Figure(figsize=(4.2, 3.4), layout="constrained")
     axes = figure.subplots()
@@ -63,25 +89,34 @@ def _along_the_run(comparison: Comparison, key: str, label: str) -> tuple[Figure
         runs = comparison.runs_of(method)
         _curve(axes, method, runs, key)
         rows += [
-            [method, run["config"]["seed"], entry["step"], entry["epoch"], entry[key]]
+            [method, run["config"]["seed"], entry["step"], entry["epoch"], entry.get(key)]
             for run in runs
             for entry in run["history"]
         ]
     count = count_words([len(comparison.runs_of(method)) for method in comparison.methods])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=f"optimiser step (seeds: n = {count})", ylabel=label)
     figure.legend(loc="outside upper center", ncols=3)
     return figure, rows
 
 
 def _curve(axes: Axes, method: str, runs: list[Run], key: str) -> None:
-    by_step: dict[int, list[float]] = {}
-    for entry in (entry for run in runs for entry in run["history"]):
-        if entry[key] is not None:
-            by_step.setdefault(entry["step"], []).append(entry[key])
-    # A mean over fewer seeds, where some stopped early, would jump without any learning.
-    steps = sorted(step for step, values in by_step.items() if len(values) == len(runs))
+    by_step = _by_step(runs, key)
+    steps = sorted(by_step)
     low, high = ([pick(by_step[step]) for step in steps] for pick in (min, max))
     draw_curve(axes, method, steps, [fmean(by_step[step]) for step in steps], (low, high))
+
+
+def _by_step(runs: list[Run], key: str) -> dict[int, list[float]]:
+    """The values of all seeds, at the steps that all seeds have.
+
+    A mean over fewer seeds, where some stopped early, would jump without any learning.
+    """
+    by_step: dict[int, list[float]] = {}
+    for entry in (entry for run in runs for entry in run["history"]):
+        if entry.get(key) is not None:
+            by_step.setdefault(entry["step"], []).append(entry[key])
+    return {step: values for step, values in by_step.items() if len(values) == len(runs)}
 
 
 def _norms(runs: list[Run], role: str) -> list[float]:

@@ -14,13 +14,12 @@ from types import MappingProxyType
 from datasets import Dataset, concatenate_datasets
 
 from ailora.errors import UserError
+from ailora.lab.tasks.classification.labels import Encode, encode_number
 from ailora.lab.tasks.classification.metrics import metric_names
 from ailora.lab.tasks.classification.text import (
     Columns,
-    Encode,
     build_text_task,
     choose_columns,
-    encode_number,
     to_dataset,
 )
 from ailora.lab.tasks.tables.read import find_file

@@ -15,16 +15,17 @@ from ailora.errors import UserError, instead
 _Array = npt.NDArray[Any]
 
 
-def _accuracy(predicted: _Array, labels: _Array, classes: int) -> float:
+def _accuracy(predicted: _Array, labels: _Array, classes: int, positive: int) -> float:
     return float(sk.accuracy_score(labels, predicted))
 
 
-def _f1(predicted: _Array, labels: _Array, classes: int) -> float:
+def _f1(predicted: _Array, labels: _Array, classes: int, positive: int) -> float:
     average = "binary" if classes == 2 else "macro"
-    return float(sk.f1_score(labels, predicted, average=average, zero_division=0.0))
+    options = {"average": average, "pos_label": positive, "zero_division": 0.0}
+    return float(sk.f1_score(labels, predicted, **options))
 
 
-def _mcc(predicted: _Array, labels: _Array, classes: int) -> float:
+def _mcc(predicted: _Array, labels: _Array, classes: int, positive: int) -> float:
     if _is_constant(predicted) or _is_constant(labels):
         return 0.0  # scikit-learn's answer too, but it warns where both are the same one class
     return float(sk.matthews_corrcoef(labels, predicted))
@@ -50,7 +51,7 @@ def _is_constant(values: _Array) -> bool:
     return bool(np.ptp(values) == 0)
 
 
-CLASSIFICATION: dict[str, Callable[[_Array, _Array, int], float]] = {
+CLASSIFICATION: dict[str, Callable[[_Array, _Array, int, int], float]] = {
     "accuracy": _accuracy,
     "f1": _f1,
     "mcc": _mcc,
@@ -85,15 +86,18 @@ def _check_names(names: Sequence[str], *, regression: bool) -> None:
             raise UserError(f"no {kind} metric is called {name!r}: {instead(name, known)}")
 
 
-def compute(names: Sequence[str], predictions: _Array, labels: _Array) -> dict[str, float]:
+def compute(
+    names: Sequence[str], predictions: _Array, labels: _Array, *, positive: int = 1
+) -> dict[str, float]:
     """Return each named score, in the order of ``names``.
 
     Args:
-        names: ``accuracy``, ``f1`` (of class 1 where there are two classes, else the mean over
+        names: ``accuracy``, ``f1`` (of one class where there are two, else the mean over
             classes), ``mcc``; or ``pearson``, ``spearman``. Constant predictions or labels score 0
             in mcc, pearson and spearman, where the formula is 0/0.
         predictions: Logits (n, classes) for classification; values (n,) or (n, 1) for regression.
         labels: Class indices (n,) or numbers (n,).
+        positive: Index of the class that the f1 of two classes is of.
 
     Raises:
         UserError: Unknown name, no rows, shapes that do not fit, or NaN or Inf among the
@@ -108,7 +112,7 @@ def compute(names: Sequence[str], predictions: _Array, labels: _Array) -> dict[s
         targets = labels.astype(np.float64)
         return {name: REGRESSION[name](values, targets) for name in names}
     chosen, classes = predictions.argmax(axis=-1), predictions.shape[-1]
-    return {name: CLASSIFICATION[name](chosen, labels, classes) for name in names}
+    return {name: CLASSIFICATION[name](chosen, labels, classes, positive) for name in names}
 
 
 def _check_values(predictions: _Array, labels: _Array) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from datasets import Dataset, Features, Value
 
@@ -48,7 +49,7 @@ def load_movies(
     draw = SingleRows(stratify=not regression)
     tested = hold_out(data, TEST_ROWS, seed=split_seed, draw=draw)
     chosen = hold_out(tested.kept, SELECTION_ROWS, seed=split_seed, draw=draw)
-    return build_text_task(
+    task = build_text_task(
         "movies-regression" if regression else "movies",
         {"train": chosen.kept, "dev": chosen.held_out, "test": tested.held_out},
         labels=None if regression else _LABELS,
@@ -56,6 +57,9 @@ def load_movies(
         sampling=Sampling(seed=split_seed, limit=limit, eval_limit=eval_limit),
         notes=notes,
     )
+    # What was dropped of the embedded file is for the result, not for the screen of each run.
+    statement = task.statement
+    return replace(task, statement=statement and replace(statement, remarks=(), made=()))
 
 
 def _sentences(regression: bool) -> tuple[Dataset, tuple[str, ...]]:

@@ -1,29 +1,30 @@
 """Classification and regression on your own files or a hub data set.
 
 Also what any such task is made of, GLUE's too: which columns of a table hold the texts and the
-label, and what labels mean.
+label.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence, Set
-from contextlib import suppress
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
 from ailora.errors import UserError
+from ailora.lab.tasks.classification.labels import Encode, meaning_of, positive_of, raw_label
 from ailora.lab.tasks.classification.metrics import metric_names
+from ailora.lab.tasks.statement import Statement, columns_left_out, notes_of
 from ailora.lab.tasks.tables.sources import is_local, name_of, read_tables
 from ailora.lab.tasks.tables.split import (
     Sampling,
     SingleRows,
     complete,
     limited,
-    shared_texts,
+    shared_but_for_case,
 )
 from ailora.lab.tasks.tables.table import (
     BrokenRows,
@@ -31,7 +32,7 @@ from ailora.lab.tasks.tables.table import (
     Report,
     Row,
     Table,
-    brief,
+    missing_words,
     stop,
     text_in,
     usable_rows,
@@ -48,15 +49,17 @@ _KNOWN_TEXT: tuple[tuple[str, ...], ...] = (
     ("text_a", "text_b"),
     ("text1", "text2"),
     ("text", "text_pair"),
+    ("question", "passage"),
+    ("question", "context"),
     ("sentence",),
     ("text",),
     ("review",),
     ("content",),
 )
 
-
-# Turns a raw label into a class index (int) or a number (float); a ValueError says why it cannot.
-Encode = Callable[[str], int | float]
+_LABEL = "label"
+# A question on a passage is answered by true or false, as in BoolQ, where there is no label.
+_ASKED, _ANSWER = {("question", "passage"), ("question", "context")}, "answer"
 
 
 def load_text_task(
@@ -65,7 +68,10 @@ def load_text_task(
     dev: Path | str | None = None,
     test: Path | str | None = None,
     text: Sequence[str] | None = None,
-    label: str = "label",
+    text_pair: str | None = None,
+    label: str | None = None,
+    labels: Sequence[str] | None = None,
+    positive: str | None = None,
     regression: bool | None = None,
     metrics: Sequence[str] | None = None,
     split_seed: int = 0,
@@ -81,14 +87,21 @@ def load_text_task(
     test, a tenth of train likewise. Limits apply after that.
 
     Args:
-        train: A csv, tsv, jsonl or json file (each also ``.gz``; json is a list of objects); a
-            folder with ``train.*`` and perhaps ``dev.*`` and ``test.*``; or a hub name such as
-            ``owner/set``.
+        train: A csv, tsv, jsonl or json file (json is a list of objects; each also compressed:
+            ``.gz``, ``.bz2``, ``.xz``, ``.zst``), a parquet, arrow or feather file; a folder with
+            ``train.*`` and perhaps ``dev.*`` and ``test.*``, or shards of them; or a hub name such
+            as ``owner/set`` or ``owner/set:config``.
         dev: A file, beside a train file.
         test: A file, beside a train file.
         text: Names of the one or two text columns; None finds common names.
-        label: Name of the label column.
-        regression: None decides by the labels: regression if all are numbers, some with a fraction.
+        text_pair: Name of the second text column, beside one in ``text``.
+        label: Name of the label column; None takes ``label``, or ``answer`` beside a question and
+            its passage.
+        labels: Names of the classes in the order of their indices; the column holds these names or
+            the indices. None takes all labels of train, numbers before names, sorted.
+        positive: The class of two that F1 is of; None takes the last.
+        regression: None decides by the labels: regression if some are numbers with a fraction and
+            nearly all others are numbers too.
         metrics: Names of metrics, the headline first. By default accuracy, f1, mcc; or pearson,
             spearman.
         split_seed: Seed of the splits made here and of the rows that the limits keep.
@@ -104,20 +117,31 @@ def load_text_task(
         UserError: Anything wrong with files, columns, labels, metrics or limits, in one line.
     """
     broken = BrokenRows(on_broken, local=is_local(train))
-    tables = read_tables(train, dev, test, label=label, report=broken.report)
-    columns = choose_columns(tables["train"], text, label)
-    labels, encode = _meaning(tables["train"], label, regression)
+    tables = read_tables(train, dev, test, label=label or _LABEL, report=broken.report)
+    columns = choose_columns(tables["train"], text, label, text_pair)
+    meaning = meaning_of(tables["train"], columns.label, regression=regression, order=labels)
+    said = positive_of(meaning.names, positive)
     parts = {
-        part: to_dataset(table, choose_columns(table, columns.text, label), encode, broken.report)
+        part: to_dataset(
+            table, choose_columns(table, columns.text, columns.label), meaning.encode, broken.report
+        )
         for part, table in tables.items()
     }
+    used = (*columns.text, columns.label)
+    odd = [note for table in tables.values() for note in missing_words(table, used)]
     return build_text_task(
         name_of(train),
         parts,
-        labels=labels,
-        metrics=metric_names(metrics, regression=labels is None),
+        labels=meaning.names,
+        metrics=metric_names(metrics, regression=meaning.names is None),
         sampling=Sampling(seed=split_seed, limit=limit, eval_limit=eval_limit),
-        notes=broken.notes(),
+        notes=(*broken.notes(), *notes_of(tables), *odd, *meaning.notes),
+        positive=said,
+        read=Read(
+            source=str(train),
+            columns=columns,
+            left_out=columns_left_out(tables["train"], used),
+        ),
     )
 
 
@@ -129,6 +153,8 @@ def build_text_task(
     metrics: tuple[str, ...],
     sampling: Sampling,
     notes: tuple[str, ...],
+    positive: str | None = None,
+    read: Read | None = None,
 ) -> TextTask:
     """Make the splits that are missing, apply the limits, look for shared texts.
 
@@ -139,6 +165,8 @@ def build_text_task(
         metrics: Names of metrics, the headline first.
         sampling: Which rows are kept.
         notes: What is to be said of the parts; what is done here is added.
+        positive: The class of two that F1 is of; None for the last.
+        read: Where the parts were read and from which columns, for the task's statement.
 
     Raises:
         UserError: Train has too few rows to be split, or a limit is less than 1.
@@ -147,17 +175,37 @@ def build_text_task(
     whole, made = complete(parts, seed=sampling.seed, draw=draw)
     train, selection, test = splits = limited(whole, sampling, draw)
     texts = {"train": _texts(train), "selection": _texts(selection), "test": _texts(test)}
-    notes = (*notes, *made, *shared_texts(texts))
-    log_notes(name, notes)
-    return TextTask(
+    leaks = shared_but_for_case(texts)
+    task = TextTask(
         name=name,
         train=train,
         selection=selection,
         test=test,
         labels=labels,
+        positive=positive or positive_of(labels, None),
         metrics=metrics,
         fingerprint=fingerprint_of(splits, labels),
-        notes=notes,
+        notes=(*notes, *made, *leaks),
+    )
+    log_notes(name, task.notes)
+    return replace(task, statement=_statement(task, read, (*notes, *leaks), made))
+
+
+def _statement(
+    task: TextTask, read: Read | None, remarks: tuple[str, ...], made: tuple[str, ...]
+) -> Statement:
+    counts = Counter(task.train["label"][:]) if task.labels is not None else Counter[int]()
+    kind = "regression" if task.labels is None else "classification"
+    return Statement(
+        kind=f"{kind} on pairs of texts" if task.has_pair else f"{kind} on texts",
+        source=task.name if read is None else read.source,
+        used={} if read is None else read.columns.used,
+        left_out=() if read is None else read.left_out,
+        rows={part: getattr(task, part).num_rows for part in ("train", "selection", "test")},
+        classes={name: counts[index] for index, name in enumerate(task.labels or ())},
+        positive=task.positive if "f1" in task.metrics else None,
+        remarks=remarks,
+        made=made,
     )
 
 
@@ -168,28 +216,67 @@ class Columns:
     text: tuple[str, ...]
     label: str
 
+    @property
+    def used(self) -> dict[str, str]:
+        """Names of the columns by what they are used for."""
+        roles = ("text",) if len(self.text) == 1 else ("text", "second text")
+        return {**dict(zip(roles, self.text, strict=True)), "label": self.label}
 
-def choose_columns(table: Table, text: Sequence[str] | None, label: str) -> Columns:
-    """Take the named columns, or known names for the texts where none is named.
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """Where a training table was read, from which columns, and which were left out."""
+
+    source: str
+    columns: Columns
+    left_out: tuple[str, ...]
+
+
+def choose_columns(
+    table: Table, text: Sequence[str] | None, label: str | None, pair: str | None = None
+) -> Columns:
+    """Take the named columns, or known names for those that are not named.
+
+    Args:
+        table: The rows.
+        text: Names of one or two text columns; None finds known names.
+        label: Name of the label column; None for ``label``, or ``answer`` beside a question and a
+            passage.
+        pair: Name of the second text column, where ``text`` names the first alone.
 
     Raises:
         UserError: A named column is missing, none is known, or more than two texts are named; the
             message lists the columns present.
     """
-    if text is None:
-        names = next((known for known in _KNOWN_TEXT if set(known) <= set(table.columns)), ())
-        if not names:
-            present = ", ".join(table.columns)
-            raise UserError(
-                f"{table.source}: no text column known by name; name it "
-                f"(columns present: {present})"
-            )
-    else:
-        names = (text,) if isinstance(text, str) else tuple(text)
-        if len(names) not in (1, 2):
-            raise UserError(f"one or two text columns are needed, got {list(names)!r}")
+    names = _known_texts(table) if text is None and pair is None else _said_texts(text, pair)
+    if not names:
+        raise UserError(
+            f"{table.source}: no text column known by name; name it "
+            f"(columns present: {', '.join(table.columns)})"
+        )
+    if label is None:
+        asked = names in _ASKED and _LABEL not in table.columns and _ANSWER in table.columns
+        label = _ANSWER if asked else _LABEL
     table.require(*names, label)
     return Columns(text=names, label=label)
+
+
+def _known_texts(table: Table) -> tuple[str, ...]:
+    return next((known for known in _KNOWN_TEXT if set(known) <= set(table.columns)), ())
+
+
+def _said_texts(text: Sequence[str] | None, pair: str | None) -> tuple[str, ...]:
+    names = () if text is None else (text,) if isinstance(text, str) else tuple(text)
+    if pair is not None:
+        if len(names) != 1:
+            raise UserError(
+                f"text_pair {pair!r} goes with one text column, got {list(names)!r}; name the "
+                "first text as text"
+            )
+        return (*names, pair)
+    if len(names) not in (1, 2):
+        raise UserError(f"one or two text columns are needed, got {list(names)!r}")
+    return names
 
 
 def to_dataset(table: Table, columns: Columns, encode: Encode, report: Report = stop) -> Dataset:
@@ -209,7 +296,7 @@ def to_dataset(table: Table, columns: Columns, encode: Encode, report: Report = 
     def values(row: Row) -> tuple[Any, ...]:
         texts = [text_in(row, name, numbers=False) for name in columns.text]
         try:
-            return (*texts, encode(_raw_label(row.get(columns.label))))
+            return (*texts, encode(raw_label(row.get(columns.label))))
         except ValueError as error:
             raise ValueError(f"column {columns.label!r}: {error}") from error
 
@@ -219,106 +306,6 @@ def to_dataset(table: Table, columns: Columns, encode: Encode, report: Report = 
     return Dataset.from_dict(dict(zip(names, by_column, strict=True)))
 
 
-def encode_number(text: str) -> float:
-    """Return a label as a finite float.
-
-    Raises:
-        ValueError: It is none.
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"expected a number for regression, got {brief(text)}") from None
-    if not math.isfinite(value):
-        raise ValueError(f"expected a finite number for regression, got {brief(text)}")
-    return value
-
-
-def _meaning(
-    table: Table, label: str, regression: bool | None
-) -> tuple[tuple[str, ...] | None, Encode]:
-    """Class names of a training table, or None for regression; and how a label is encoded."""
-    values = _label_values(table, label)
-    if regression is None:
-        regression = table.label_names is None and _is_numeric_scale(values)
-    if regression:
-        return None, encode_number
-    names = _class_names(table, label, values)
-    return names, _class_encoder(names)
-
-
-def _label_values(table: Table, label: str) -> frozenset[str]:
-    """The different labels of a table as text; those that cannot be used are passed over."""
-    found = set()
-    for _, row in table.rows:
-        with suppress(ValueError):
-            found.add(_raw_label(row.get(label)))
-    return frozenset(found)
-
-
-def _class_names(table: Table, label: str, values: Set[str]) -> tuple[str, ...]:
-    """Classes of a training table: those its source declares, else numbers before names, sorted.
-
-    Raises:
-        UserError: One class only, or so many that the column cannot hold classes.
-    """
-    if table.label_names is not None:
-        return table.label_names
-    where = f"{table.source}: column {label!r}"
-    if len(values) == 1:
-        raise UserError(
-            f"{where} holds one class only ({brief(next(iter(values)))}): nothing to learn"
-        )
-    if len(values) > 20 and 2 * len(values) > len(table.rows):
-        raise UserError(
-            f"{where} has {len(values)} different values in {len(table.rows)} rows, too many for "
-            "classes; name another label column, or ask for regression"
-        )
-    return tuple(sorted(values, key=_numbers_first))
-
-
-def _is_numeric_scale(values: Set[str]) -> bool:
-    """Whether labels look like a regression target: all numbers, some with a fraction."""
-    try:
-        numbers = [float(text) for text in values]
-    except ValueError:
-        return False
-    return all(map(math.isfinite, numbers)) and not all(map(float.is_integer, numbers))
-
-
-def _class_encoder(names: tuple[str, ...]) -> Encode:
-    """A function from a class name to its index; ValueError for an unknown one."""
-    index = {name: position for position, name in enumerate(names)}
-    known = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-
-    def encode(text: str) -> int:
-        if text not in index:
-            raise ValueError(f"label {brief(text)} is not in train (there: {known})")
-        return index[text]
-
-    return encode
-
-
-def _raw_label(value: Any) -> str:
-    """A label as text, so that 1 in JSON and ``1`` in csv are the same class.
-
-    Raises:
-        ValueError: It is missing, empty, or not a scalar.
-    """
-    if isinstance(value, bool):
-        return str(value).lower()
-    if not isinstance(value, str | int | float) or not str(value).strip():
-        raise ValueError(f"expected a label, got {brief(value)}; fill it in or drop the row")
-    return str(value).strip()
-
-
 def _texts(split: Dataset) -> list[tuple[str, ...]]:
     columns = [name for name in ("text", "text_pair") if name in split.column_names]
     return list(zip(*(split[name][:] for name in columns), strict=True))
-
-
-def _numbers_first(text: str) -> tuple[bool, float, str]:
-    try:
-        return (False, float(text), text)
-    except ValueError:
-        return (True, 0.0, text)

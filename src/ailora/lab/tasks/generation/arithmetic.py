@@ -22,7 +22,9 @@ from ailora.lab.tasks.generation.pairs import (
     generation_task,
     instruction_in,
     to_dataset,
+    unmet_notes,
 )
+from ailora.lab.tasks.generation.text_scores import check_references, written_number
 from ailora.lab.tasks.tables.read import find_file, read_table
 from ailora.lab.tasks.tables.sources import file_of, folder_of, load_from_hub
 from ailora.lab.tasks.tables.split import at_most, comparable, hold_out, shared
@@ -63,6 +65,11 @@ def load_arithmetic(
     tenth of the training rows. The rows of test have their set as ``group``, so what is reported
     is the mean over the sets.
 
+    An ``answer`` is read as the number that it is (".5" is a half), as LLM-Adapters does; what a
+    model writes is read by its rule (`ailora.lab.tasks.generation.text_scores.number_of`). A row of
+    test that no text can answer by one of the metrics, such as a letter by ``number``, is broken;
+    such rows of selection are counted in the notes.
+
     Args:
         data: Folder with one folder per set: ``gsm8k/train.jsonl.gz`` and so on; None for the hub.
         train_file: A json (a list of records), jsonl, csv or tsv file to train on instead.
@@ -91,7 +98,7 @@ def load_arithmetic(
     if not tests or isinstance(tests, str):
         raise UserError(f"tests={tests!r}: name one set or more, such as {', '.join(TESTS)}")
     broken = BrokenRows(on_broken, local=data is not None)
-    sets = _Sets(data, broken.report)
+    sets = _Sets(data, broken.report, writing.metrics)
     train, selection, notes = sets.to_learn(train_file, split_seed)
     held = {"selection": selection, **{name: sets.test(name) for name in tests}}
     if drop_overlap:
@@ -102,6 +109,8 @@ def load_arithmetic(
     held = {name: at_most(rows, eval_limit, seed=split_seed) for name, rows in held.items()}
     notes += [*broken.notes(), *_overlap_notes(train, held)]
     selection, *scored = held.values()
+    rights = [_as_written(references) for references in selection["references"]]
+    notes += unmet_notes(writing.metrics, {"selection": rights})
     splits = (train, selection, concatenate_datasets(scored))
     return generation_task("arithmetic", splits, writing, tuple(notes))
 
@@ -112,10 +121,11 @@ class _Sets:
 
     data: Path | str | None
     report: Report
+    metrics: tuple[str, ...]
 
     def test(self, name: str) -> Dataset:
         """The rows of a test, with its name as their group."""
-        rows = to_dataset(self._table(name, "test"), _to_test, self.report)
+        rows = to_dataset(self._table(name, "test"), self._to_test, self.report)
         return rows.add_column("group", [name] * len(rows))
 
     def to_learn(
@@ -136,6 +146,17 @@ class _Sets:
         tenth = max(1, len(train) // 10)
         cut = hold_out(train, tenth, seed=seed)
         return cut.kept, cut.held_out, [f"selection split: {tenth} rows held out (seed {seed})"]
+
+    def _to_test(self, row: Row) -> Pair:
+        """A row to be scored on: the reference is the ``answer``, whatever the output says.
+
+        Raises:
+            ValueError: No instruction, no answer, or one that a metric cannot meet.
+        """
+        answer = _answer(row)
+        check_references(self.metrics, _as_written((answer,)))
+        target = f"The answer is {answer}."
+        return Pair(source=instruction_in(row), target=target, references=(answer,))
 
     def _file(self, path: Path) -> Dataset:
         return to_dataset(read_table(path, self.report), _to_learn, self.report)
@@ -179,29 +200,31 @@ def _to_learn(row: Row) -> Pair:
     return Pair(source=instruction_in(row), target=target, references=(answer,))
 
 
-def _to_test(row: Row) -> Pair:
-    """A row to be scored on: the reference is the ``answer``, whatever the output says.
-
-    Raises:
-        ValueError: No instruction, or no answer.
-    """
-    answer = _answer(row)
-    return Pair(source=instruction_in(row), target=f"The answer is {answer}.", references=(answer,))
+def _as_written(answers: Sequence[str]) -> tuple[str, ...]:
+    """Answers that are nothing but a number, as a model would write them: .5 as 0.5."""
+    return tuple(
+        f"{written_number(answer)!r}" if _number_in(answer) is not None else answer
+        for answer in answers
+    )
 
 
 def _answer(row: Row) -> str:
     text = text_in(row, "answer").strip()
     if _CHOICE.fullmatch(text):
         return text
-    try:
-        number = float(text.replace(",", ""))
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
+    if _number_in(text) is None:
         raise ValueError(
             f"column 'answer': expected a number, or a letter from A to E, got {brief(text)}"
         )
     return text
+
+
+def _number_in(text: str) -> float | None:
+    try:
+        number = float(text.replace(",", ""))
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,8 +59,9 @@ def load_instructions(
         split_seed: Seed of the splits made here and of the rows that the limits keep.
         limit: Most rows to train on.
         eval_limit: Most rows of selection and of test each.
-        on_broken: What a row without an instruction or an answer does: "stop", with file and line,
-            or "skip", counted in the notes. None stops at those of local files and skips the hub's.
+        on_broken: What a row does that has no instruction or no answer, or whose own answer does
+            not score 1 by the metrics: "stop", with file and line, or "skip", counted in the notes.
+            None stops at those of local files and skips the hub's.
 
     Raises:
         UserError: Anything wrong with files, columns, metrics or limits, in one line.
@@ -73,12 +74,20 @@ def load_instructions(
     )
     broken = BrokenRows(on_broken, local=is_local(train))
     tables = read_tables(train, dev, test, label=label, report=broken.report)
-    columns = _columns(text, tables["train"].columns)
+    columns = _columns(text, [name for table in tables.values() for name in table.columns])
+    needed = columns if text is not None else columns[:1]  # an input may be missing
     for table in tables.values():
-        table.require(*columns, label)
+        table.require(*needed, label)
     sampling = Sampling(seed=split_seed, limit=limit, eval_limit=eval_limit)
     return build_generation_task(
-        name_of(train), tables, _to_pair(columns, label), writing, sampling, broken
+        name_of(train),
+        tables,
+        _to_pair(columns, label),
+        writing,
+        sampling,
+        broken,
+        source=str(train),
+        used={**dict(zip(("instruction", "input"), columns, strict=False)), "answer": label},
     )
 
 

@@ -5,13 +5,15 @@ Instructions, summaries and arithmetic problems all become pairs of texts here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from datasets import Dataset, Features, List, Value
 
 from ailora.errors import UserError
-from ailora.lab.tasks.generation.text_scores import ROUGE, check_generated, seen_by_rouge
+from ailora.lab.tasks.generation.text_scores import check_generated, check_references
+from ailora.lab.tasks.statement import Statement, columns_left_out, notes_of
 from ailora.lab.tasks.tables.split import (
     Sampling,
     Splits,
@@ -26,12 +28,13 @@ from ailora.lab.tasks.tables.table import (
     Row,
     Table,
     brief,
+    missing_words,
     text_in,
     usable_rows,
 )
 from ailora.lab.tasks.task import GenerationTask, fingerprint_of, log_notes
 
-_FEATURES = Features(
+FEATURES = Features(
     {"source": Value("string"), "target": Value("string"), "references": List(Value("string"))}
 )
 
@@ -47,6 +50,9 @@ class Pair:
 
 # Makes a pair of a row; ValueError says what the row lacks.
 ToPair = Callable[[Row], Pair]
+Rights = Mapping[str, Sequence[Sequence[str]]]  # the references of each row, by split
+_SCORED = ("selection", "test")
+_PARTS = ("train", *_SCORED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +69,7 @@ class Writing:
     max_new_tokens: int
     num_beams: int
     max_source_tokens: int | None = None
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
         check_generated(self.metrics)
@@ -80,11 +87,17 @@ def build_generation_task(
     writing: Writing,
     sampling: Sampling,
     broken: BrokenRows,
+    *,
+    published: bool = False,
+    features: Features = FEATURES,
+    source: str = "",
+    used: Mapping[str, str] = MappingProxyType({}),
 ) -> GenerationTask:
     """Turn rows into pairs, make the splits that are missing, apply the limits.
 
-    Splits are made as `load_text_task` makes them. The notes say what was made, which texts splits
-    share, and how many rows have references that ROUGE cannot see.
+    Splits are made as `load_text_task` makes them. The notes say what was made and which texts
+    splits share. The right answers are scored first: a row whose own answer does not score 1 by
+    each of the metrics is broken.
 
     Args:
         name: Name of the task.
@@ -92,19 +105,43 @@ def build_generation_task(
         to_pair: Makes a pair of a row.
         writing: How answers are asked for and scored.
         sampling: Which rows are kept.
-        broken: Takes the rows that ``to_pair`` refuses; what it counted stands in the notes.
+        broken: Takes the rows that cannot be used; what it counted stands in the notes.
+        published: Whether the rows are a published set's. They stay as they are, so that scores
+            compare with others' on the same rows: those whose own answer does not score 1 are
+            counted in the notes, and refused if they are a whole split.
+        features: Columns of the rows: fields of the pairs.
+        source: Where the tables were read, for the statement; the name where not said.
+        used: Columns that are used, by what for.
 
     Raises:
-        UserError: No usable rows, too few to split, a limit below 1, ROUGE of texts without one
-            ASCII letter or digit, or a broken row where the rule is to stop.
+        UserError: No usable rows, too few to split, a limit below 1, a metric that the right
+            answers cannot meet, or a broken row where the rule is to stop.
     """
-    parts = {part: to_dataset(table, to_pair, broken.report) for part, table in tables.items()}
+    scored = to_pair if published else _meeting(writing.metrics, to_pair)
+    parts = {
+        part: to_dataset(table, scored, broken.report, features) for part, table in tables.items()
+    }
     whole, made = complete(parts, seed=sampling.seed)
     splits = limited(whole, sampling)
-    notes = (*broken.notes(), *made, *_shared(splits))
-    if set(writing.metrics) & set(ROUGE):
-        notes += _unseen(name, selection=splits[1], test=splits[2])
-    return generation_task(name, splits, writing, notes)
+    odd = [note for table in tables.values() for note in missing_words(table, [*used.values()])]
+    read, leaks = (*broken.notes(), *notes_of(tables), *odd), _shared(splits)
+    notes = (*read, *made, *leaks)
+    rights = {part: rows["references"] for part, rows in zip(_SCORED, splits[1:], strict=True)}
+    if published:
+        _check_met(name, writing.metrics, rights)
+        notes += unmet_notes(writing.metrics, rights)
+    if "rouge2" in writing.metrics[1:]:
+        notes += _single_words(rights)
+    statement = Statement(
+        kind="texts answered with text",
+        source=source or name,
+        used=used,
+        left_out=columns_left_out(tables["train"], [*used.values()]) if used else (),
+        rows={part: len(rows) for part, rows in zip(_PARTS, splits, strict=True)},
+        remarks=(*read, *leaks, *notes[len(read) + len(made) + len(leaks) :]),
+        made=made,
+    )
+    return replace(generation_task(name, splits, writing, notes), statement=statement)
 
 
 def generation_task(
@@ -119,6 +156,8 @@ def generation_task(
     meaning = [writing.template, writing.max_new_tokens, writing.num_beams, *writing.metrics]
     if writing.max_source_tokens:
         meaning.append(writing.max_source_tokens)
+    if writing.chat_template:
+        meaning.append(writing.chat_template)
     return GenerationTask(
         name=name,
         train=train,
@@ -134,16 +173,17 @@ def generation_task(
     )
 
 
-def to_dataset(table: Table, to_pair: ToPair, report: Report) -> Dataset:
-    """Return the columns ``source``, ``target`` and ``references`` of a table.
+def to_dataset(
+    table: Table, to_pair: ToPair, report: Report, features: Features = FEATURES
+) -> Dataset:
+    """Return the columns ``source``, ``target`` and ``references`` of a table, or those asked for.
 
     Raises:
         UserError: No row is left; and what ``report`` raises.
     """
     pairs = usable_rows(table, to_pair, report)
-    columns = {name: [getattr(pair, name) for pair in pairs] for name in _FEATURES}
-    columns["references"] = [list(references) for references in columns["references"]]
-    return Dataset.from_dict(columns, features=_FEATURES)
+    columns = {name: [getattr(pair, name) for pair in pairs] for name in features}
+    return Dataset.from_dict(columns, features=features)
 
 
 def instruction_in(row: Row, instruction: str = "instruction", more: str | None = "input") -> str:
@@ -172,13 +212,57 @@ def _shared(splits: Splits) -> tuple[str, ...]:
     return tuple(f"{note} (case, spacing and punctuation aside)" for note in shared_texts(texts))
 
 
-def _unseen(name: str, **splits: Dataset) -> tuple[str, ...]:
+def _meeting(metrics: Sequence[str], to_pair: ToPair) -> ToPair:
+    """``to_pair``, which then refuses rows whose own answer does not score 1."""
+
+    def checked(row: Row) -> Pair:
+        pair = to_pair(row)
+        check_references(metrics, pair.references)
+        return pair
+
+    return checked
+
+
+def unmet_notes(metrics: Sequence[str], rights: Rights) -> tuple[str, ...]:
+    """Say for each split how many rows there are whose own answer does not score 1, and why.
+
+    Args:
+        metrics: Names of scores.
+        rights: The references of each row, by split.
+    """
     notes = []
-    for part, rows in splits.items():
-        count = sum(not any(map(seen_by_rouge, references)) for references in rows["references"])
-        what = "no reference with an ASCII letter or digit, all that ROUGE sees"
-        if count == len(rows):
-            raise UserError(f"{name}: {part} has {what}; name another metric, such as exact")
-        if count:
-            notes.append(f"{count} of {len(rows)} {part} rows have {what}: they score 0")
+    for part, rows in rights.items():
+        reasons = [why for row in rows if (why := _why_unmet(metrics, row))]
+        if reasons:
+            notes.append(f"{len(reasons)} of {len(rows)} {part} rows: {reasons[0]}")
     return tuple(notes)
+
+
+def _check_met(name: str, metrics: Sequence[str], rights: Rights) -> None:
+    """Raise a UserError for a split of which no row's own answer scores 1."""
+    for part, rows in rights.items():
+        reasons = [_why_unmet(metrics, row) for row in rows]
+        if all(reasons):
+            raise UserError(f"{name}, {part}, all {len(rows)} rows: {reasons[0]}")
+
+
+def _single_words(rights: Rights) -> tuple[str, ...]:
+    counts = {
+        part: sum(
+            not _why_unmet(["rouge1"], row) and bool(_why_unmet(["rouge2"], row)) for row in rows
+        )
+        for part, rows in rights.items()
+    }
+    return tuple(
+        f"{count} of {len(rights[part])} {part} rows have an answer of one word: rouge2 is 0 there"
+        for part, count in counts.items()
+        if count
+    )
+
+
+def _why_unmet(metrics: Sequence[str], references: Sequence[str]) -> str:
+    try:
+        check_references(metrics, references)
+    except ValueError as error:
+        return str(error)
+    return ""

@@ -106,6 +106,7 @@ def load_summarization(
         eval_limit: Most rows of selection and of test each.
         on_broken: What a row without a document or a summary does: "stop", with file and line, or
             "skip", counted in the notes. None stops at those of local files and skips the hub's.
+            A row whose summary cannot score 1 (no word that ROUGE sees) stays and is counted.
 
     Raises:
         UserError: Unknown set, no such folder, a set that the hub does not have as plain data, or
@@ -130,6 +131,7 @@ def load_summarization(
         ),
         Sampling(seed=split_seed, limit=limit, eval_limit=eval_limit),
         broken,
+        published=True,
     )
 
 
@@ -168,7 +170,7 @@ def load_summaries(
         split_seed: Seed of the splits made here and of the rows that the limits keep.
         limit: Most rows to train on.
         eval_limit: Most rows of selection and of test each.
-        on_broken: As in `load_summarization`.
+        on_broken: As in `load_summarization`, but a row whose summary cannot score 1 is broken.
 
     Raises:
         UserError: Anything wrong with files, columns, metrics or limits, in one line.
@@ -189,7 +191,14 @@ def load_summaries(
         ),
         Sampling(seed=split_seed, limit=limit, eval_limit=eval_limit),
         broken,
+        source=str(train),
+        used=_used(tables["train"], document, label),
     )
+
+
+def _used(table: Table, document: str, summary: str) -> dict[str, str]:
+    roles = {"document": document, "summary": summary, "references": _REFERENCES}
+    return {role: name for role, name in roles.items() if name in table.columns}
 
 
 def _called(name: str) -> SummarySet:

@@ -16,6 +16,7 @@ from typing import Any
 from datasets import Dataset, Features, Value
 
 from ailora.errors import UserError
+from ailora.lab.tasks.qa.answers import normalized
 from ailora.lab.tasks.tables.table import Report, Row, Table, brief, text_in, usable_rows
 
 _FEATURES = Features(
@@ -54,7 +55,9 @@ class Question:
         return tuple(is_placed(self.context, text, start) for text, start in pairs)
 
 
-def questions_in(table: Table, report: Report, *, strict: bool = False) -> list[Question]:
+def questions_in(
+    table: Table, report: Report, *, strict: bool = False, published: bool = False
+) -> list[Question]:
     """Return the questions of one split, in order.
 
     Columns: ``question``, ``context``, ``answers`` (SQuAD's list of objects, or the hub's two
@@ -66,6 +69,8 @@ def questions_in(table: Table, report: Report, *, strict: bool = False) -> list[
         table: The rows.
         report: Told of each row of broken structure; unless it raises, the row is left out.
         strict: Whether a row with an answer that does not stand at its start is broken too.
+        published: Whether the rows are a published set's. In others a row is broken whose answers
+            SQuAD's rules leave nothing of (articles, punctuation): no prediction would score 1.
 
     Raises:
         UserError: No row is left. And what ``report`` raises.
@@ -75,6 +80,8 @@ def questions_in(table: Table, report: Report, *, strict: bool = False) -> list[
         found = _question(row)
         if strict:
             _check_placed(found)
+        if not published:
+            _check_scored(found)
         return found
 
     return usable_rows(_with_ids(table), question, report, identity=lambda found: found.id)
@@ -162,6 +169,14 @@ def _check_placed(question: Question) -> None:
     for text, placed in zip(question.texts, question.placed, strict=True):
         if not placed:
             raise ValueError(f"the answer {brief(text)} is not in the context at answer_start")
+
+
+def _check_scored(question: Question) -> None:
+    if question.texts and not any(map(normalized, question.texts)):
+        raise ValueError(
+            f"the right answer {brief(question.texts[0])} does not score 1 by f1: without articles "
+            "and punctuation nothing is left of it; write it otherwise"
+        )
 
 
 def _with_placed(question: Question) -> Question:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from datasets import Dataset
 
 from ailora.errors import UserError
 from ailora.lab.tasks.qa.questions import is_placed, learnable, questions_in, to_dataset
+from ailora.lab.tasks.statement import Statement, columns_left_out, notes_of
 from ailora.lab.tasks.tables.read import kind_of, read_table, read_text
 from ailora.lab.tasks.tables.sources import (
     FILES,
@@ -21,7 +23,15 @@ from ailora.lab.tasks.tables.sources import (
     read_named_set,
     read_tables,
 )
-from ailora.lab.tasks.tables.split import Sampling, Splits, WholeGroups, complete, limited, shared
+from ailora.lab.tasks.tables.split import (
+    Sampling,
+    Splits,
+    WholeGroups,
+    comparable,
+    complete,
+    limited,
+    shared,
+)
 from ailora.lab.tasks.tables.table import BrokenRows, OnBroken, Report, Row, Table, brief, stop
 from ailora.lab.tasks.task import QATask, fingerprint_of, log_notes
 
@@ -32,6 +42,11 @@ SQUAD = {
     "xquad_en": "google/xquad/xquad.en",
 }
 _ID = "id"  # the hub's tables are asked for by a label, and hide splits by it; an id hides none
+_COLUMNS = (
+    *("id", "title", "question", "context", "answers", "answer", "answer_start"),
+    "is_impossible",
+)
+_LIST = re.compile(r"\s*\[\s*\{")  # a json file that is a list of rows, not SQuAD's document
 # Many questions are asked about one context: no two splits share one.
 _DRAW = WholeGroups(groups={"article": "title", "context": "context"}, noun="questions")
 
@@ -78,7 +93,8 @@ def load_squad(
     broken = BrokenRows(on_broken, local=is_local(source))
     tables = read_tables(source, dev, test, label=_ID, report=broken.report, read=read_questions)
     sampling = Sampling(seed=split_seed, limit=limit, eval_limit=eval_limit)
-    return _task(name or name_of(source), tables, sampling, broken, strict=on_broken == "stop")
+    strict = on_broken == "stop"
+    return _task(name or name_of(source), tables, sampling, broken, strict=strict, source=source)
 
 
 def load_squad_set(
@@ -150,7 +166,7 @@ def read_questions(path: Path, report: Report = stop) -> Table:
         UserError: Missing, unreadable or empty file, not UTF-8, not JSON, or another structure;
             with the line, or with the place inside the document.
     """
-    if kind_of(path) != ".json":
+    if kind_of(path) != ".json" or _LIST.match(read_text(path)):
         return read_table(path, report)
     rows = tuple(_questions(str(path), _document(path), report))
     if not rows:
@@ -198,9 +214,12 @@ def _task(
     broken: BrokenRows,
     *,
     strict: bool,
+    source: Path | str = "",
 ) -> QATask:
     questions = {
-        part: questions_in(table, broken.report, strict=strict and part == "train")
+        part: questions_in(
+            table, broken.report, strict=strict and part == "train", published=not source
+        )
         for part, table in tables.items()
     }
     unanswerable = any(not row.texts for rows in questions.values() for row in rows)
@@ -212,7 +231,8 @@ def _task(
         rows.remove_columns("title") for rows in limited(whole, sampling, _DRAW)
     )
     splits = (train, selection, test)
-    notes = (*broken.notes(), *left_out, *misplaced, *made, *_shared_contexts(splits))
+    leaks, read = _shared_contexts(splits), (*broken.notes(), *notes_of(tables))
+    notes = (*read, *left_out, *misplaced, *made, *leaks)
     log_notes(name, notes)
     return QATask(
         name=name,
@@ -223,7 +243,21 @@ def _task(
         fingerprint=fingerprint_of(splits, unanswerable),
         notes=notes,
         has_unanswerable=unanswerable,
+        statement=Statement(
+            kind="questions on texts" + (", some without an answer" if unanswerable else ""),
+            source=str(source) or name,
+            used=_used(tables["train"]) if source else {},
+            left_out=columns_left_out(tables["train"], _COLUMNS) if source else (),
+            rows={"train": len(train), "selection": len(selection), "test": len(test)},
+            remarks=(*read, *left_out, *misplaced, *leaks),
+            made=made,
+        ),
     )
+
+
+def _used(table: Table) -> dict[str, str]:
+    answers = "answers" if "answers" in table.columns else "answer"
+    return {"question": "question", "text": "context", "answers": answers}
 
 
 def _misplaced(**splits: Dataset) -> tuple[str, ...]:
@@ -241,7 +275,7 @@ def _misplaced(**splits: Dataset) -> tuple[str, ...]:
 
 def _shared_contexts(splits: Splits) -> tuple[str, ...]:
     contexts = {
-        name: rows["context"][:]
+        name: [comparable(text, punctuation=True) for text in rows["context"][:]]
         for name, rows in zip(("train", "selection", "test"), splits, strict=True)
     }
     return tuple(

@@ -1,27 +1,35 @@
-"""Local files as tables: csv, tsv, jsonl and json, also gzipped, with the line of every row."""
+"""Local files as tables, compressed or not, with the line of every row.
+
+csv, tsv, jsonl and json here; files stored by column in ``tables.columnar``.
+"""
 
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 import json
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ailora.errors import UserError
-from ailora.lab.tasks.tables.table import Report, Row, Table, brief, stop
+from ailora.lab.tasks.tables import columnar
+from ailora.lab.tasks.tables.compressed import COMPRESSED, bare_name, file_errors, opened
+from ailora.lab.tasks.tables.table import Report, Row, Table, brief, columns_of, stop
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
+_TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
+SUFFIXES = (*_TEXT_SUFFIXES, *columnar.SUFFIXES)
+FORMS = "csv, tsv, jsonl, json (each also as .gz, .bz2, .xz or .zst), parquet, arrow or feather"
 # Columns that a json file in SQuAD's own form has, once it is read.
 SQUAD_COLUMNS = ("question", "context", "answers")
 _BOM = b"\xef\xbb\xbf"
+_CR_ONLY = (
+    "a carriage return (CR) alone, as old Macintosh files have it, ends no line here; save the "
+    "file with line ends LF or CR LF"
+)
 _LARGEST_FIELD = 1 << 24  # characters; csv's own limit of 131,072 is a long document
-_PEEK = 1 << 20  # characters; a first row that is longer says nothing
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -46,29 +54,85 @@ def read_table(path: Path, report: Report = stop) -> Table:
     """
     kind = kind_of(path)
     if kind is None:
-        raise UserError(f"{path}: not a table; expected {', '.join(SUFFIXES)}, each also with .gz")
-    with file_errors(path):
-        if kind == ".json":
-            rows = tuple(_listed(path, report))
-        elif kind == ".jsonl":
-            rows = tuple(_objects(path, report))
-        else:
-            rows = tuple(_records(path, kind, report))
+        raise UserError(f"{path}: not a table; expected {', '.join(_TEXT_SUFFIXES)} ({FORMS})")
+    if kind in columnar.SUFFIXES:
+        return columnar.read_columnar(path)
+    spread = Spread()
+    rows = tuple(rows_in(path, report, spread))
     if not rows:
         raise UserError(
             f"{path} has no rows that can be used: an empty split; give a file with rows"
         )
-    return Table(source=str(path), columns=tuple(rows[0][1]), rows=rows)
+    notes = spread.notes(path)
+    return Table(source=str(path), columns=columns_of(rows), rows=rows, notes=notes)
+
+
+def rows_in(path: Path, report: Report, spread: Spread | None = None) -> Iterator[tuple[int, Row]]:
+    """Yield the rows of a csv, tsv, jsonl or json file, each with its line.
+
+    Raises:
+        UserError: As `read_table`.
+    """
+    kind = kind_of(path)
+    with file_errors(path):
+        if kind == ".json":
+            yield from _listed(path, report)
+        elif kind == ".jsonl":
+            yield from _objects(path, report)
+        else:
+            yield from _records(path, report, spread or Spread())
+
+
+def header_of(path: Path) -> tuple[str, ...]:
+    """Return the column names in the first row of a csv or tsv file.
+
+    Raises:
+        UserError: As `read_table`.
+    """
+    foreign: dict[int, str] = {}
+    with file_errors(path), _long_fields():
+        first = next(_field_lists(path, foreign), None)
+        return tuple(_checked_header(path, *first, foreign)) if first else ()
+
+
+@dataclass
+class Spread:
+    """Fields of a csv file that span several lines, as one does whose quote is never closed."""
+
+    fields: int = 0
+    longest: int = 0  # lines
+    at: int = 0  # line of the longest
+
+    def add(self, line: int, fields: Sequence[str]) -> None:
+        """Count those of one row."""
+        for field in fields:
+            if (lines := len(field.strip("\r\n").splitlines())) > 1:
+                self.fields += 1
+                if lines > self.longest:
+                    self.longest, self.at = lines, line
+
+    def notes(self, path: Path) -> tuple[str, ...]:
+        """Say how many there are, if any."""
+        if not self.fields:
+            return ()
+        count = f"{self.fields} field{'s' * (self.fields > 1)} of {path.name}"
+        span = "spans" if self.fields == 1 else "span"
+        which = "" if self.fields == 1 else ", the longest"
+        return (
+            f"{count} {span} several lines{which}: {self.longest} lines in the row at "
+            f"{path}:{self.at}; if that is not meant, look there for a stray quote",
+        )
 
 
 def read_text(path: Path) -> str:
-    """Return a whole file, perhaps gzipped, as UTF-8 with or without a byte-order mark.
+    """Return a whole file, perhaps compressed, as UTF-8 with or without a byte-order mark.
 
     Raises:
-        UserError: Missing or unreadable file, broken gzip, or not UTF-8, with the line.
+        UserError: Missing or unreadable file, broken compression, or not UTF-8, with the line.
     """
-    with file_errors(path), _opened(path) as stream:
+    with file_errors(path), opened(path) as stream:
         data = stream.read()
+    _check_encoding(path, data)
     try:
         return data.removeprefix(_BOM).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -79,30 +143,12 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def first_columns(path: Path) -> tuple[str, ...]:
-    """Return the columns of a file's first row without reading all of it.
-
-    Empty where they cannot be read: whatever reads the whole file will say why.
-    """
-    try:
-        with _opened(path) as stream:
-            start = io.TextIOWrapper(stream, encoding="utf-8-sig").read(_PEEK)
-    except (OSError, ValueError, EOFError):
-        return ()
-    if kind_of(path) == ".json":
-        return _first_keys(start)
-    first = next((line for line in start.splitlines() if line.strip()), "")
-    if kind_of(path) == ".jsonl":
-        return _keys(first)
-    delimiter = "\t" if kind_of(path) == ".tsv" else ","
-    header = next(csv.reader(io.StringIO(first), delimiter=delimiter), [])
-    return tuple(name.strip() for name in header)
-
-
 def kind_of(path: Path) -> str | None:
-    """Return the one of `SUFFIXES` that the file's name has (``.gz`` set aside), or None."""
-    name = path.name.lower().removesuffix(".gz")
-    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
+    """Return the one of `SUFFIXES` that the file's name has (compression aside), or None."""
+    name = bare_name(path)
+    found = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
+    packed = name != path.name.lower()
+    return None if packed and found in columnar.SUFFIXES else found
 
 
 def find_file(folder: Path, stems: Sequence[str]) -> Path | None:
@@ -111,32 +157,31 @@ def find_file(folder: Path, stems: Sequence[str]) -> Path | None:
     Raises:
         UserError: There are two of them, or the folder cannot be listed.
     """
-    names = {f"{stem}{suffix}{gz}" for stem in stems for suffix in SUFFIXES for gz in ("", ".gz")}
     with file_errors(folder):
-        files = sorted(file for file in folder.iterdir() if file.name in names)
+        found = sorted(file for file in folder.iterdir() if _is_named(file, stems))
+    # The forms that were read first go before the others: what was read stays what is read.
+    files = [file for file in found if _is_plain(file)] or found
     if len(files) > 1:
         both = " and ".join(file.name for file in files)
         raise UserError(f"{folder} has {both} for {stems[0]}; keep one")
     return files[0] if files else None
 
 
-@contextmanager
-def file_errors(path: Path) -> Iterator[None]:
-    """Turn what goes wrong with opening or unzipping a file into a UserError."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; check the path") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: broken gzip file: {error}; make it again") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+def _is_plain(file: Path) -> bool:
+    return file.name.lower().removesuffix(".gz").endswith(_TEXT_SUFFIXES)
 
 
-def _records(path: Path, kind: str, report: Report) -> Iterator[tuple[int, Row]]:
+def _is_named(file: Path, stems: Sequence[str]) -> bool:
+    kind = kind_of(file)
+    return kind is not None and any(
+        file.name in {f"{stem}{kind}{end}" for end in ("", *COMPRESSED)} for stem in stems
+    )
+
+
+def _records(path: Path, report: Report, spread: Spread) -> Iterator[tuple[int, Row]]:
     with _long_fields():
         foreign: dict[int, str] = {}
-        lists = _field_lists(path, kind, foreign)
+        lists = _field_lists(path, foreign)
         first = next(lists, None)
         if first is None:
             return
@@ -146,11 +191,12 @@ def _records(path: Path, kind: str, report: Report) -> Iterator[tuple[int, Row]]
                 report(str(path), *_fault(line, fields, header, foreign))
                 foreign.clear()
             else:
+                spread.add(line, fields)
                 yield line, dict(zip(header, fields, strict=True))
 
 
-def _field_lists(path: Path, kind: str, foreign: dict[int, str]) -> Iterator[tuple[int, list[str]]]:
-    if kind == ".csv":
+def _field_lists(path: Path, foreign: dict[int, str]) -> Iterator[tuple[int, list[str]]]:
+    if kind_of(path) == ".csv":
         reader = csv.reader(_lines(path, foreign), strict=True)
     else:
         reader = csv.reader(_lines(path, foreign), delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -161,6 +207,8 @@ def _field_lists(path: Path, kind: str, foreign: dict[int, str]) -> Iterator[tup
                 yield start, fields
             start = reader.line_num + 1
     except csv.Error as error:
+        if "new-line character" in str(error):
+            raise UserError(f"{path}:{start}: {_CR_ONLY}") from error
         raise UserError(f"{path}:{start}: broken row: {error}; mend it") from error
 
 
@@ -168,10 +216,27 @@ def _checked_header(path: Path, line: int, fields: list[str], foreign: dict[int,
     if foreign:
         stop(str(path), *next(iter(foreign.items())))
     names = [field.strip() for field in fields]
+    _check_separator(path, line, names)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"{path}:{line}: column {twice[0]!r} appears twice in the header")
     return names
+
+
+def _check_separator(path: Path, line: int, names: Sequence[str]) -> None:
+    """Raise for a header whose columns are not separated as the file's suffix says."""
+    right = "\t" if kind_of(path) == ".tsv" else ","
+    others = [mark for mark in ",;\t|" if mark != right]
+    most = max(others, key=lambda mark: sum(name.count(mark) for name in names))
+    count = sum(name.count(most) for name in names)
+    if not count or (len(names) > 1 and count <= 2 * len(names)):
+        return
+    called = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars (|)"}
+    raise UserError(
+        f"{path}:{line}: the columns are separated by {called[most]}, not {called[right]}: "
+        f"{brief(right.join(names))}; save it with {called[right]}"
+        + (" or name it .tsv" if most == "\t" else " or name it .csv" if most == "," else "")
+    )
 
 
 def _fault(
@@ -206,6 +271,8 @@ def _object(line: str) -> Row:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
+        if "\r" in line.strip():
+            raise ValueError(_CR_ONLY) from error
         raise ValueError(f"not JSON: {error}; mend the line") from error
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, got {brief(value)}")
@@ -217,8 +284,10 @@ def _lines(path: Path, foreign: dict[int, str]) -> Iterator[str]:
 
     So a quoted field that spans several lines keeps its end, and one record alone is broken.
     """
-    with _opened(path) as stream:
+    with opened(path) as stream:
         for number, raw in enumerate(stream, start=1):
+            if number == 1:
+                _check_encoding(path, raw)
             line = raw.removeprefix(_BOM) if number == 1 else raw
             try:
                 text = line.decode("utf-8")
@@ -229,6 +298,11 @@ def _lines(path: Path, foreign: dict[int, str]) -> Iterator[str]:
                     "line; save the file as UTF-8"
                 )
             yield text
+
+
+def _check_encoding(path: Path, start: bytes) -> None:
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{path}:1: not UTF-8 but UTF-16, by its first bytes; save it as UTF-8")
 
 
 def _listed(path: Path, report: Report) -> Iterator[tuple[int, Row]]:
@@ -268,28 +342,6 @@ def _elements(path: Path, text: str) -> Iterator[tuple[int, Any]]:
 def _after_space(text: str, at: int) -> int:
     found = _SPACE.match(text, at)
     return found.end() if found else at
-
-
-def _first_keys(start: str) -> tuple[str, ...]:
-    """Keys of the first object of a list; a whole object is a document in SQuAD's own form."""
-    if start.lstrip().startswith("{"):
-        return SQUAD_COLUMNS
-    try:
-        return tuple(_DECODER.raw_decode(start[start.find("{") :])[0])
-    except ValueError:
-        return ()
-
-
-def _keys(line: str) -> tuple[str, ...]:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return ()
-    return tuple(row) if isinstance(row, dict) else ()
-
-
-def _opened(path: Path) -> gzip.GzipFile | io.BufferedReader:
-    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
 @contextmanager

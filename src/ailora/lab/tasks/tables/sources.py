@@ -1,6 +1,9 @@
 """Where the rows of a task are: one file, several, a folder, or a data set of the hub.
 
-Hub names are ``owner/name``, ``owner/name/config``, or ``glue/cola``.
+A folder has a file per split, ``train.csv``, or shards: ``train-00000-of-00003.parquet``, files in
+a folder ``train/``, or ``part-*`` of train alone. Hub names are ``owner/name``,
+``owner/name:config``, ``owner/name:config:split`` (the config may be empty), ``owner/name/config``
+or ``glue/cola``.
 """
 
 from __future__ import annotations
@@ -13,9 +16,12 @@ from typing import Any
 import datasets
 
 from ailora.errors import UserError
-from ailora.lab.tasks.tables.read import SUFFIXES, find_file, kind_of, read_table
-from ailora.lab.tasks.tables.table import Report, Table
+from ailora.lab.tasks.tables import columnar
+from ailora.lab.tasks.tables.compressed import bare_name, file_errors
+from ailora.lab.tasks.tables.read import FORMS, find_file, kind_of, read_table
+from ailora.lab.tasks.tables.table import Place, Report, Row, Table, columns_of
 
+Files = tuple[Path, ...]  # of one split: one file, or its shards
 Read = Callable[[Path, Report], Table]
 # For each split, the names that its file or its hub split may have.
 SplitNames = Mapping[str, tuple[str, ...]]
@@ -32,6 +38,10 @@ _HUB_SPLITS: SplitNames = {
 # Short names in common use for collections whose repositories have an owner.
 _COLLECTIONS = {"glue": "nyu-mll/glue", "super_glue": "aps/super_glue"}
 _HIDDEN_LABEL = -1
+_SHARD = re.compile(r"[-_.]?\d+([-_]of[-_]\d+)?")  # what follows the split's name
+# What `datasets` writes beside rows, and what is hidden.
+_NO_ROWS = re.compile(r"[._]|cache-|(dataset_info|state|dataset_dict|dataset_infos)\.json$")
+_PART = re.compile(r"(part|data|shard)s?[-_.]?\d+.*")
 
 
 def read_tables(
@@ -46,10 +56,10 @@ def read_tables(
     """Read the splits of the user's own data that are there: ``train``, ``dev`` and ``test``.
 
     Args:
-        train: A csv, tsv, jsonl or json file (a list of objects); a folder with ``train.*`` and
-            perhaps ``dev.*`` and ``test.*``; or a hub name.
-        dev: A file.
-        test: A file.
+        train: A file of any form that `read_table` reads; a folder with ``train.*`` and perhaps
+            ``dev.*`` and ``test.*``, or shards of them; or a hub name.
+        dev: A file, or a folder of shards.
+        test: Likewise.
         label: Column of the answers, for the hub.
         report: Told of broken rows.
         read: Reads one file.
@@ -60,8 +70,9 @@ def read_tables(
     given = {part: Path(file).expanduser() for part, file in (("dev", dev), ("test", test)) if file}
     path = Path(train).expanduser()
     if is_local(train) or not is_hub_name(str(train)):
-        files = {**(_files_in(path) if path.is_dir() else {"train": path}), **given}
-        return {part: read(file, report) for part, file in files.items()}
+        files = {**(_files_in(path) if path.is_dir() else {"train": (path,)})}
+        files |= {part: shards_of(file) for part, file in given.items()}
+        return {part: _read_shards(shards, report, read) for part, shards in files.items()}
     if given:
         raise UserError(f"dev and test files go with a local train file, not with hub {train!r}")
     return _hub_tables(str(train), label)
@@ -95,7 +106,7 @@ def read_named_set(
     """
     if data is not None:
         files = _files_in(folder_of(data, name), splits or FILES, required)
-        return {part: read(file, report) for part, file in files.items()}
+        return {part: _read_shards(shards, report, read) for part, shards in files.items()}
     if hub is None:
         raise UserError(
             f"task {name!r} is read from local files only; give the folder that holds "
@@ -112,7 +123,7 @@ def is_local(train: Path | str) -> bool:
 
 def is_hub_name(name: str) -> bool:
     """Say whether ``name`` has the form of a hub data set: two or three parts with slashes."""
-    parts = name.split("/")
+    parts = name.split(":")[0].split("/")
     return len(parts) in (2, 3) and all(parts) and not name.startswith((".", "~"))
 
 
@@ -121,14 +132,33 @@ def name_of(train: Path | str) -> str:
     path = Path(train).expanduser()
     stem = str(train) if not is_local(train) else path.resolve().name
     if path.is_file():
-        stem = re.sub(r"\.(csv|tsv|jsonl|json)(\.gz)?$", "", stem, flags=re.IGNORECASE)
+        kind = kind_of(path)
+        bare = stem[: len(bare_name(stem))]
+        stem = bare[: -len(kind)] if kind and bare.lower().endswith(kind) else stem
         stem = path.resolve().parent.name if stem == "train" else stem
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "texts"
 
 
-def train_file(path: Path) -> Path | None:
-    """Return the file with the training rows: the path itself, or ``train.*`` of a folder."""
-    return find_file(path, FILES["train"]) if path.is_dir() else path if path.is_file() else None
+def train_files(path: Path) -> Files:
+    """Return the files with the training rows: the path itself, or those of a folder; or none."""
+    if path.is_dir():
+        one = find_file(path, FILES["train"])
+        return (one,) if one else _shards_in(path, FILES["train"]) or _parts_in(path)
+    return (path,) if path.is_file() else ()
+
+
+def shards_of(path: Path) -> Files:
+    """Return the files of one split: the path itself, or all tables of a folder.
+
+    Raises:
+        UserError: The folder holds none.
+    """
+    if not path.is_dir():
+        return (path,)
+    found = _tables_in(path)
+    if not found:
+        raise UserError(f"{path} holds no table; expected {FORMS}")
+    return found
 
 
 def folder_of(data: Path | str, name: str) -> Path:
@@ -151,8 +181,7 @@ def file_of(folder: Path, part: str, stems: Sequence[str] | None = None) -> Path
     """
     found = find_file(folder, stems or FILES[part])
     if found is None:
-        names = ", ".join(f"{part}{suffix}" for suffix in SUFFIXES)
-        raise UserError(f"{folder} holds no {part} file; expected {names}, each also with .gz")
+        raise UserError(f"{folder} holds no {part} file; expected {part}.csv or another of {FORMS}")
     return found
 
 
@@ -183,10 +212,69 @@ def load_from_hub(
 
 def _files_in(
     folder: Path, names: SplitNames = FILES, required: Sequence[str] = ("train",)
-) -> dict[str, Path]:
-    files = {part: find_file(folder, stems) for part, stems in names.items()}
-    needed = {part: file_of(folder, part, names[part]) for part in required}
-    return {**needed, **{part: file for part, file in files.items() if file is not None}}
+) -> dict[str, Files]:
+    whole = {part: find_file(folder, stems) for part, stems in names.items()}
+    files: dict[str, Files] = {part: (one,) if one else () for part, one in whole.items()}
+    if not files.get("train"):  # what lies beside a whole train file is no split
+        files |= {part: _shards_in(folder, names[part]) for part in names if not files[part]}
+    if not any(files.values()) and tuple(required) == ("train",):
+        files["train"] = _parts_in(folder)
+    for part in required:
+        files[part] = files[part] or (file_of(folder, part, names[part]),)
+    return {part: found for part, found in files.items() if found}
+
+
+def _shards_in(folder: Path, stems: Sequence[str]) -> Files:
+    """The shards of a split, in the folder or in one of the split's name."""
+    tables = _tables_in(folder)
+    for stem in stems:
+        shards = [
+            file
+            for file in tables
+            if file.name.startswith(stem) and _SHARD.fullmatch(_stem(file).removeprefix(stem))
+        ]
+        if shards:
+            return tuple(shards)
+        if (folder / stem).is_dir() and (inside := _tables_in(folder / stem)):
+            return inside
+    return ()
+
+
+def _parts_in(folder: Path) -> Files:
+    """Shards that are named for no split, which are train's."""
+    return tuple(file for file in _tables_in(folder) if _PART.fullmatch(_stem(file)))
+
+
+def _stem(file: Path) -> str:
+    bare = file.name[: len(bare_name(file))]
+    return bare[: -len(kind_of(file) or "")]
+
+
+def _tables_in(folder: Path) -> Files:
+    with file_errors(folder):
+        files = sorted(folder.iterdir())
+    return tuple(
+        file for file in files if kind_of(file) and file.is_file() and not _NO_ROWS.match(file.name)
+    )
+
+
+def _read_shards(files: Files, report: Report, read: Read) -> Table:
+    """One table of one file or of shards; then a row's place has the name of its shard."""
+    if len(files) == 1:
+        return read(files[0], report)
+    tables = [(file, read(file, report)) for file in files]
+    rows: list[tuple[Place, Row]] = [
+        (f"{file.name}{':' if isinstance(place, int) else ' '}{place}", row)
+        for file, table in tables
+        for place, row in table.rows
+    ]
+    return Table(
+        source=str(files[0].parent),
+        columns=columns_of(rows),
+        rows=tuple(rows),
+        class_names=tables[0][1].class_names,
+        notes=tuple(note for _, table in tables for note in table.notes),
+    )
 
 
 def _hub_tables(
@@ -196,12 +284,19 @@ def _hub_tables(
     required: Sequence[str] = ("train",),
 ) -> dict[str, Table]:
     """Load those splits of a hub data set that have labels; GLUE's tests have -1 throughout."""
-    loaded = load_from_hub(*_address(name), called=f"data set {name!r}", instead="local files")
+    repository, config, only = _address(name)
+    loaded = load_from_hub(repository, config, called=f"data set {name!r}", instead="local files")
+    if only is not None:
+        if only not in loaded:
+            raise UserError(
+                f"hub data set {name!r}: no split {only!r}; there are {', '.join(loaded)}"
+            )
+        return {"train": _hub_table(loaded[only], f"{name} ({only})")}
     found = {}
     for part, candidates in names.items():
         split = next((candidate for candidate in candidates if candidate in loaded), None)
         if split is not None and not _is_hidden(loaded[split], label):
-            found[part] = _hub_table(loaded[split], f"{name} ({split})", label)
+            found[part] = _hub_table(loaded[split], f"{name} ({split})")
     for part in required:
         if part not in found:
             raise UserError(
@@ -210,34 +305,21 @@ def _hub_tables(
     return found
 
 
-def _address(name: str) -> tuple[str, str | None]:
+def _address(name: str) -> tuple[str, str | None, str | None]:
+    """Repository, configuration, and the one split that is asked for; None where not said."""
+    name, _, more = name.partition(":")
+    config, _, only = more.partition(":")
     first, *rest = name.split("/")
     if first in _COLLECTIONS:
-        return _COLLECTIONS[first], "/".join(rest)
-    return f"{first}/{rest[0]}", rest[1] if len(rest) == 2 else None
+        return _COLLECTIONS[first], config or "/".join(rest), only or None
+    return f"{first}/{rest[0]}", config or (rest[1] if len(rest) == 2 else None), only or None
 
 
 def _is_hidden(split: datasets.Dataset, label: str) -> bool:
     return label in split.column_names and set(split[label][:]) == {_HIDDEN_LABEL}
 
 
-def _hub_table(split: datasets.Dataset, source: str, label: str) -> Table:
+def _hub_table(split: datasets.Dataset, source: str) -> Table:
     if split.num_rows == 0:
         raise UserError(f"{source} has no rows: an empty split; choose another data set")
-    columns = {name: split[name][:] for name in split.column_names}
-    names = getattr(split.features.get(label), "names", None)
-    if names:
-        columns[label] = [_class_name(index, names) for index in columns[label]]
-    values = zip(*columns.values(), strict=True)
-    rows = (dict(zip(columns, row, strict=True)) for row in values)
-    return Table(
-        source=source,
-        columns=tuple(columns),
-        rows=tuple(enumerate(rows, start=1)),
-        label_names=tuple(names) if names else None,
-    )
-
-
-def _class_name(index: int | None, names: list[str]) -> str | int | None:
-    # -1, GLUE's mark of a hidden label, stays as it is: no class has it, so the row is reported.
-    return names[index] if index is not None and 0 <= index < len(names) else index
+    return columnar.table_of(split, source)

@@ -225,11 +225,30 @@ def shared(splits: Mapping[str, Sequence[Hashable]]) -> Iterator[Shared]:
 
 def shared_texts(splits: Mapping[str, Sequence[Hashable]]) -> tuple[str, ...]:
     """Say, for each two splits, how many rows of the later one repeat texts of the earlier."""
+    return tuple(_shared_note(found) for found in shared(splits) if found.repeated)
+
+
+def shared_but_for_case(splits: Mapping[str, Sequence[tuple[str, ...]]]) -> tuple[str, ...]:
+    """`shared_texts` of rows of texts, where case and the width of spaces do not count.
+
+    The note says so where some rows are the same in nothing else.
+    """
+    folded = {
+        name: [tuple(comparable(text, punctuation=True) for text in row) for row in rows]
+        for name, rows in splits.items()
+    }
+    aside = " (case and spaces aside)"
     return tuple(
+        _shared_note(found) + (aside if found.repeated > exact.repeated else "")
+        for found, exact in zip(shared(folded), shared(splits), strict=True)
+        if found.repeated
+    )
+
+
+def _shared_note(found: Shared) -> str:
+    return (
         f"{found.repeated} of {found.rows} {found.later} rows have a text that {found.earlier} "
         "has too"
-        for found in shared(splits)
-        if found.repeated
     )
 
 

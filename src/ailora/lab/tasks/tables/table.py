@@ -6,8 +6,8 @@ all of them are left out and counted: see `BrokenRows`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
 from ailora.errors import UserError
@@ -18,6 +18,7 @@ Place = int | str  # the line, from 1; or where in a document that is one value
 # Told of each broken row: file or hub split, place, what is wrong. It may raise.
 Report = Callable[[str, Place, str], None]
 _Value = TypeVar("_Value")
+_MISSING = {"nan", "-nan", "none", "null", "na", "n/a", "<na>", "#n/a", "#na", "nat", "<nat>"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +27,20 @@ class Table:
 
     Attributes:
         source: File or hub split, for messages.
-        columns: Names, in the order of the header or of the first JSON object.
+        columns: Names, in the order of the header or in which the rows bring them: a column of any
+            row is one of the table, and a row may lack it.
         rows: Line number (from 1; of the first line where a quoted field spans several), or place
             in a document, and values by column.
-        label_names: Class names by index where the source declares them (hub ``ClassLabel``).
+        class_names: Class names by index of the columns for which the source declares them
+            (``ClassLabel`` of `datasets`).
+        notes: What was odd about the reading, one line each.
     """
 
     source: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Place, Row], ...]
-    label_names: tuple[str, ...] | None = None
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def require(self, *names: str) -> None:
         """Raise a UserError that lists the columns present unless all the names are among them."""
@@ -45,6 +50,42 @@ class Table:
                     f"{self.source}: no column {name!r}; name another "
                     f"(columns present: {', '.join(self.columns)})"
                 )
+
+
+def columns_of(rows: Iterable[tuple[Place, Row]]) -> tuple[str, ...]:
+    """The columns that any of the rows has, in the order in which they come."""
+    found: dict[str, None] = {}
+    for _, row in rows:
+        if not row.keys() <= found.keys():
+            found.update(dict.fromkeys(row))
+    return tuple(found)
+
+
+def missing_words(table: Table, columns: Sequence[str]) -> tuple[str, ...]:
+    """Say which of the columns hold words that usually mean a missing value, and how often.
+
+    They are read as words: ``None`` may be a class, and ``N/A`` a text.
+    """
+    notes = []
+    for column in columns:
+        found = [
+            (place, row[column])
+            for place, row in table.rows
+            if isinstance(row.get(column), str) and means_missing(row[column])
+        ]
+        if found:
+            words = " or ".join(dict.fromkeys(repr(value.strip()) for _, value in found))
+            count = f"{len(found)} row{'s' if len(found) > 1 else ''}"
+            notes.append(
+                f"{count} with {words} as {column!r}, read as a word; "
+                f"the first is {_at(table.source, found[0][0])}"
+            )
+    return tuple(notes)
+
+
+def means_missing(text: str) -> bool:
+    """Whether a text is one of the words by which pandas and others write a missing value."""
+    return text.strip().casefold() in _MISSING
 
 
 def stop(source: str, place: Place, reason: str) -> None:
@@ -138,7 +179,8 @@ def text_in(row: Row, column: str, *, numbers: bool = True) -> str:
         ValueError: It is missing, blank, not a text, or no valid Unicode.
     """
     value = row.get(column)
-    if numbers and isinstance(value, int | float) and not isinstance(value, bool):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if numbers and is_number and value == value:  # NaN, as pandas writes null, is no number
         return str(value)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(

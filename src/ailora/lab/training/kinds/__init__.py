@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ailora.lab.settings import RunConfig
-from ailora.lab.tasks import GenerationTask, QATask, Task, TextTask
+from ailora.lab.tasks import ChatTask, GenerationTask, QATask, Task, TextTask
 from ailora.lab.training.kinds.base import Kind, Scored
+from ailora.lab.training.kinds.chat import Chat
 from ailora.lab.training.kinds.classification import Classification
 from ailora.lab.training.kinds.generation import Generation
 from ailora.lab.training.kinds.question_answering import QuestionAnswering
@@ -18,6 +19,7 @@ __all__ = ["KINDS", "Kind", "Scored", "kind_of"]
 KINDS: Mapping[type[Task], type[Kind[Any]]] = {
     TextTask: Classification,
     QATask: QuestionAnswering,
+    ChatTask: Chat,  # before what it is a case of
     GenerationTask: Generation,
 }
 

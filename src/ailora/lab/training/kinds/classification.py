@@ -74,7 +74,7 @@ class Classification(Kind[TextTask]):
         def score(prediction: EvalPrediction) -> Scores:
             logits = _logits(prediction.predictions)
             check_finite(logits)
-            return compute(self.task.metrics, logits, prediction.label_ids)
+            return self._compute(logits, prediction.label_ids)
 
         return score
 
@@ -109,9 +109,12 @@ class Classification(Kind[TextTask]):
         labels = np.asarray(rows["label"][:])
 
         def score(chosen: Sequence[int]) -> Scores:
-            return compute(self.task.metrics, logits[chosen], labels[chosen])
+            return self._compute(logits[chosen], labels[chosen])
 
         return Scored.of(rows, score, outputs)
+
+    def _compute(self, logits: _Array, labels: _Array) -> Scores:
+        return compute(self.task.metrics, logits, labels, positive=self.task.positive_index)
 
     def _outputs(self, logits: _Array, rows: Dataset) -> tuple[dict[str, Any], ...]:
         labels = self.task.labels

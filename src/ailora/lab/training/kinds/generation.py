@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from datasets import Dataset
@@ -21,7 +21,7 @@ from transformers import (
 from ailora.errors import UserError
 from ailora.lab.settings import RunConfig
 from ailora.lab.tasks import GenerationTask
-from ailora.lab.tasks.generation.text_scores import answer_of, score
+from ailora.lab.tasks.generation.text_scores import answer_of, commonest, score
 from ailora.lab.training.generate import (
     IGNORED,
     DecoderPrompts,
@@ -35,6 +35,8 @@ from ailora.lab.training.model import load_pretrained
 
 logger = logging.getLogger(__name__)
 
+Row = dict[str, Any]
+Columns = dict[str, list[int]]
 _HEADING = re.compile(r"^###[^\n{}]*?(?=:?$)", re.MULTILINE)  # "### Instruction" of a template
 
 
@@ -77,18 +79,33 @@ class Generation(Kind[GenerationTask]):
         """Tokens of prompt and target with labels, or of source and target.
 
         Raises:
-            UserError: A target that leaves no room for its source, with the row's number.
+            UserError: A row that cannot be learned, such as a target that leaves no room for its
+                source, with the row's number; with ``on_broken="skip"`` only if no other is left.
         """
-        prompts = self._prompts(tokenizer)
+        example = self.examples(tokenizer)
         columns: dict[str, list[Any]] = {"input_ids": [], "attention_mask": [], "labels": []}
+        left_out = []
         for number, row in enumerate(rows, start=1):
             try:
-                found = prompts.example(row["source"], row["target"])
+                found = example(row)
             except UserError as error:
-                raise UserError(f"{self.task.name}, row {number}: {error}") from error
+                left_out.append(f"{self.task.name}, row {number}: {error}")
+                if self.config.on_broken != "skip":
+                    hint = '(or leave such rows out: on_broken="skip")'
+                    raise UserError(f"{left_out[0]} {hint}") from error
+                continue
             for name, column in columns.items():
                 column.append(found[name])
+        if left_out:
+            logger.warning("%d of %d rows left out: %s", len(left_out), len(rows), left_out[0])
+        if left_out and not columns["labels"]:
+            raise UserError(f"none of {len(rows)} rows can be learned; {left_out[0]}")
         return Dataset.from_dict(columns)
+
+    def examples(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[Row], Columns]:
+        """What makes ``input_ids``, ``attention_mask`` and ``labels`` of a row to learn from."""
+        prompts = self._prompts(tokenizer)
+        return lambda row: prompts.example(row["source"], row["target"])
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Collator:
         """Pads on the right to the longest row of the batch; a decoder's start the model makes."""
@@ -116,7 +133,7 @@ class Generation(Kind[GenerationTask]):
             the answer found in it, references, scores, group where there are groups.
         """
         began = time.perf_counter()
-        prompts = list(map(self._prompts(tokenizer).prompt, rows["source"]))
+        prompts = self.prompts_of(rows, tokenizer)
         texts = generate(model, tokenizer, prompts, self.search, on_progress=on_progress)
         logger.info("%d texts in %.1f s", len(texts), time.perf_counter() - began)
         scores = [
@@ -128,6 +145,23 @@ class Generation(Kind[GenerationTask]):
             return _mean([scores[row] for row in chosen])
 
         return Scored.of(rows, mean, tuple(map(self._record, rows, texts, scores)))
+
+    def prompts_of(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+        """Tokens that each row's answer is generated from."""
+        return list(map(self._prompts(tokenizer).prompt, rows["source"]))
+
+    def majority(self) -> float | None:
+        """The commonest training answer for every row; None for scores that compare words."""
+        metric = self.task.metrics[0]
+        answer = commonest(metric, [row[0] for row in self.task.train["references"]])
+        if answer is None:
+            return None
+        scores = [score([metric], answer, row)[metric] for row in self.task.test["references"]]
+
+        def mean(chosen: Sequence[int]) -> Scores:
+            return _mean([{metric: scores[row]} for row in chosen])
+
+        return Scored.of(self.task.test, mean).metrics[metric]
 
     @property
     def search(self) -> Search:

@@ -1,0 +1,95 @@
+"""How a command begins and ends: `~` in paths, bad input, a full disk, Ctrl-C; each in one line."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ailora.errors import UserError
+
+BAD_INPUT, STOPPED = 2, 130  # exit codes, as shells know them
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# What libraries say of it; the last two are torch's.
+_FULL_WORDS = (
+    *("no space left on device", "os error 28", "disk quota exceeded"),
+    *("failed writing file", "unexpected pos"),
+)
+
+
+def one_line(command: Callable[..., None], kept: str = "") -> Callable[..., None]:
+    """The command with paths expanded, whose stop or full disk ends in one line.
+
+    Args:
+        command: What Typer calls, with its options by name.
+        kept: What a command that is stopped has left, and how to go on; ``{out}`` and others stand
+            for its options.
+    """
+
+    @functools.wraps(command)
+    def called(*args: Any, **options: Any) -> None:
+        options = {name: _expanded(value) for name, value in options.items()}
+        try:
+            command(*args, **options)
+        except KeyboardInterrupt:
+            sys.stderr.write(
+                f"ailora: {'; '.join(filter(None, ('stopped', kept)))}\n".format(**options)
+            )
+            raise typer.Exit(STOPPED) from None
+        except UserError:
+            raise
+        except Exception as error:
+            full = _full_disk(error)
+            if full is None:
+                raise
+            named = full.filename if isinstance(full, OSError) else None
+            raise UserError(
+                f"cannot write {named or options.get('out') or 'its files'}: No space left on "
+                "device; free some space and run it again"
+            ) from error
+
+    return called
+
+
+def whole_output() -> None:
+    """Let what the terminal's or file's encoding lacks be replaced, rather than end the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def end_badly(error: UserError) -> None:
+    """Say in one line what was wrong, and exit."""
+    sys.stderr.write(f"ailora: {' '.join(str(error).split())}\n")
+    sys.exit(BAD_INPUT)
+
+
+def _expanded(value: Any) -> Any:
+    if not isinstance(value, Path):
+        return value
+    try:
+        return value.expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"{value}: there is no such user's folder; write the path in full"
+        ) from error
+
+
+def _full_disk(error: BaseException) -> BaseException | None:
+    """The error of a full disk, which libraries wrap in others of their own."""
+    for one in _chain(error):
+        words = str(one).lower()
+        if getattr(one, "errno", None) in _FULL or any(part in words for part in _FULL_WORDS):
+            return one
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,41 @@
+"""Counts, numbers, settings and times as tables, pages and messages write them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 run``, ``2 runs``, ``1,000 runs``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def number_words(value: float) -> str:
+    """A number in its one spelling: without noise, and with every digit that it has.
+
+    >>> number_words(1e9), number_words(2.0), number_words(0.1234567)
+    ('1e+09', '2', '0.1234567')
+    """
+    short = f"{value:g}"
+    return short if float(short) == value or value != value else repr(value)
+
+
+def value_words(value: Any) -> str:
+    """A setting's value; ranks by role as ``q8+v8``, numbers without noise."""
+    if isinstance(value, float):
+        return number_words(value)
+    if isinstance(value, Mapping):
+        return "+".join(f"{key}{inner}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return "+".join(map(value_words, value))
+    return str(value)
+
+
+def duration(seconds: float) -> str:
+    """A time in words, to two significant digits."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

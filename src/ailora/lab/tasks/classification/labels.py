@@ -1,0 +1,279 @@
+"""What the labels of a table mean: numbers to predict, or which classes there are."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from ailora.errors import UserError, instead
+from ailora.lab.tasks.tables.split import comparable
+from ailora.lab.tasks.tables.table import Table, brief, means_missing
+
+# Turns a raw label into a class index (int) or a number (float); a ValueError says why it cannot.
+Encode = Callable[[str], int | float]
+_FEW = 0.1  # words for each number, among labels with fractions: more, and they are classes
+_FLAGS = {"true": Decimal(1), "false": Decimal(0)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meaning:
+    """What the labels of a training table mean.
+
+    Attributes:
+        names: Class names by index; None for regression.
+        encode: Makes a class index or a number of a label.
+        notes: One line each on what is odd about the labels.
+    """
+
+    names: tuple[str, ...] | None
+    encode: Encode
+    notes: tuple[str, ...] = ()
+
+
+def meaning_of(
+    table: Table,
+    label: str,
+    *,
+    regression: bool | None = None,
+    order: Sequence[str] | None = None,
+) -> Meaning:
+    """Decide by all labels of a training table what they mean.
+
+    They are numbers to predict if some have a fraction and nearly all others are numbers too; a
+    word among those, NaN say, does not make them classes. Labels that are equal as numbers (``1``,
+    ``1.0`` and JSON's true) are one class.
+
+    Args:
+        table: The training rows.
+        label: The column.
+        regression: What was asked for; None decides by the labels.
+        order: Names of the classes by index; the column holds these, or the indices.
+
+    Raises:
+        UserError: One class only, or so many that the column cannot hold classes; or an order that
+            cannot be one.
+    """
+    if order is not None:
+        return _in_order(table, label, order, regression)
+    declared = table.class_names.get(label)
+    values = _labels_of(table, label)
+    if regression is None:
+        regression = declared is None and _is_scale(values)
+    if regression:
+        return Meaning(names=None, encode=encode_number)
+    if declared is not None:
+        return Meaning(names=declared, encode=class_encoder(declared))
+    groups = _equal(values)
+    names = _class_names(table, label, groups)
+    notes = (*_merged_note(groups), *_alike_note(names))
+    return Meaning(names=names, encode=class_encoder(names), notes=notes)
+
+
+def raw_label(value: Any) -> str:
+    """A label as text, so that 1 in JSON and ``1`` in csv are the same class.
+
+    Raises:
+        ValueError: It is missing, empty, NaN, or not a scalar.
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        raise ValueError(
+            f"several labels in one row, {brief(value)}: a row can have one; keep one, or write a "
+            "task of your own"
+        )
+    missing = isinstance(value, float) and math.isnan(value)
+    if missing or not isinstance(value, str | int | float) or not str(value).strip():
+        raise ValueError(f"expected a label, got {brief(value)}; fill it in or drop the row")
+    return str(value).strip()
+
+
+def encode_number(text: str) -> float:
+    """Return a label as a finite float.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"expected a number for regression, got {brief(text)}") from None
+    if not math.isfinite(value):
+        raise ValueError(f"expected a finite number for regression, got {brief(text)}")
+    return value
+
+
+def class_encoder(names: Sequence[str]) -> Encode:
+    """A function from a class name, or one equal to it as a number, to its index.
+
+    It raises a ValueError for an unknown one.
+    """
+    index: dict[Hashable, int] = {}
+    for position, name in enumerate(names):
+        index.setdefault(_same(name), position)
+    exact = {name: position for position, name in enumerate(names)}
+    known = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+
+    def encode(text: str) -> int:
+        found = exact.get(text, index.get(_same(text)))
+        if found is None:
+            raise ValueError(f"label {brief(text)} is not in train (there: {known})")
+        return found
+
+    return encode
+
+
+def positive_of(names: tuple[str, ...] | None, positive: str | None) -> str | None:
+    """The class that F1 is of: the one asked for, else the last of two.
+
+    Raises:
+        UserError: One is asked for that is not among them, or they are not two.
+    """
+    if positive is None:
+        return names[1] if names is not None and len(names) == 2 else None
+    if names is None or len(names) != 2:
+        found = "numbers" if names is None else f"{len(names)} classes"
+        raise UserError(
+            f"positive {positive!r}: only one of two classes can be positive, and the labels are "
+            f"{found}; leave it out"
+        )
+    try:
+        return names[int(class_encoder(names)(positive))]
+    except ValueError:
+        raise UserError(
+            f"positive {positive!r} is no class of train: {instead(positive, names)}"
+        ) from None
+
+
+def _labels_of(table: Table, label: str) -> Counter[str]:
+    """How often each label is there, as text; those that cannot be used are passed over."""
+    found = Counter[str]()
+    for _, row in table.rows:
+        with suppress(ValueError):
+            found[raw_label(row.get(label))] += 1
+    return found
+
+
+def _is_scale(values: Mapping[str, int]) -> bool:
+    """Whether labels look like a regression target: numbers, some with a fraction."""
+    numbers = words = 0
+    fraction = False
+    for text, count in values.items():
+        value = _finite(text)
+        if value is not None:
+            numbers += count
+            fraction = fraction or not value.is_integer()
+        elif not means_missing(text):
+            words += count
+    return fraction and words <= _FEW * numbers
+
+
+def _finite(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _same(text: str) -> Hashable:
+    """What two labels have in common that are one class: the number, else the text."""
+    flag = _FLAGS.get(text.casefold())
+    if flag is not None:
+        return flag
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return text
+    return text if number.is_nan() or abs(number.adjusted()) > 400 else number
+
+
+def _equal(values: Iterable[str]) -> dict[str, list[str]]:
+    """Labels by the one of its equals that names the class: the shortest that is a number."""
+    groups: dict[Hashable, list[str]] = {}
+    for text in values:
+        groups.setdefault(_same(text), []).append(text)
+    found: dict[str, list[str]] = {}
+    for texts in groups.values():
+        plain = sorted(texts, key=lambda text: (text.casefold() in _FLAGS, len(text), text))
+        if plain[0].casefold() in _FLAGS:  # true and True: words, as long as no number is there
+            found |= {text: [text] for text in texts}
+        else:
+            found[plain[0]] = plain
+    return found
+
+
+def _class_names(table: Table, label: str, groups: Mapping[str, list[str]]) -> tuple[str, ...]:
+    """The classes: numbers before names, sorted."""
+    where = f"{table.source}: column {label!r}"
+    if len(groups) == 1:
+        raise UserError(
+            f"{where} holds one class only ({brief(next(iter(groups)))}): nothing to learn"
+        )
+    if len(groups) > 20 and 2 * len(groups) > len(table.rows):
+        raise UserError(
+            f"{where} has {len(groups)} different values in {len(table.rows)} rows, too many for "
+            "classes; name another label column, or ask for regression"
+        )
+    return tuple(sorted(groups, key=_numbers_first))
+
+
+def _in_order(table: Table, label: str, order: Sequence[str], regression: bool | None) -> Meaning:
+    names = tuple(name.strip() for name in order)
+    if regression or len(names) < 2 or len(set(names)) < len(names):
+        raise UserError(
+            f"labels {list(order)!r}: give the names of two or more classes, each once, and no "
+            "regression"
+        )
+    index: dict[Hashable, int] = {_same(str(number)): number for number in range(len(names))}
+    declared = table.class_names.get(label, ())
+    if len(declared) == len(names):
+        index |= {_same(name): number for number, name in enumerate(declared)}
+    index |= {_same(name): number for number, name in enumerate(names)}
+    known = ", ".join(f"{number} ({name})" for number, name in enumerate(names))
+
+    def encode(text: str) -> int:
+        found = index.get(_same(text))
+        if found is None:
+            raise ValueError(f"label {brief(text)} is none of {known}")
+        return found
+
+    there = {index.get(_same(text)) for text in _labels_of(table, label)}
+    absent = [name for number, name in enumerate(names) if number not in there]
+    notes = (f"no training row is of class {' or '.join(map(repr, absent))}",) if absent else ()
+    return Meaning(names=names, encode=encode, notes=notes)
+
+
+def _merged_note(groups: Mapping[str, list[str]]) -> tuple[str, ...]:
+    merged = [
+        f"{texts[0]!r} (also {', '.join(map(repr, texts[1:]))})"
+        for texts in groups.values()
+        if len(texts) > 1
+    ]
+    return (f"equal as numbers, so one class: {', '.join(merged)}",) if merged else ()
+
+
+def _alike_note(names: Sequence[str]) -> tuple[str, ...]:
+    """Name the classes that differ in case or spaces alone."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(comparable(name, punctuation=True), []).append(name)
+    alike = [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
+    if not alike:
+        return ()
+    whole = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    return (
+        f"classes that differ in case or spaces alone: {'; '.join(alike)} (all classes: {whole})",
+    )
+
+
+def _numbers_first(text: str) -> tuple[bool, float, str]:
+    with suppress(ValueError):
+        if not math.isnan(value := float(text)):
+            return (False, value, text)
+    return (True, 0.0, text)
