@@ -117,8 +117,8 @@ def test_an_unfinished_run_and_a_foreign_folder_are_told_apart(
     (copied / "result.json").unlink()
     with pytest.raises(UserError, match="no finished run"):
         read_run(copied)
-    (copied / "result.json").write_text('{"metrics": {}}')
-    with pytest.raises(UserError, match="lacks 'config'"):
+    (copied / "result.json").write_text('{"schema": 3, "metrics": {}, "data": {}}')
+    with pytest.raises(UserError, match="is damaged: it has no config"):
         read_run(copied)
 
 
