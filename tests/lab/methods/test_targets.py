@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import transformers as hf
@@ -33,3 +36,17 @@ def test_only_a_model_without_segments_takes_pefts_own_class_for_questions(
     with torch.device("meta"):
         model = hf.AutoModelForQuestionAnswering.from_config(config)
     assert task_type_of(model) == task
+
+
+def test_the_task_is_found_without_importing_other_models() -> None:
+    code = (
+        "import sys, transformers as hf\n"
+        "from ailora.lab.methods.targets import task_type_of\n"
+        f"config = hf.RobertaConfig(**{SMALL})\n"
+        "model = hf.RobertaForSequenceClassification(config)\n"
+        "before = set(sys.modules)\n"
+        "assert task_type_of(model) == 'SEQ_CLS'\n"
+        "print([name for name in set(sys.modules) - before if '.modeling_' in name])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip().endswith("[]")

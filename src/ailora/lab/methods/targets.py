@@ -64,14 +64,9 @@ def task_type_of(model: nn.Module) -> str | None:
     head is named in ``modules_to_save``.
     """
     whole = unwrapped(model)
-    task = next((name for name in _HEADED if type(whole) in classes_of(name)), None)
+    task = next((name for name in _HEADED if type(whole) in _classes(name, whole)), None)
     segments = getattr(getattr(whole, "config", None), "type_vocab_size", None) or 0
     return "FEATURE_EXTRACTION" if task == "QUESTION_ANS" and segments > 1 else task
-
-
-def classes_of(task_type: str) -> set[type]:
-    """The classes of transformers with the head of a task (PEFT's name)."""
-    return set(CLASS_OF_TASK[task_type]._model_mapping.values())
 
 
 def head_names(model: nn.Module) -> list[str]:
@@ -99,3 +94,13 @@ def head_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     for name in head_names(model):
         for inner, parameter in unwrapped(model).get_submodule(name).named_parameters():
             yield f"{name}.{inner}", parameter
+
+
+def _classes(task_type: str, model: nn.Module) -> tuple[type, ...]:
+    """The classes with the head of a task for models of this one's config, and no others.
+
+    To ask for all classes of a task would import every model of transformers.
+    """
+    mapping, config = CLASS_OF_TASK[task_type]._model_mapping, type(getattr(model, "config", None))
+    found = mapping.get(config, ())
+    return found if isinstance(found, tuple) else (found,)
