@@ -44,6 +44,11 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
 
 
+def say(words: str) -> None:
+    """Print one line as it is: no markup, no colours of its own, not broken at the width."""
+    console.print(words, highlight=False, markup=False, soft_wrap=True)
+
+
 def show(table: Table, *, whole: Collection[str], drop: Sequence[str] = ()) -> None:
     """Print a table, on a narrow terminal as `ailora.cli.narrow.Fitted` lays it out."""
     console.print(Fitted(table, whole=whole, drop=drop), crop=False)

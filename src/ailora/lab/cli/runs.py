@@ -188,7 +188,7 @@ def _as_json(run: Stored) -> dict[str, Any]:
 
 def _show(run: Stored, as_json: bool) -> None:
     """A run's settings, its scores or why it has none."""
-    from ailora.cli.console import console
+    from ailora.cli.console import say
     from ailora.lab.cli.words import result_words
     from ailora.lab.experiments.wording import value_words
 
@@ -207,7 +207,7 @@ def _show(run: Stored, as_json: bool) -> None:
     if run.failure is not None:
         lines += [f"  {result_words(run.failure)}", run.failure.details]
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line)
 
 
 def _compare(first: Stored, second: Stored, as_json: bool) -> None:
@@ -250,12 +250,12 @@ def _print_json(content: Any) -> None:
 
 
 def _prune(store: Store, found: Sequence[Stored], yes: bool, dry_run: bool) -> None:
-    from ailora.cli.console import console
+    from ailora.cli.console import console, say
     from ailora.lab.experiments.wording import counted
 
     doomed = [run for run in found if run.state in _PRUNED]
     for run in doomed:
-        console.print(f"{run.run_id}  {run.state}", highlight=False, markup=False, soft_wrap=True)
+        say(f"{run.run_id}  {run.state}")
     if not doomed or dry_run:
         console.print(f"{counted(len(doomed), 'run')} would be deleted", highlight=False)
         return

@@ -65,7 +65,7 @@ def sweep(
     check_writable(out)
     show(plan_table(str(file), grids, counted(len(runs), "run")), whole=("runs",))
     if dry_run:
-        _, todo = sweeps.look(runs, store, Tasks(), retry=retry_failed)
+        _, todo, _ = sweeps.look(runs, store, Tasks(), retry=retry_failed)
         if estimate:
             sweeps.estimated(chosen, todo, store, dry_run=True)
         return

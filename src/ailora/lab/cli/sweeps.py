@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from ailora.cli.console import console
+from ailora.cli.console import console, say
 from ailora.cli.narrow import Fitted
 from ailora.errors import UserError
 from ailora.lab.cli.words import result_words, run_words
@@ -72,9 +72,8 @@ def do_runs(
     """Say what is done already and how long the rest takes, and do it while a board is shown."""
     tasks = tasks or Tasks()
     first = isinstance(engine, Here)  # it tells of bad input itself, before anything is printed
-    jobs, todo = look(runs, store, tasks, retry=retry, quiet=first)
+    jobs, todo, states = look(runs, store, tasks, retry=retry, quiet=first)
     weights = estimated(engine, todo, store) if estimate else {}
-    states = states_of(jobs, store)
     ended = [state in ("finished", "failed") for state in states.values()]
     names = tuple(job.run_id for job in jobs)
     agenda: Agenda | None = Agenda(runs=names, ended=sum(ended), began=time.time())
@@ -97,10 +96,10 @@ def do_runs(
 
 def look(
     runs: Iterable[RunConfig], store: Store, tasks: Tasks, *, retry: bool, quiet: bool = False
-) -> tuple[list[Job], list[Job]]:
-    """All runs and those left to do; also prints how many are in which state.
+) -> tuple[list[Job], list[Job], dict[str, str]]:
+    """All runs, those left to do, and the state of each by its name.
 
-    And what was read of the data, unless ``quiet``.
+    Also prints how many are in which state and, unless ``quiet``, what was read of the data.
     """
     with console.status("reading the data"):
         jobs = jobs_of(runs, tasks, store)
@@ -109,13 +108,13 @@ def look(
     states = states_of(jobs, store)
     if set(states.values()) != {"new"}:
         console.print(states_words(list(states.values())), highlight=False)
-    return jobs, left_to_do(jobs, states, retry=retry)
+    return jobs, left_to_do(jobs, states, retry=retry), states
 
 
 def say_data(tasks: Tasks) -> None:
     """Print what was read of the data of all runs."""
     for line in tasks.said():
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line)
 
 
 def states_of(jobs: Sequence[Job], store: Store) -> dict[str, str]:
@@ -133,7 +132,7 @@ def states_words(states: Sequence[str]) -> str:
 def left_to_do(jobs: Sequence[Job], states: dict[str, str], *, retry: bool) -> list[Job]:
     """The runs that a sweep will do; warns of data that cannot be read."""
     for reason in dict.fromkeys(job.unreadable.reason for job in jobs if job.unreadable):
-        console.print(f"warning: {reason}", highlight=False, markup=False, soft_wrap=True)
+        say(f"warning: {reason}")
     ended = {"finished", "damaged"} if retry else {"finished", "damaged", "failed"}
     return [job for job in jobs if states[job.run_id] not in ended and job.unreadable is None]
 
@@ -170,12 +169,7 @@ def estimated(
 def say_failed(outcome: Outcome, names: Sequence[str]) -> None:
     """Print every run that failed and why, one line each."""
     for failed in outcome.failed:
-        console.print(
-            f"{run_words(failed.config, names)}  {result_words(failed)}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        say(f"{run_words(failed.config, names)}  {result_words(failed)}")
 
 
 class Board:

@@ -28,9 +28,10 @@ def train(
     `ailora train --task reviews.csv --text body --label stars --method ailora --lr 1e-3` ·
     `ailora train --task cola --model FacebookAI/roberta-large --preset paper`
     """
-    from ailora.cli.console import console, progress, quiet_libraries, show
+    from ailora.cli.console import console, progress, quiet_libraries, say, show
     from ailora.lab.methods.table import method_named
     from ailora.lab.tasks import load_task
+    from ailora.lab.tasks.statement import LINES
     from ailora.lab.training import train as run
     from ailora.lab.training.folder import check_writable
 
@@ -42,13 +43,13 @@ def train(
     check_writable(out)
     _say_sources(published)
     data = load_task(config.task, **config.task_options())
-    unsaid = list(data.said(most=8))
+    unsaid = list(data.said(most=LINES))
     with progress() as bar:
         line = bar.add_task(f"{config.method} on {data.name}", total=None)
 
         def say_data() -> None:
             while unsaid:
-                console.print(unsaid.pop(0), highlight=False, markup=False, soft_wrap=True)
+                say(unsaid.pop(0))
 
         def tell(step: int, steps: int, what: str) -> None:
             say_data()  # not before the model is there: bad input is told in one line

@@ -16,6 +16,7 @@ from ailora.lab.experiments.store import Failure, Run, Store, failure_of
 from ailora.lab.lock import LockedError, held
 from ailora.lab.settings import RunConfig
 from ailora.lab.tasks import Task, load_task
+from ailora.lab.tasks.statement import LINES
 from ailora.lab.training import train
 from ailora.lab.training.monitoring import DivergedError
 
@@ -99,7 +100,7 @@ class Tasks:
             return error
         splits = (task.train, task.selection, task.test)
         rows = Rows(*(split.num_rows for split in splits))
-        return _Known(task.name, task.fingerprint, rows, task.said(most=8))
+        return _Known(task.name, task.fingerprint, rows, task.said(most=LINES))
 
 
 def jobs_of(runs: Iterable[RunConfig], tasks: Tasks, store: Store) -> list[Job]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ailora.lab.tasks.tables.table import Table
 
-_LINES = 8  # of a statement on a screen
+LINES = 8  # of a statement on a screen
 _NAMES = 8  # of columns or classes in one line
 
 
@@ -37,7 +37,7 @@ class Statement:
     remarks: tuple[str, ...] = ()
     made: tuple[str, ...] = ()
 
-    def lines(self, most: int | None = _LINES) -> tuple[str, ...]:
+    def lines(self, most: int | None = LINES) -> tuple[str, ...]:
         """One line on each thing, the remarks before how splits were made.
 
         Args:
