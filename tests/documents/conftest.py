@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 import transformers as hf
 
 import ailora
@@ -129,6 +130,17 @@ def _adapters(folder: Path, decoder: Path) -> None:
     model = hf.AutoModelForCausalLM.from_pretrained(folder / "MODEL")
     config = ailora.AILoRAConfig(r=8, task_type="CAUSAL_LM")
     ailora.get_peft_model(model, config).save_pretrained(folder / "CHECKPOINT")
+    save_pair(decoder, folder)
+
+
+def save_pair(decoder: Path, folder: Path) -> None:
+    """BASE and TUNED: a model, and the same after a step of full fine-tuning."""
+    shutil.copytree(decoder, folder / "BASE")
+    model = hf.AutoModelForCausalLM.from_pretrained(decoder)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    model.save_pretrained(folder / "TUNED")
 
 
 def _lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

@@ -10,7 +10,9 @@ import torch
 import transformers as hf
 
 from tests.conftest import one_thread
+from tests.documents.conftest import save_pair
 from tests.documents.pages import PAGES, ROOT
+from tests.writers import save_llama
 
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 # Blocks that are a file of their own, or only the shape of one: tested where they are used.
@@ -45,6 +47,8 @@ def test_the_blocks_of_a_page_run_in_order(
     names = {"rows": rows(), "weight": torch.randn(40, 32)}
     if "my-adapter" in (ROOT / page).read_text() or "checkpoint-500" in (ROOT / page).read_text():
         trained(roberta, tmp_path, names)
+    if '"TUNED"' in (ROOT / page).read_text():
+        save_pair(save_llama(tmp_path / "llama"), tmp_path)
     with one_thread():
         for block in BLOCK.findall((ROOT / page).read_text(encoding="utf-8")):
             if block.startswith("trl."):

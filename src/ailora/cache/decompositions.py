@@ -18,7 +18,7 @@ from ailora.cache import disk
 from ailora.errors import UserError
 from ailora.linalg import Check, Triplets
 from ailora.linalg.decomposition import validate
-from ailora.linalg.triplets import Part
+from ailora.linalg.triplets import Part, outermost
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def _read(folder: Path, key: str, weight: Tensor, rank: int) -> Triplets | None:
             continue
         disk.touch(entry)
         logger.debug("%s part, rank %d, from the cache: %s", whole.part, rank, entry.path)
-        return _moved(_slice(whole, rank), weight.device)
+        return _moved(outermost(whole, rank), weight.device)
     return None
 
 
@@ -100,27 +100,6 @@ def _store(folder: Path, key: str, triplets: Triplets, limit: int) -> None:
             _complain_once(f"an entry of {len(data)} bytes is above the limit", disk.LIMIT_VARIABLE)
     except (UserError, OSError) as error:
         _complain_once(str(error), str(folder))
-
-
-def _slice(whole: Triplets, rank: int) -> Triplets:
-    """The outermost `rank` triplets: largest first, so a minor part's are the last."""
-    if rank == whole.rank:
-        return whole
-    outer = slice(None, rank) if whole.part == "principal" else slice(whole.rank - rank, None)
-    return replace(
-        whole,
-        U=whole.U[:, outer].contiguous(),
-        S=whole.S[outer].clone(),
-        Vt=whole.Vt[outer].clone(),
-        check=replace(whole.check, gap=_gap(whole, rank)),
-    )
-
-
-def _gap(whole: Triplets, rank: int) -> float | None:
-    """`Check.gap` of a slice; sigma_1, which it is relative to, is only among a principal part."""
-    if whole.part == "minor" or not whole.S[0] > 0:
-        return None
-    return float((whole.S[rank - 1] - whole.S[rank]) / whole.S[0])
 
 
 def _moved(triplets: Triplets, device: torch.device) -> Triplets:

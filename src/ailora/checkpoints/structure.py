@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import transformers as hf
@@ -98,8 +98,36 @@ class Structure:
         return isinstance(self.model.get_submodule(module), Conv1D)
 
 
+def task_type_of(model: nn.Module) -> str | None:
+    """PEFT's name (``SEQ_CLS``, ...) of what the model's class is for; None for a bare body.
+
+    A model that answers questions and tells two texts apart by segment counts as one that extracts
+    features. PEFT 0.21's ``PeftModelForQuestionAnswering.forward`` takes ``token_type_ids`` and
+    does not hand them on, so that BERT would read question and context as one text: another model
+    than the base at step 0, and than the merged one. The other class differs in that alone; the
+    head is named in ``modules_to_save``.
+    """
+    headed = [task for task in CLASS_OF_TASK if task != "FEATURE_EXTRACTION"]
+    task = next((name for name in headed if type(model) in _classes(name, model)), None)
+    segments = getattr(getattr(model, "config", None), "type_vocab_size", None) or 0
+    return "FEATURE_EXTRACTION" if task == "QUESTION_ANS" and segments > 1 else task
+
+
+def _classes(task_type: str, model: nn.Module) -> tuple[type, ...]:
+    """The classes with the head of a task for models of this one's config, and no others.
+
+    To ask for all classes of a task would import every model of transformers.
+    """
+    mapping, config = CLASS_OF_TASK[task_type]._model_mapping, type(getattr(model, "config", None))
+    found = mapping.get(config, ())
+    return found if isinstance(found, tuple) else (found,)
+
+
 def read_structure(
-    checkpoint: Checkpoint, task_type: str | None = None, num_labels: int | None = None
+    checkpoint: Checkpoint,
+    task_type: str | None = None,
+    num_labels: int | None = None,
+    kind: type[nn.Module] | None = None,
 ) -> Structure:
     """Build the model of a checkpoint from its config.json alone.
 
@@ -108,24 +136,28 @@ def read_structure(
         task_type: PEFT's name of the task, which decides the model's class and so the names of
             its modules; None takes the class that config.json names.
         num_labels: Number of labels of the task's head; None takes config.json's.
+        kind: The model's class, in place of the task's.
 
     Raises:
         UserError: config.json does not describe a model that transformers can build, or one whose
             weights are stored quantised.
     """
-    model = build_model(checkpoint.folder, task_type, num_labels)
+    model = build_model(checkpoint.folder, task_type, num_labels, kind)
     stored, converted = _stored_names(model, checkpoint)
     return Structure(checkpoint=checkpoint, model=model, stored=stored, converted=converted)
 
 
 def build_model(
-    folder: Path, task_type: str | None = None, num_labels: int | None = None
+    folder: Path,
+    task_type: str | None = None,
+    num_labels: int | None = None,
+    kind: type[nn.Module] | None = None,
 ) -> nn.Module:
     """The model on the meta device. Raises ``UserError`` as `read_structure`."""
     try:
         labels = {} if num_labels is None else {"num_labels": num_labels}
         config = hf.AutoConfig.from_pretrained(folder, trust_remote_code=False, **labels)
-        model = _build(config, task_type)
+        model = _build(config, task_type, kind)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
@@ -140,17 +172,19 @@ def build_model(
     return model
 
 
-def _build(config: Any, task_type: str | None) -> nn.Module:
+def _build(config: Any, task_type: str | None, kind: type[nn.Module] | None) -> nn.Module:
     named = (getattr(config, "architectures", None) or [""])[0]
     stored_class = getattr(hf, named, None)
     with torch.device("meta"):
-        if task_type is not None and task_type in CLASS_OF_TASK:
+        if kind is not None:
+            model = kind(config)
+        elif task_type is not None and task_type in CLASS_OF_TASK:
             model = CLASS_OF_TASK[task_type].from_config(config)
         elif isinstance(stored_class, type) and issubclass(stored_class, hf.PreTrainedModel):
             model = stored_class(config)
         else:
             model = hf.AutoModel.from_config(config)
-    return cast(nn.Module, model.eval())
+    return model.eval()
 
 
 def _stored_names(model: Any, checkpoint: Checkpoint) -> tuple[dict[str, str], frozenset[str]]:

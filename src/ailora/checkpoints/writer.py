@@ -156,6 +156,40 @@ def _write_index(checkpoint: Checkpoint, target: Path, rows: Sequence[Row]) -> N
     write_json(target / INDEX, {**index, "metadata": metadata, "weight_map": places})
 
 
+# --- A file of tensors that are made one at a time ----------------------------------------------
+
+
+def write_tensors(
+    target: Path,
+    shapes: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    make: Callable[[str], Tensor],
+) -> None:
+    """Write a safetensors file without holding more than one of its tensors.
+
+    Args:
+        target: File to write; an existing one is replaced once the new one is whole.
+        shapes: Data type and shape of each tensor.
+        make: The values of a tensor of that type and shape; called once for each, wide types first.
+
+    Raises:
+        UserError: The folder cannot be written, or the disk is full.
+    """
+    entries, start = [], 0
+    for name, (dtype, shape) in sorted(shapes.items(), key=_widest_first):
+        stop = start + torch.Size(shape).numel() * dtype.itemsize
+        entries.append(Entry(name=name, dtype=NAMES[dtype], shape=shape, start=start, stop=stop))
+        start = stop
+    with written_whole(target) as out:
+        out.write(header_bytes(entries, {"format": "pt"}))
+        for entry in entries:
+            out.write(_bytes(make(entry.name)))
+
+
+def _widest_first(item: tuple[str, tuple[torch.dtype, tuple[int, ...]]]) -> tuple[int, str]:
+    name, (dtype, _) = item
+    return -dtype.itemsize, name
+
+
 # --- One shard ------------------------------------------------------------------------------
 
 

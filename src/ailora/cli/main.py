@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from ailora.cli import cache, export, init, inspect
+from ailora.cli import cache, export, extract, init, inspect
 from ailora.cli.endings import end_badly, one_line, whole_output
 from ailora.errors import UserError
 
 PANEL = "Models and adapters"
-_INIT_KEEPS = "what is written is kept in {out}, and the same command goes on from there"
+_KEPT = "what is written is kept in {out}, and the same command goes on from there"
 
 app = typer.Typer(
     name="ailora",
@@ -43,8 +43,9 @@ def ailora(
 
 
 app.command("inspect", rich_help_panel=PANEL)(one_line(inspect.inspect))
-app.command("init", rich_help_panel=PANEL)(one_line(init.init, _INIT_KEEPS))
+app.command("init", rich_help_panel=PANEL)(one_line(init.init, _KEPT))
 app.command("export", rich_help_panel=PANEL)(one_line(export.export))
+app.command("extract", rich_help_panel=PANEL)(one_line(extract.extract, _KEPT))
 app.command("cache", rich_help_panel=PANEL)(one_line(cache.cache))
 
 

@@ -1,6 +1,7 @@
 """Singular triplets from either end of a weight's spectrum, without a full SVD where possible."""
 
 from ailora.linalg.decomposition import decompose
+from ailora.linalg.energy import decompose_share
 from ailora.linalg.triplets import Check, LowRank, Part, Triplets, subspace_distance
 
 SOLVER_VERSION = 4
@@ -13,5 +14,6 @@ __all__ = [
     "Part",
     "Triplets",
     "decompose",
+    "decompose_share",
     "subspace_distance",
 ]

@@ -95,7 +95,7 @@ def decompose(
     began = time.perf_counter()
     largest = validate(weight, rank, part, seed, tol)
     exact = weight.detach().to("cpu") if weight.device.type == "mps" else weight.detach()
-    W, exponent = _scaled(exact, largest)
+    W, exponent = scaled(exact, largest)
     if largest == 0:
         outcome = _Outcome(_zero(W, rank), "dense", 0.0)
     else:
@@ -130,7 +130,7 @@ def methods_for(shape: tuple[int, int], rank: int, part: Part) -> tuple[Method, 
     return ("krylov" if part == "principal" else "inverse", "gram", "dense")
 
 
-def _scaled(weight: Tensor, largest: float) -> tuple[Tensor, int]:
+def scaled(weight: Tensor, largest: float) -> tuple[Tensor, int]:
     """The weight in float64, squares neither overflowing nor vanishing; the exponent taken out.
 
     A power of two, so that nothing is rounded; weights of usual size stay as they are.

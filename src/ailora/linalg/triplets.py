@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -75,6 +75,27 @@ class Triplets:
         no gradient reaches them.
         """
         return int(self.S.le(self.dead_below).sum())
+
+
+def outermost(whole: Triplets, rank: int) -> Triplets:
+    """The outermost `rank` triplets: largest first, so a minor part's are the last."""
+    if rank == whole.rank:
+        return whole
+    outer = slice(None, rank) if whole.part == "principal" else slice(whole.rank - rank, None)
+    return replace(
+        whole,
+        U=whole.U[:, outer].contiguous(),
+        S=whole.S[outer].clone(),
+        Vt=whole.Vt[outer].clone(),
+        check=replace(whole.check, gap=_gap_of_outermost(whole, rank)),
+    )
+
+
+def _gap_of_outermost(whole: Triplets, rank: int) -> float | None:
+    """`Check.gap` of these; sigma_1, which it is relative to, is only among a principal part."""
+    if whole.part == "minor" or not whole.S[0] > 0:
+        return None
+    return float((whole.S[rank - 1] - whole.S[rank]) / whole.S[0])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,14 +1,17 @@
-"""Adapters and models as files, made without loading a model: start, export and merge."""
+"""Adapters and models as files, made without loading a model: start, export, merge and extract."""
 
 from ailora.offline.export import ExportReport, export_adapter
+from ailora.offline.extract import ExtractReport, extract_adapter
 from ailora.offline.initialize import InitReport, init_files
 from ailora.offline.merge import MergeReport, merge_adapter
 
 __all__ = [
     "ExportReport",
+    "ExtractReport",
     "InitReport",
     "MergeReport",
     "export_adapter",
+    "extract_adapter",
     "init_files",
     "merge_adapter",
 ]

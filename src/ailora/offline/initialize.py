@@ -55,7 +55,7 @@ residual and no reference model.
 """
 
 # Modules that PEFT trains and saves in full for a task.
-_HEADS = {"SEQ_CLS": ["classifier", "score"], **HEADS_ADDED_LATE}
+HEADS = {"SEQ_CLS": ["classifier", "score"], **HEADS_ADDED_LATE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,7 +291,7 @@ def _save_folded(
 
 def _map_head(structure: Structure, task_type: str | None) -> None:
     """Map the task's head from its file, since PEFT saves it along with the adapter."""
-    names = _HEADS.get(task_type or "", [])
+    names = HEADS.get(task_type or "", [])
     for name, head in structure.model.named_modules():
         if name.rpartition(".")[2] not in names:
             continue

@@ -110,10 +110,10 @@ def write_plain(adapter: AdapterFolder, out: Path, base: str) -> int:
     for name, update in adapter.updates.items():
         A, B = update.exact()
         dtype = torch.promote_types(update.A.dtype, update.B.dtype)
-        tensors[PREFIX + name + A_KEY] = _stored(_padded(A, rank, 0), dtype)
-        tensors[PREFIX + name + B_KEY] = _stored(_padded(B, rank, 1), dtype)
+        tensors[PREFIX + name + A_KEY] = _stored(padded(A, rank, 0), dtype)
+        tensors[PREFIX + name + B_KEY] = _stored(padded(B, rank, 1), dtype)
     config = replace(adapter.config)
-    for key, value in _plain_fields(rank, base).items():
+    for key, value in plain_fields(rank, base).items():
         setattr(config, key, value)
     sort_names(config)
     with whole_folder(out) as temporary:
@@ -122,7 +122,8 @@ def write_plain(adapter: AdapterFolder, out: Path, base: str) -> int:
     return rank
 
 
-def _plain_fields(rank: int, base: str) -> dict[str, Any]:
+def plain_fields(rank: int, base: str) -> dict[str, Any]:
+    """The fields of a config that are the same in every plain LoRA of that rank."""
     return {
         "r": rank,
         "lora_alpha": rank,
@@ -135,7 +136,8 @@ def _plain_fields(rank: int, base: str) -> dict[str, Any]:
     }
 
 
-def _padded(matrix: Tensor, rank: int, dim: int) -> Tensor:
+def padded(matrix: Tensor, rank: int, dim: int) -> Tensor:
+    """A factor with zeros up to that rank."""
     missing = rank - matrix.shape[dim]
     if not missing:
         return matrix

@@ -12,10 +12,11 @@ from torch import nn
 from ailora.adapters import AILoRAConfig, Role, get_peft_model, presets
 from ailora.adapters.selection import select
 from ailora.adapters.starts import check_rank_fits
+from ailora.checkpoints.structure import task_type_of
 from ailora.lab.methods.table import Batches
-from ailora.lab.methods.targets import head_names, task_type_of
+from ailora.lab.methods.targets import head_names
 from ailora.lab.settings import RunConfig
-from ailora.roles import RoleKey
+from ailora.roles import RoleKey, unwrapped
 
 Preset = Callable[..., AILoRAConfig]
 
@@ -84,7 +85,7 @@ def configured(
         "lora_dropout": settings.lora_dropout,
         "anchored": settings.anchored,
         "bake_rates": settings.bake_rates,
-        "task_type": task_type_of(model),
+        "task_type": task_type_of(unwrapped(model)),
         "modules_to_save": head_names(model) or None,
         **fields,
     }

@@ -9,12 +9,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ailora.checkpoints.structure import CLASS_OF_TASK
+from ailora.checkpoints.structure import task_type_of
 from ailora.errors import UserError
 from ailora.lab.settings import RunConfig
 from ailora.roles import Projection, find_projections, unwrapped
-
-_HEADED = [task for task in CLASS_OF_TASK if task != "FEATURE_EXTRACTION"]
 
 
 def whole_layers(model: nn.Module, method: str) -> list[Projection]:
@@ -41,7 +39,7 @@ def common_fields(model: nn.Module, found: list[Projection]) -> dict[str, Any]:
         "target_modules": [projection.name for projection in found],
         "fan_in_fan_out": all(isinstance(projection.module, Conv1D) for projection in found),
         "modules_to_save": head_names(model) or None,
-        "task_type": task_type_of(model),
+        "task_type": task_type_of(unwrapped(model)),
     }
 
 
@@ -52,21 +50,6 @@ def check_no_ranks(settings: RunConfig, method: str) -> None:
             f"method {method!r} has no ranks by role, so ranks={dict(settings.ranks)!r} is not for "
             "it; choose lora, pissa, milora, ailora, reailora, dora or rslora"
         )
-
-
-def task_type_of(model: nn.Module) -> str | None:
-    """PEFT's name (``SEQ_CLS``, ...) of what the model's class is for; None for a bare body.
-
-    A model that answers questions and tells two texts apart by segment counts as one that extracts
-    features. PEFT 0.21's ``PeftModelForQuestionAnswering.forward`` takes ``token_type_ids`` and
-    does not hand them on, so that BERT would read question and context as one text: another model
-    than the base at step 0, and than the merged one. The other class differs in that alone; the
-    head is named in ``modules_to_save``.
-    """
-    whole = unwrapped(model)
-    task = next((name for name in _HEADED if type(whole) in _classes(name, whole)), None)
-    segments = getattr(getattr(whole, "config", None), "type_vocab_size", None) or 0
-    return "FEATURE_EXTRACTION" if task == "QUESTION_ANS" and segments > 1 else task
 
 
 def head_names(model: nn.Module) -> list[str]:
@@ -94,13 +77,3 @@ def head_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     for name in head_names(model):
         for inner, parameter in unwrapped(model).get_submodule(name).named_parameters():
             yield f"{name}.{inner}", parameter
-
-
-def _classes(task_type: str, model: nn.Module) -> tuple[type, ...]:
-    """The classes with the head of a task for models of this one's config, and no others.
-
-    To ask for all classes of a task would import every model of transformers.
-    """
-    mapping, config = CLASS_OF_TASK[task_type]._model_mapping, type(getattr(model, "config", None))
-    found = mapping.get(config, ())
-    return found if isinstance(found, tuple) else (found,)

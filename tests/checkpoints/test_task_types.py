@@ -1,4 +1,4 @@
-"""What a method finds in a model: the kind of its task."""
+"""The kind of task that a model of transformers is for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers as hf
 
-from ailora.lab.methods.targets import task_type_of
+from ailora.checkpoints.structure import task_type_of
 
 SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9}
 
@@ -41,7 +41,7 @@ def test_only_a_model_without_segments_takes_pefts_own_class_for_questions(
 def test_the_task_is_found_without_importing_other_models() -> None:
     code = (
         "import sys, transformers as hf\n"
-        "from ailora.lab.methods.targets import task_type_of\n"
+        "from ailora.checkpoints.structure import task_type_of\n"
         f"config = hf.RobertaConfig(**{SMALL})\n"
         "model = hf.RobertaForSequenceClassification(config)\n"
         "before = set(sys.modules)\n"
