@@ -9,10 +9,13 @@ import torch
 from transformers import PreTrainedModel
 
 from ailora.errors import UserError
-from ailora.roles import Projection, find_projections
-from ailora.roles.architectures import UNDERSTOOD
+from ailora.roles import FEED_FORWARD_ROLES, Projection, assign_roles, find_projections
+from ailora.roles.architectures import UNDERSTOOD, known_class
+from ailora.roles.feedforward import UNDERSTOOD as UNDERSTOOD_FEED_FORWARD
+from ailora.roles.feedforward import has_experts
+from ailora.roles.walk import walk
 from tests.architectures import HEADS_OF, build
-from tests.roles import probe
+from tests.roles import feed_forward_probe, probe
 
 # What the probe sees otherwise than the table says, and why that is as it should be.
 DIFFERENT = {("doge", "v", "k"): "the value also steers the attention mask"}
@@ -30,9 +33,10 @@ class Verdict:
     """What the probe saw in a model.
 
     Attributes:
-        blocks: Number of attention blocks.
+        blocks: Number of blocks.
         ran: Number of those that ran on text of one length, and were tried.
-        with_softmax: Whether in all those the probabilities were seen, so that k and v differ.
+        with_softmax: Whether in all those the probabilities were seen, so that k and v differ; of
+            feed-forward blocks always true.
         wrong: One line for each layer whose channels are not what they are said to be.
         error: Why the model does not run on text, if it does not.
     """
@@ -103,6 +107,33 @@ def _differences(model_type: str, site: probe.Site, seen: dict[int, list[str]]) 
     return lines
 
 
+def feed_forward(model: PreTrainedModel) -> list[Projection]:
+    """The projections of a model's dense feed-forward blocks, in its order; none if it has none.
+
+    Raises:
+        UserError: One cannot be read for certain.
+    """
+    names = [place.name for place in walk(model)]
+    found = assign_roles(model, names, FEED_FORWARD_ROLES)
+    return [projection for projection in found if projection.role != "*"]
+
+
+def verify_feed_forward(model: PreTrainedModel) -> Verdict:
+    """Tries channels of every matrix of a model's feed-forward blocks."""
+    probe.randomise(model)
+    wrong: list[str] = []
+    ran = 0
+    sites = feed_forward_probe.sites(feed_forward(model))
+    for site in sites:
+        try:
+            seen = feed_forward_probe.observed(model, _inputs(model), site)
+        except feed_forward_probe.NotRunError:
+            continue
+        ran += 1
+        wrong += feed_forward_probe.contradictions(site, seen)
+    return Verdict(blocks=len(sites), ran=ran, with_softmax=True, wrong=tuple(wrong))
+
+
 def _inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     shape = (1, probe.LENGTH)
@@ -126,6 +157,13 @@ def fused_layout(found: Sequence[Projection]) -> str:
 
 
 def notes(model: PreTrainedModel) -> list[str]:
-    """What there is to know about the model's attention classes."""
+    """What there is to know about the model's classes of attention."""
     classes = dict.fromkeys(type(module).__name__ for module in model.modules())
     return list(dict.fromkeys(UNDERSTOOD[name] for name in classes if name in UNDERSTOOD))
+
+
+def feed_forward_notes(model: PreTrainedModel) -> list[str]:
+    """What there is to know about the model's feed-forward blocks."""
+    known = (known_class(module, UNDERSTOOD_FEED_FORWARD) for module in model.modules())
+    found = list(dict.fromkeys(UNDERSTOOD_FEED_FORWARD[name] for name in known if name))
+    return [*found, *(["experts are left out"] if has_experts(walk(model)) else [])]

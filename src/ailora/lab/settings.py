@@ -17,7 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ailora.errors import UserError, nearest
 
-RoleName = Literal["q", "k", "v", "o"]
+RoleName = Literal["q", "k", "v", "o", "gate", "up", "down"]
 _AS_TODAY: Any = object()
 _FORMER_NAMES = {"alpha": "lora_alpha", "dropout": "lora_dropout"}
 

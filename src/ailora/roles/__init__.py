@@ -1,8 +1,10 @@
-"""Which module of a model is a query, key, value or output projection."""
+"""Which module of a model plays which role in attention or in a feed-forward block."""
 
 from ailora.roles.find import assign_roles, find_projections
 from ailora.roles.inspection import Inspection, ProjectionInfo, inspect
 from ailora.roles.projection import (
+    ATTENTION_ROLES,
+    FEED_FORWARD_ROLES,
     ROLE_NAMES,
     Projection,
     RoleKey,
@@ -16,6 +18,8 @@ from ailora.roles.projection import (
 from ailora.roles.walk import unwrapped
 
 __all__ = [
+    "ATTENTION_ROLES",
+    "FEED_FORWARD_ROLES",
     "ROLE_NAMES",
     "Inspection",
     "Projection",

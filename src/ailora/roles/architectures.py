@@ -13,7 +13,7 @@ test has perturbed its rows (``tests/roles/test_behaviour.py``).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -204,17 +204,22 @@ class Fused:
 
 
 def layouts_of(attention: nn.Module) -> Mapping[str, Callable[[Any, int], Layout]]:
-    """The fused children of an attention module by name; empty for a class that is not known.
+    """The fused children of an attention module by name; empty for a class that is not known."""
+    known = known_class(attention, _FUSED)
+    return {} if known is None else {_FUSED[known].child: _FUSED[known].layout}
+
+
+def known_class(module: nn.Module, known: Collection[str]) -> str | None:
+    """The first of a module's classes of transformers, ``"modeling_gpt2.GPT2MLP"``, in ``known``.
 
     Only classes of transformers itself count: a class of the same name in someone's own code may
     order its rows differently.
     """
-    for cls in type(attention).__mro__:
-        if cls.__module__.startswith("transformers."):
-            known = _FUSED.get(f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}")
-            if known is not None:
-                return {known.child: known.layout}
-    return {}
+    for cls in type(module).__mro__:
+        name = f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}"
+        if cls.__module__.startswith("transformers.") and name in known:
+            return name
+    return None
 
 
 def _contiguous(q: int, k: int, v: int) -> Layout:

@@ -1,4 +1,4 @@
-"""Finding the query, key, value and output projections of a model."""
+"""Finding the projections of a model's attention and feed-forward blocks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from collections.abc import Collection, Mapping, Sequence
 from torch import nn
 
 from ailora.errors import UserError
-from ailora.roles import messages
+from ailora.roles import feedforward, messages
 from ailora.roles.architectures import attention_of, layer_of, looks_fused, matches, stack_of
-from ailora.roles.attention import Part, Reading, read_attention
-from ailora.roles.projection import ROLE_NAMES, Projection, RoleName, is_projection
+from ailora.roles.attention import read_attention
+from ailora.roles.projection import (
+    ATTENTION_ROLES,
+    ROLE_NAMES,
+    Projection,
+    RoleName,
+    is_projection,
+)
+from ailora.roles.reading import Part, Reading
 from ailora.roles.walk import Place, unwrapped, walk
 
 _KNOWN = ", ".join(repr(role) for role in ROLE_NAMES)
@@ -18,23 +25,24 @@ _KNOWN = ", ".join(repr(role) for role in ROLE_NAMES)
 
 def find_projections(
     model: nn.Module,
-    roles: Collection[RoleName] = ROLE_NAMES,
+    roles: Collection[RoleName] = ATTENTION_ROLES,
     *,
     modules: Mapping[RoleName, Sequence[str]] | None = None,
     layers: Sequence[int] | None = None,
 ) -> list[Projection]:
-    """Finds the attention projections of ``model`` that play one of ``roles``.
+    """Finds the projections of ``model`` that play one of ``roles``.
 
-    Attention is recognised by how its parts are named and fit one another, so architectures that
-    are named nowhere here are found too; where one weight holds several roles, the layout of its
-    rows is known by class. What cannot be read for certain is refused: name it by hand. Any head
-    class will do, and so will a PEFT model, whose projections appear under the names they have in
-    the model it wraps, and a model on the meta device. Parts for images or sound are left out, as
-    are layers of linear attention, which have no q, k and v in the paper's sense.
+    Attention (q, k, v, o) and dense feed-forward blocks (gate, up, down) are recognised by how
+    their parts are named and fit one another, so architectures that are named nowhere here are
+    found too; where one weight holds several roles, the layout of its rows is known by class. What
+    cannot be read for certain is refused: name it by hand. Any head class will do, and so will a
+    PEFT model, whose projections appear under the names they have in the model it wraps, and a
+    model on the meta device. Parts for images or sound are left out, as are layers of linear
+    attention, which have no q, k and v in the paper's sense, and routers and experts.
 
     Args:
         model: A transformers model, or a module that contains one.
-        roles: The roles to look for.
+        roles: The roles to look for; those of attention without.
         modules: For some of the roles, names that replace the built-in ones. A name stands for
             every ``nn.Linear`` or ``Conv1D`` whose path equals it or ends with it after a dot, as
             in PEFT's ``target_modules``, and for all its rows.
@@ -45,8 +53,8 @@ def find_projections(
         The projections in the model's own order: one per module, in a fused layer one per role.
 
     Raises:
-        UserError: The model's attention is unknown, cannot be read for certain or has no
-            projection for a role; a name in ``modules`` fits no linear layer, or fits one that
+        UserError: The blocks that a role belongs to are unknown, cannot be read for certain or
+            have no projection for it; a name in ``modules`` fits no linear layer, or fits one that
             plays another role or holds several; ``layers`` has an index that a role does not
             have; an argument makes no sense in itself.
     """
@@ -78,15 +86,15 @@ def assign_roles(
         names: Dotted paths of the layers, such as PEFT's ``target_modules`` selects.
         roles: The roles that matter; a layer that plays none of them has the role ``"*"``.
         modules: As in `find_projections`.
-        strict: Refuse a model whose attention cannot be read for certain. Without it, the layers
-            of such attention have the role ``"*"``.
+        strict: Refuse a model with blocks of the roles' kind that cannot be read for certain.
+            Without it, the layers of such blocks have the role ``"*"``.
 
     Returns:
         The projections in the model's own order: one per module, in a fused layer one per role. A
         name that is no ``nn.Linear`` or ``Conv1D`` is left out.
 
     Raises:
-        UserError: As `find_projections` for names by hand and for attention that cannot be read.
+        UserError: As `find_projections` for names by hand and for blocks that cannot be read.
     """
     search, wanted = _Search(model, roles, modules, strict=strict), set(names)
     return [
@@ -111,13 +119,15 @@ class _Search:
         self.by_hand = _check_modules(modules, roles)
         self.built_in = [role for role in roles if role not in self.by_hand]
         self.places = walk(model)
-        self.reading = read_attention(self.places)
+        attention = read_attention(self.places)
+        self.reading = attention.with_(feedforward.read_feed_forward(self.places, attention))
         for role, entries in self.by_hand.items():
             for entry in entries:
                 _check_entry(role, entry, self.places, self.reading)
-        if strict and self.built_in and self.reading.problems:
-            problem = self.reading.problems[0]
-            raise UserError(messages.unreadable(unwrapped(model), problem, self.built_in[0]))
+        for problem in self.reading.problems if strict else ():
+            for role in self.built_in:
+                if role in problem.roles:
+                    raise UserError(messages.unreadable(unwrapped(model), problem, role))
         self._layers = _layers_by_module(self.places)
 
     @property
@@ -182,7 +192,7 @@ def _check_entry(role: RoleName, entry: str, places: Sequence[Place], reading: R
         raise UserError(messages.not_linear(role, entry, fitting[0]))
     for place in usable:
         known = [part for part in reading.parts.get(place.name, ()) if part.rows is not None]
-        if known or looks_fused(place.name):
+        if known or looks_fused(place.name) or feedforward.looks_fused(place.name):
             raise UserError(messages.fused(role, entry, place, [part.role for part in known]))
 
 

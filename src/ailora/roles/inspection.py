@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ailora.errors import UserError
 from ailora.linalg import decompose
-from ailora.roles.find import find_projections
+from ailora.roles.find import assign_roles, find_projections
 from ailora.roles.projection import (
-    ROLE_NAMES,
+    FEED_FORWARD_ROLES,
     AttentionKind,
     Projection,
     RoleKey,
@@ -21,6 +21,7 @@ from ailora.roles.projection import (
     Rows,
     Stack,
 )
+from ailora.roles.walk import walk
 
 # All values at once without vectors take 1.3 s at 2048 x 2048 on 2 cores; beyond, decompose wins.
 _DENSE_UP_TO = 2048
@@ -34,7 +35,7 @@ class ProjectionInfo:
 
     Attributes:
         name: Dotted path of the module.
-        role: ``"q"``, ``"k"``, ``"v"`` or ``"o"``.
+        role: One of `ailora.roles.ROLE_NAMES`.
         layer: Index of the layer in its stack, or None.
         attention: ``"self"`` or ``"cross"``.
         stack: ``"encoder"``, ``"decoder"`` or ``""``.
@@ -106,7 +107,7 @@ def inspect(
     spectra: bool = False,
     modules: Mapping[RoleName, Sequence[str]] | None = None,
 ) -> Inspection:
-    """Lists every q, k, v and o projection of ``model``.
+    """Lists every q, k, v and o projection of ``model``, and gate, up and down where it has them.
 
     Args:
         model: A model that ``find_projections`` can handle.
@@ -119,12 +120,23 @@ def inspect(
         One row per projection, in the model's order.
 
     Raises:
-        UserError: No projection is found for a role; or with ``spectra`` a weight holds NaN or
-            infinity, or has no values at all (meta device).
+        UserError: No projection of attention is found, or none for a role that is named; or with
+            ``spectra`` a weight holds NaN or infinity, or has no values at all (meta device).
     """
-    roles = ROLE_NAMES if modules is None else tuple(modules)
-    found = find_projections(model, roles, modules=modules)
+    if modules is None:
+        found = _all(model)
+    else:
+        found = find_projections(model, tuple(modules), modules=modules)
     return Inspection(rows=tuple(_info(projection, spectra) for projection in found))
+
+
+def _all(model: nn.Module) -> list[Projection]:
+    """Attention, which a model must have, and what can be read of feed-forward blocks."""
+    places = [place.name for place in walk(model)]
+    dense = assign_roles(model, places, FEED_FORWARD_ROLES, strict=False)
+    found = [*find_projections(model), *(p for p in dense if p.role != "*")]
+    order = {name: index for index, name in enumerate(places)}
+    return sorted(found, key=lambda p: order[p.name])
 
 
 def _info(projection: Projection, spectra: bool) -> ProjectionInfo:

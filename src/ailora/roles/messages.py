@@ -8,8 +8,9 @@ from torch import nn
 
 from ailora.errors import nearest
 from ailora.roles.architectures import is_attention
-from ailora.roles.attention import Problem, Reading, is_matrix
-from ailora.roles.projection import RoleKey, RoleName
+from ailora.roles.feedforward import has_experts
+from ailora.roles.projection import ATTENTION_ROLES, FEED_FORWARD_ROLES, RoleKey, RoleName
+from ailora.roles.reading import Problem, Reading, is_matrix
 from ailora.roles.walk import Place, model_type
 
 _MOST_LISTED = 12
@@ -18,19 +19,31 @@ _MOST_LISTED = 12
 def no_projection(
     role: RoleName, model: nn.Module, places: Sequence[Place], reading: Reading
 ) -> str:
-    """Message for a role without a module, in a model with attention or without."""
+    """Message for a role without a module, in a model with blocks that are known or without."""
     for parts in reading.parts.values():
         for part in parts:
             if part.role == role:
                 return f"role {role!r}: {_unfit(part.place)}"
     known = bool(reading.parts)
     problem = f"has no projection of role {role!r}" if known else "is no architecture known here"
-    classes = [] if known else _attention_classes(places)
+    if role in FEED_FORWARD_ROLES:
+        problem += _without_dense(role, places, reading)
+    classes = [] if known or role not in ATTENTION_ROLES else _attention_classes(places)
     if classes:
         problem = f"has no q, k and v that are linear layers of their own in its {classes[0]!r}"
     found = _suffixes(places, depth=1)
     listed = f"its linear layers are named {_listed(found)}" if found else "it has no linear layer"
     return f"{_kind(model)} {problem}; {listed}; {_by_hand(role, '...')}"
+
+
+def _without_dense(role: RoleName, places: Sequence[Place], reading: Reading) -> str:
+    """Why a model may lack a role of the feed-forward block."""
+    found = {part.role for parts in reading.parts.values() for part in parts}
+    if role == "gate" and "up" in found:
+        return " (its feed-forward blocks have no gate: their first matrix is 'up')"
+    if has_experts(places):
+        return " (its feed-forward blocks are mixtures of experts, which have no roles here)"
+    return ""
 
 
 def partly_usable(places: Sequence[Place]) -> str:
@@ -44,10 +57,11 @@ def partly_usable(places: Sequence[Place]) -> str:
 
 
 def unreadable(model: nn.Module, problem: Problem, role: RoleName) -> str:
-    """Message for attention that is there but cannot be read for certain."""
+    """Message for a block that is there but cannot be read for certain."""
     place = problem.place
+    what = "attention" if role in ATTENTION_ROLES else "a feed-forward block"
     return (
-        f"{_kind(model)} has attention of a kind that cannot be used: {place.name!r} "
+        f"{_kind(model)} has {what} of a kind that cannot be used: {place.name!r} "
         f"({type(place.module).__name__}): {problem.why}; if you know what plays a role, "
         f"{_by_hand(role, '...')}"
     )

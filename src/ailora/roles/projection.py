@@ -16,13 +16,16 @@ from transformers.pytorch_utils import Conv1D
 
 from ailora.errors import UserError
 
-RoleName = Literal["q", "k", "v", "o"]
-RoleKey = Literal["q", "k", "v", "o", "*"]  # "*": a layer that plays none of the named roles
+RoleName = Literal["q", "k", "v", "o", "gate", "up", "down"]
+# "*": a layer that plays none of the named roles
+RoleKey = Literal["q", "k", "v", "o", "gate", "up", "down", "*"]
 AttentionKind = Literal["self", "cross"]
 Stack = Literal["encoder", "decoder", ""]
 Rows = tuple[tuple[int, int], ...]
 
 ROLE_NAMES: tuple[RoleName, ...] = get_args(RoleName)
+ATTENTION_ROLES: tuple[RoleName, ...] = ("q", "k", "v", "o")
+FEED_FORWARD_ROLES: tuple[RoleName, ...] = ("gate", "up", "down")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +34,14 @@ class Projection:
 
     Attributes:
         name: Dotted path of the module in the model, as PEFT's ``target_modules`` names it.
-        role: ``"q"``, ``"k"``, ``"v"`` or ``"o"``; ``"*"`` for a layer that plays none of them.
+        role: One of `ROLE_NAMES`, or ``"*"`` for a layer that plays none of them. Of a feed-forward
+            block down(act(gate x) * up x) the three by these names; of one without a gate,
+            down(act(up x)), its first matrix is ``"up"``.
         layer: Index of the layer in its stack, the number that PEFT's ``layers_to_transform``
             compares: the outermost one in ``name``. None where the path has no number, or where
             one module serves every layer (ALBERT).
-        attention: ``"cross"`` where keys and values come from another sequence, else ``"self"``.
+        attention: ``"cross"`` where keys and values come from another sequence, else ``"self"``,
+            in a feed-forward block too.
         stack: ``"encoder"`` or ``"decoder"`` where the path says so, else ``""``.
         rows: In a fused layer, the half-open blocks of rows of W in y = W x that belong to this
             role, ascending and apart; several where heads alternate (BLOOM). None: all of W.

@@ -68,7 +68,7 @@ class Position:
     Attributes:
         name: Its dotted path below the model's body (without ``bert.``, ``model.`` and the like),
             so that models with different heads agree; in a fused layer with the role at the end.
-        role: ``"q"``, ``"k"``, ``"v"`` or ``"o"``.
+        role: One of `ailora.roles.ROLE_NAMES`.
         layer: Index of the layer in its stack; None where one module serves every layer.
         stack: ``"encoder"``, ``"decoder"`` or ``""``.
         attention: ``"self"`` or ``"cross"``.

@@ -1,0 +1,364 @@
+"""Recognising the dense feed-forward block: which of its matrices are gate, up and down.
+
+A gated block computes down(act(gate x) * up x), one without a gate down(act(up x)): the gate is
+what passes the activation function and is multiplied with the up rows, and where there is nothing
+to multiply, the first matrix is ``up`` and goes through the activation itself.
+
+As with attention a block counts only if its parts fit one another, in names, shapes and an
+activation function between them, and what looks like one and cannot be read for certain becomes a
+``Problem``. Routers and experts are no dense blocks; an expert that every token passes ("shared")
+is one. ``tests/roles/feed_forward_probe.py`` tries every architecture by behaviour.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from torch.nn.modules import activation as torch_activations
+
+from ailora.roles import architectures
+from ailora.roles.projection import (
+    FEED_FORWARD_ROLES,
+    RoleName,
+    is_projection,
+    shape_of,
+)
+from ailora.roles.reading import (
+    NotReadableError,
+    Part,
+    Problem,
+    Reading,
+    Tree,
+    has_matrix,
+    is_matrix,
+)
+from ailora.roles.walk import Place
+
+# The children of a block that are its gate, up and down.
+_GATED: tuple[tuple[str, str, str], ...] = (
+    ("gate_proj", "up_proj", "down_proj"),  # LLaMA, ...
+    ("wi_0", "wi_1", "wo"),  # T5 1.1
+    ("w1", "w3", "w2"),  # LFM2
+    ("w_in.w_0", "w_in.w_1", "w_out"),  # CPM-Ant
+    ("proj_up_gate", "proj_up", "proj_down"),  # xLSTM
+)
+# The children of a block without a gate that are its up and down.
+_PLAIN: tuple[tuple[str, str], ...] = (
+    ("up_proj", "down_proj"),  # MPT, Nemotron, ...
+    ("fc1", "fc2"),  # BART, OPT, Phi, ...
+    ("c_fc", "c_proj"),  # GPT-2
+    ("dense_h_to_4h", "dense_4h_to_h"),  # BLOOM, GPT-NeoX, Falcon
+    ("intermediate.dense", "output.dense"),  # BERT
+    ("fc_in", "fc_out"),  # GPT-J
+    ("wi", "wo"),  # T5
+    ("lin1", "lin2"),  # DistilBERT, XLM
+    ("linear1", "linear2"),  # torch's own layers
+    ("linear_1", "linear_2"),  # Funnel
+    ("layer_1", "layer_2"),  # XLNet
+    ("dense1", "dense2"),  # Perceiver
+    ("dense.dense", "output.dense"),  # Reformer
+    ("ffn", "ffn_output"),  # ALBERT
+    ("intermediate", "output"),  # ProphetNet
+    ("ffn.0", "ffn.2"),  # CTRL
+    ("w_1", "w_2"),
+)
+# Names that say nothing of what is multiplied with what: two square ones could be exchanged.
+_NUMBERED = frozenset({"w1", "w2", "w3"})
+# A child that holds gate and up in one weight, and the one that is down.
+_FUSED: tuple[tuple[str, str], ...] = (
+    ("gate_up_proj", "down_proj"),
+    ("Wi", "Wo"),
+    ("input_linear", "output_linear"),
+    ("w12", "w3"),
+)
+# Classes whose first matrix holds the gate in its first half of rows and up in its second.
+_HALVES: Mapping[str, tuple[str, str]] = {
+    "modeling_glm.GlmMLP": ("gate_up_proj", "down_proj"),
+    "modeling_glm4.Glm4MLP": ("gate_up_proj", "down_proj"),
+    "modeling_glm4v.Glm4vTextMLP": ("gate_up_proj", "down_proj"),
+    "modeling_glm_ocr.GlmOcrTextMLP": ("gate_up_proj", "down_proj"),
+    "modeling_granitemoe_swa.GraniteMoeSWAMLP": ("input_linear", "output_linear"),
+    "modeling_granitemoehybrid.GraniteMoeHybridMLP": ("input_linear", "output_linear"),
+    "modeling_granitemoeshared.GraniteMoeSharedMLP": ("input_linear", "output_linear"),
+    "modeling_minimax_m3_vl.MiniMaxM3VLDenseMLP": ("gate_up_proj", "down_proj"),
+    "modeling_modernbert.ModernBertMLP": ("Wi", "Wo"),
+    "modeling_modernbert_decoder.ModernBertDecoderMLP": ("Wi", "Wo"),
+    "modeling_moshi.MoshiGatingMLP": ("fc1", "fc2"),
+    "modeling_phi3.Phi3MLP": ("gate_up_proj", "down_proj"),
+    "modeling_phi4_multimodal.Phi4MultimodalMLP": ("gate_up_proj", "down_proj"),
+    "modeling_zamba2.Zamba2MLP": ("gate_up_proj", "down_proj"),
+}
+# Classes whose further matrices were looked at, and what there is to know about them.
+UNDERSTOOD: Mapping[str, str] = {
+    "modeling_lilt.LiltLayer": "layout_intermediate and layout_output are left alone",
+    "modeling_mobilebert.MobileBertLayer": "bottlenecks are left alone",
+    "modeling_xmod.XmodLayer": "adapters of languages are left alone",
+    "modeling_zamba2.Zamba2MLP": "low-rank adapters on the shared block are left alone",
+}
+# Classes of which a layer has several, one after the other.
+_IN_A_ROW = frozenset(
+    {
+        "modeling_albert.AlbertLayer",
+        "modeling_longcat_flash.LongcatFlashMLP",
+        "modeling_mobilebert.FFNLayer",
+    }
+)
+
+_EXPERT = re.compile(r"expert", re.IGNORECASE)
+_SHARED = re.compile(r"shared", re.IGNORECASE)
+_MIXTURE = re.compile(r"expert|moe|router|mixture", re.IGNORECASE)
+_NO_BLOCK = re.compile(
+    r"router|norm|head|adapter|lora|pool|embed|projector|connect|indexer|compressor|bottleneck",
+    re.IGNORECASE,
+)
+_FEED_FORWARD = re.compile(r"mlp|feed_?forward|ffn", re.IGNORECASE)
+_ACTIVATION = re.compile(r"gelu|silu|relu|swish|swiglu|sigmoid|tanh|mish|laplace", re.IGNORECASE)
+_ACTIVATION_ATTRIBUTE = re.compile(r"act(_|$|ivation)", re.IGNORECASE)
+_NO_ACTIVATION = (nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Softmin)
+
+
+def read_feed_forward(places: Sequence[Place], attention: Reading) -> Reading:
+    """Finds every dense feed-forward block among ``places`` that works on text.
+
+    Args:
+        places: All of a model's.
+        attention: The same model's attention, beside which feed-forward blocks stand.
+    """
+    tree = Tree(places)
+    parts: dict[str, tuple[Part, ...]] = {}
+    problems: list[Problem] = []
+    suspects: list[Place] = []
+    for block in places:
+        if not block.text or not _may_be_one(block.name, tree):
+            continue
+        try:
+            found = _parts_of(block, tree)
+            _check_beside(found, block, attention)
+        except NotReadableError as error:
+            problems.append(Problem(place=block, why=str(error), roles=FEED_FORWARD_ROLES))
+            continue
+        if not found and _looks_like_one(block, tree):
+            suspects.append(block)
+        for part in found:
+            parts[part.place.name] = (*parts.get(part.place.name, ()), part)
+    problems += [_not_understood(block) for block in suspects if not _has_any(block, parts)]
+    return Reading(parts=parts, problems=tuple(problems))
+
+
+def has_experts(places: Sequence[Place]) -> bool:
+    """Whether any module of the text's part is called an expert or holds several."""
+    return any(place.text and _EXPERT.search(place.name) for place in places)
+
+
+def looks_fused(child: str) -> bool:
+    """Whether a layer is named as one that holds gate and up."""
+    return child.rpartition(".")[2] in {first for first, _ in _FUSED}
+
+
+def _may_be_one(path: str, tree: Tree) -> bool:
+    """Whether a block stands in a layer, and not where heads, routers and experts are."""
+    names = path.split(".")
+    numbers = _numbers(names)
+    if any(_NO_BLOCK.search(name) for name in (names[numbers[0] :] if numbers else names)):
+        return False
+    if any(_EXPERT.search(name) and not _SHARED.search(name) for name in names):
+        return False
+    beside = tree.children(tree.above(path))
+    return bool(numbers) or any(map(_is_called_attention, beside))
+
+
+def _is_called_attention(name: str) -> bool:
+    return architectures.is_attention("", name)
+
+
+# --- One block ---------------------------------------------------------------------------------
+
+
+def _parts_of(block: Place, tree: Tree) -> list[Part]:
+    halves = architectures.known_class(block.module, _HALVES)
+    if halves is not None:
+        found = _halves(block, tree, *_HALVES[halves])
+    else:
+        _refuse_fused(block, tree)
+        found = _whole(block, tree)
+    if found:
+        _refuse_several(block, tree)
+        _refuse_strangers(block, tree, {part.place.name for part in found})
+        if halves is None:
+            _check_activation(block, tree, found)
+    return found
+
+
+def _halves(block: Place, tree: Tree, first: str, second: str) -> list[Part]:
+    fused, down = (_matrix(block, tree, child) for child in (first, second))
+    if fused is None or down is None:
+        return []
+    (rows, columns), (width, middle) = _shape(fused), _shape(down)
+    if (rows, columns) != (2 * middle, width):
+        raise NotReadableError(
+            f"{first!r} is {rows} x {columns}, where {2 * middle} x {width} is expected beside "
+            f"{second!r}"
+        )
+    return [
+        Part(role="gate", place=fused, rows=((0, middle),)),
+        Part(role="up", place=fused, rows=((middle, 2 * middle),)),
+        Part(role="down", place=down),
+    ]
+
+
+def _shape(place: Place) -> tuple[int, int]:
+    if is_projection(place.module):
+        return shape_of(place.module)
+    rows, columns = place.module.weight.shape  # type: ignore[misc]
+    return rows, columns
+
+
+def _whole(block: Place, tree: Tree) -> list[Part]:
+    roles: tuple[RoleName, ...]
+    for roles, spellings in ((FEED_FORWARD_ROLES, _GATED), (FEED_FORWARD_ROLES[1:], _PLAIN)):
+        for spelling in spellings:
+            places = [_matrix(block, tree, child) for child in spelling]
+            found = [place for place in places if place is not None]
+            if len(found) == len(spelling):
+                _check_shapes(spelling, found)
+                return [
+                    Part(role=role, place=place) for role, place in zip(roles, found, strict=True)
+                ]
+    return []
+
+
+def _matrix(block: Place, tree: Tree, child: str) -> Place | None:
+    place = tree.at(block.name, child)
+    return place if place is not None and is_matrix(place.module) else None
+
+
+def _refuse_fused(block: Place, tree: Tree) -> None:
+    for first, second in (*_FUSED, *_PLAIN):
+        fused, down = (_matrix(block, tree, child) for child in (first, second))
+        if fused is None or down is None:
+            continue
+        if _shape(fused)[0] == 2 * _shape(down)[1] or (first, second) in _FUSED:
+            raise NotReadableError(
+                f"{first!r} holds gate and up in one weight, in a layout that is not known"
+            )
+
+
+def _check_shapes(spelling: Sequence[str], found: Sequence[Place]) -> None:
+    """Raise unless gate and up are m x h, and down is h x m."""
+    shapes = [_shape(place) for place in found]
+    listed = ", ".join("{} {} x {}".format(n, *s) for n, s in zip(spelling, shapes, strict=True))
+    if any(shape != shapes[-1][::-1] for shape in shapes[:-1]):
+        raise NotReadableError(f"its matrices do not fit one another: {listed}")
+    if len(spelling) == 3 and _NUMBERED.issuperset(spelling) and len(set(shapes[0])) == 1:
+        raise NotReadableError(f"neither names nor shapes tell its matrices apart: {listed}")
+
+
+def _refuse_several(block: Place, tree: Tree) -> None:
+    """Raise for one of several blocks in a list inside a layer, which may be experts."""
+    owner, _, last = block.name.rpartition(".")
+    in_a_layer = last.isdigit() and _numbers(owner.split(".")[:-1])
+    if not in_a_layer or len(tree.children(owner)) == 1:
+        return
+    if architectures.known_class(block.module, _IN_A_ROW) is None:
+        raise NotReadableError("it is one of several in its layer, which may be experts")
+
+
+def _refuse_strangers(block: Place, tree: Tree, known: set[str]) -> None:
+    if architectures.known_class(block.module, UNDERSTOOD) is not None:
+        return
+    for place in _own(block, tree):
+        if place.name not in known and has_matrix(place.module):
+            name = place.name.removeprefix(f"{block.name}.")
+            raise NotReadableError(f"{name!r} in it is not understood")
+
+
+def _own(block: Place, tree: Tree) -> Iterator[Place]:
+    """What is below a block, but for attention beside it where the block is a whole layer."""
+    for child in tree.children(block.name):
+        place = tree.at(block.name, child)
+        if place is not None and not _is_attention(place):
+            yield place
+            yield from _own(place, tree)
+
+
+def _is_attention(place: Place) -> bool:
+    return architectures.is_attention(type(place.module).__name__, place.name)
+
+
+def _check_activation(block: Place, tree: Tree, found: Sequence[Part]) -> None:
+    if any(_is_activation(place.module) for place in _own(block, tree)):
+        return
+    holders = {tree.above(part.place.name) for part in found} - {block.name}
+    owners = [block.module, *(p.module for p in _own(block, tree) if p.name in holders)]
+    for owner in owners:
+        if any(callable(v) and _ACTIVATION_ATTRIBUTE.search(k) for k, v in vars(owner).items()):
+            return
+        code: Any = getattr(inspect.unwrap(type(owner).forward), "__code__", None)
+        if any(map(_ACTIVATION.search, getattr(code, "co_names", ()))):
+            return
+    raise NotReadableError("there is no activation function between its matrices to be seen")
+
+
+def _is_activation(module: nn.Module) -> bool:
+    if isinstance(module, _NO_ACTIVATION) or any(True for _ in module.children()):
+        return False
+    cls = type(module)
+    if cls.__module__ == torch_activations.__name__:
+        return True
+    return cls.__module__.endswith("activations") or bool(_ACTIVATION.search(cls.__name__))
+
+
+def _check_beside(found: Sequence[Part], block: Place, attention: Reading) -> None:
+    """Raise if a block has a part of attention, or is not as wide as the attention beside it."""
+    for part in found:
+        if part.place.name in attention.parts:
+            raise NotReadableError(f"{part.place.name!r} is a part of attention as well")
+    rows = _shape(found[-1].place)[0] if found else None
+    beside = _width_beside(block, attention) if found else None
+    if beside is not None and beside != rows:
+        raise NotReadableError(
+            f"it gives {rows} values, where its layer's attention gives {beside}"
+        )
+
+
+def _width_beside(block: Place, attention: Reading) -> int | None:
+    """Rows of the output projection of attention in the same layer; None without one."""
+    names = block.name.split(".")
+    for last in reversed(_numbers(names)):
+        layer = ".".join(names[: last + 1]) + "."
+        for path, parts in attention.parts.items():
+            if path.startswith(layer) and any(part.role == "o" for part in parts):
+                return _shape(parts[0].place)[0]
+    return None
+
+
+def _numbers(names: Sequence[str]) -> list[int]:
+    return [i for i, name in enumerate(names) if name.isdigit()]
+
+
+# --- What looks like a block and is none that is known -----------------------------------------
+
+
+def _looks_like_one(block: Place, tree: Tree) -> bool:
+    """Whether a module is called feed-forward and holds two matrices, none of them experts'."""
+    last = block.name.rpartition(".")[2]
+    if not (_FEED_FORWARD.search(type(block.module).__name__) or _FEED_FORWARD.search(last)):
+        return False
+    inside = list(_own(block, tree))
+    named = [type(block.module).__name__, *(place.name.rpartition(".")[2] for place in inside)]
+    if any(map(_MIXTURE.search, named)):
+        return False
+    return sum(has_matrix(place.module) for place in inside) > 1
+
+
+def _has_any(block: Place, parts: Mapping[str, tuple[Part, ...]]) -> bool:
+    return any(path.startswith(f"{block.name}.") for path in parts)
+
+
+def _not_understood(block: Place) -> Problem:
+    why = "it is called feed-forward, and its matrices are named in no way that is known here"
+    return Problem(place=block, why=why, roles=FEED_FORWARD_ROLES)
