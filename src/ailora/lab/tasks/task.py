@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset
 
 from ailora.lab.tasks.statement import Statement, row_counts
+from ailora.lab.tasks.tables.split import Splits
+from ailora.lab.tasks.tables.stored import rows_of
+from ailora.lab.tasks.tables.table import PLACE
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +36,7 @@ class Task:
         notes: One line each on what was split, dropped or shared between splits.
         statement: What was read, to be said before training; None where nothing is to be said
             beyond the notes.
+        places: File and line of each row, by split; empty where that is not known.
     """
 
     name: str
@@ -42,6 +47,7 @@ class Task:
     fingerprint: str
     notes: tuple[str, ...] = ()
     statement: Statement | None = None
+    places: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
 
     def said(self, most: int | None = None) -> tuple[str, ...]:
         """What is to be known of the data: the lines of its statement, else its notes."""
@@ -146,10 +152,19 @@ def fingerprint_of(splits: tuple[Dataset, Dataset, Dataset], extra: Any) -> str:
     digest = hashlib.sha256(json.dumps(extra).encode())
     for split in splits:
         digest.update(f"\n{split.num_rows}".encode())
-        columns = [split[name][:] for name in sorted(split.column_names)]
-        for row in zip(*columns, strict=True):
+        for row in rows_of(split, sorted(split.column_names), "fingerprint of the rows"):
             digest.update(json.dumps(row).encode())
     return digest.hexdigest()
+
+
+def without_places(splits: Splits) -> tuple[Splits, dict[str, Sequence[str]]]:
+    """Splits without the column that says where each row was read, and that column by split."""
+    train, selection, test = splits
+    named = {"train": train, "selection": selection, "test": test}
+    places = {name: rows[PLACE] for name, rows in named.items() if PLACE in rows.column_names}
+    if not places:
+        return splits, {}
+    return tuple(rows.remove_columns(PLACE) for rows in splits), places
 
 
 def log_notes(name: str, notes: tuple[str, ...]) -> None:

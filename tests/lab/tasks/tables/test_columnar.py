@@ -71,7 +71,7 @@ def test_a_file_stored_by_column_is_the_same_task(
     task = load_task(tmp_path / name)
     assert task.fingerprint == plain.fingerprint
     assert task.name == Path(name).stem
-    assert read_table(tmp_path / name).rows[1] == ("row 2", ROWS[1])
+    assert tuple(read_table(tmp_path / name).rows)[1] == ("row 2", ROWS[1])
 
 
 @pytest.mark.parametrize("end", PACKED)

@@ -13,9 +13,7 @@ from ailora.lab.tasks.tables.split import (
     PLAIN,
     WholeGroups,
     at_most,
-    comparable,
     hold_out,
-    shared,
 )
 
 
@@ -121,31 +119,3 @@ def test_a_group_larger_than_what_is_asked_for_goes_whole_and_one_alone_is_refus
     assert len(hold_out(statements(3, 0, each=5), 2, seed=0, draw=BY_DOCUMENT).held_out) == 5
     with pytest.raises(UserError, match="have one document: no other to hold out"):
         hold_out(statements(1, 0), 1, seed=0, draw=BY_DOCUMENT)
-
-
-def test_what_is_shared_is_counted_for_each_two_splits_also_none() -> None:
-    found = list(shared({"train": ["a", "b"], "selection": ["b", "b", "c"], "test": ["c", "d"]}))
-    assert found == [
-        ("train", "selection", 2, 3),
-        ("train", "test", 0, 2),
-        ("selection", "test", 1, 2),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same", "same_but_for_spaces"),
-    [
-        ("How many?", "how  many ?", True, False),
-        ("How many?", " HOW\tmany? ", True, True),
-        ("straße_1", "STRASSE 1", True, False),
-        ("How many?", "How money?", False, False),
-        ("?!", "...", False, False),
-        ("", " ", False, True),
-    ],
-)
-def test_texts_are_the_same_by_letters_and_digits_or_but_for_spaces_and_case(
-    one: str, other: str, *, same: bool, same_but_for_spaces: bool
-) -> None:
-    assert (comparable(one) == comparable(other)) is same
-    equal = comparable(one, punctuation=True) == comparable(other, punctuation=True)
-    assert equal is same_but_for_spaces

@@ -7,12 +7,20 @@ from typing import Any, get_args
 import pytest
 
 from ailora.errors import UserError
-from ailora.lab.tasks.tables.table import BrokenRows, OnBroken, Row, Table, text_in, usable_rows
+from ailora.lab.tasks.tables.table import (
+    BrokenRows,
+    OnBroken,
+    Row,
+    Rows,
+    Table,
+    text_in,
+    usable_rows,
+)
 
 
 def table(*texts: Any) -> Table:
     rows = tuple((line, {"text": text}) for line, text in enumerate(texts, start=2))
-    return Table(source="a.csv", columns=("text",), rows=rows)
+    return Table(source="a.csv", columns=("text",), rows=Rows(lambda: rows, len(rows)))
 
 
 def text(row: Row) -> str:
@@ -21,7 +29,8 @@ def text(row: Row) -> str:
 
 def test_rows_that_cannot_be_used_are_left_out_and_counted_with_the_place_of_the_first() -> None:
     broken = BrokenRows("skip", local=True)
-    assert usable_rows(table("x", "", None, "y"), text, broken.report) == ["x", "y"]
+    found = list(usable_rows(table("x", "", None, "y"), text, broken.report))
+    assert found == [("a.csv:2", "x"), ("a.csv:5", "y")]
     reason = "column 'text': expected text, got ''; fill it in or drop the row"
     assert broken.notes() == (f"2 broken rows left out; the first is a.csv:3: {reason}",)
 
@@ -29,19 +38,19 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted_with_the_place_of_the
 def test_the_first_stops_where_the_rule_is_to_stop() -> None:
     for report in ((), (BrokenRows("stop", local=False).report,)):
         with pytest.raises(UserError, match=r"a\.csv:3: column 'text'"):
-            usable_rows(table("x", ""), text, *report)
+            list(usable_rows(table("x", ""), text, *report))
 
 
 def test_a_row_with_the_id_of_an_earlier_one_is_broken_but_not_of_one_left_out() -> None:
     broken = BrokenRows("skip", local=True)
     rows = usable_rows(table("x", "y", "x", "z"), text, broken.report, identity=str)
-    assert rows == ["x", "y", "z"]
+    assert [value for _, value in rows] == ["x", "y", "z"]
     assert "a.csv:4: id 'x' is also at a.csv:2" in broken.notes()[0]
 
 
 def test_no_row_left_is_an_empty_split() -> None:
     with pytest.raises(UserError, match=r"a\.csv has no rows that can be used: an empty split"):
-        usable_rows(table("", None), text, lambda *_: None)
+        list(usable_rows(table("", None), text, lambda *_: None))
 
 
 @pytest.mark.parametrize(("local", "rule"), [(True, "stop"), (False, "skip")])

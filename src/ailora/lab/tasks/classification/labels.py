@@ -11,8 +11,9 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from ailora.errors import UserError, instead
-from ailora.lab.tasks.tables.split import comparable
+from ailora.lab.tasks.tables.repeats import comparable
 from ailora.lab.tasks.tables.table import Table, brief, means_missing
+from ailora.lab.tasks.tables.watching import watched
 
 # Turns a raw label into a class index (int) or a number (float); a ValueError says why it cannot.
 Encode = Callable[[str], int | float]
@@ -153,7 +154,7 @@ def positive_of(names: tuple[str, ...] | None, positive: str | None) -> str | No
 def _labels_of(table: Table, label: str) -> Counter[str]:
     """How often each label is there, as text; those that cannot be used are passed over."""
     found = Counter[str]()
-    for _, row in table.rows:
+    for _, row in watched(table.rows, "looking at labels", len(table.rows)):
         with suppress(ValueError):
             found[raw_label(row.get(label))] += 1
     return found

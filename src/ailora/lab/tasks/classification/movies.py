@@ -11,7 +11,8 @@ from ailora.lab import demo
 from ailora.lab.tasks.classification.metrics import metric_names
 from ailora.lab.tasks.classification.text import build_text_task
 from ailora.lab.tasks.tables.read import read_table
-from ailora.lab.tasks.tables.split import Sampling, SingleRows, comparable, hold_out
+from ailora.lab.tasks.tables.repeats import comparable
+from ailora.lab.tasks.tables.split import Sampling, SingleRows, hold_out
 from ailora.lab.tasks.task import TextTask
 
 SELECTION_ROWS = 1000

@@ -18,15 +18,17 @@ from ailora.errors import UserError
 from ailora.lab.tasks.classification.labels import Encode, meaning_of, positive_of, raw_label
 from ailora.lab.tasks.classification.metrics import metric_names
 from ailora.lab.tasks.statement import Statement, columns_left_out, notes_of
+from ailora.lab.tasks.tables.repeats import shared_but_for_case
 from ailora.lab.tasks.tables.sources import is_local, name_of, read_tables
 from ailora.lab.tasks.tables.split import (
     Sampling,
     SingleRows,
     complete,
     limited,
-    shared_but_for_case,
 )
+from ailora.lab.tasks.tables.stored import dataset_of
 from ailora.lab.tasks.tables.table import (
+    PLACE,
     BrokenRows,
     OnBroken,
     Report,
@@ -37,7 +39,7 @@ from ailora.lab.tasks.tables.table import (
     text_in,
     usable_rows,
 )
-from ailora.lab.tasks.task import TextTask, fingerprint_of, log_notes
+from ailora.lab.tasks.task import TextTask, fingerprint_of, log_notes, without_places
 
 # Tried in this order when the caller names no text column; pairs first, since a table with
 # "sentence1" and "sentence2" may also have a "text".
@@ -173,9 +175,10 @@ def build_text_task(
     """
     draw = SingleRows(stratify=labels is not None)
     whole, made = complete(parts, seed=sampling.seed, draw=draw)
-    train, selection, test = splits = limited(whole, sampling, draw)
-    texts = {"train": _texts(train), "selection": _texts(selection), "test": _texts(test)}
-    leaks = shared_but_for_case(texts)
+    splits, places = without_places(limited(whole, sampling, draw))
+    train, selection, test = splits
+    compared = {"train": train, "selection": selection, "test": test}
+    leaks = shared_but_for_case(compared, text_columns(train))
     task = TextTask(
         name=name,
         train=train,
@@ -186,6 +189,7 @@ def build_text_task(
         metrics=metrics,
         fingerprint=fingerprint_of(splits, labels),
         notes=(*notes, *made, *leaks),
+        places=places,
     )
     log_notes(name, task.notes)
     return replace(task, statement=_statement(task, read, (*notes, *leaks), made))
@@ -280,7 +284,7 @@ def _said_texts(text: Sequence[str] | None, pair: str | None) -> tuple[str, ...]
 
 
 def to_dataset(table: Table, columns: Columns, encode: Encode, report: Report = stop) -> Dataset:
-    """Return the columns ``text``, ``text_pair`` (for two texts) and ``label`` of a table.
+    """Return ``text``, ``text_pair`` (for two texts), ``label`` and the places of a table's rows.
 
     Args:
         table: The rows.
@@ -301,11 +305,10 @@ def to_dataset(table: Table, columns: Columns, encode: Encode, report: Report = 
             raise ValueError(f"column {columns.label!r}: {error}") from error
 
     names = (*("text", "text_pair")[: len(columns.text)], "label")
-    by_column = map(list, zip(*usable_rows(table, values, report), strict=True))
-    # Types are inferred (str, int64, float64): told, datasets converts every value on its own.
-    return Dataset.from_dict(dict(zip(names, by_column, strict=True)))
+    rows = ((*value, place) for place, value in usable_rows(table, values, report))
+    return dataset_of(rows, (*names, PLACE))
 
 
-def _texts(split: Dataset) -> list[tuple[str, ...]]:
-    columns = [name for name in ("text", "text_pair") if name in split.column_names]
-    return list(zip(*(split[name][:] for name in columns), strict=True))
+def text_columns(split: Dataset) -> list[str]:
+    """The one or two columns with texts."""
+    return [name for name in ("text", "text_pair") if name in split.column_names]

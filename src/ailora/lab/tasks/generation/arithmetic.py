@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from ailora.errors import UserError
@@ -21,14 +22,26 @@ from ailora.lab.tasks.generation.pairs import (
     Writing,
     generation_task,
     instruction_in,
+    source_keys,
     to_dataset,
     unmet_notes,
 )
 from ailora.lab.tasks.generation.text_scores import check_references, written_number
 from ailora.lab.tasks.tables.read import find_file, read_table
+from ailora.lab.tasks.tables.repeats import shared
 from ailora.lab.tasks.tables.sources import file_of, folder_of, load_from_hub
-from ailora.lab.tasks.tables.split import at_most, comparable, hold_out, shared
-from ailora.lab.tasks.tables.table import BrokenRows, OnBroken, Report, Row, Table, brief, text_in
+from ailora.lab.tasks.tables.split import at_most, hold_out
+from ailora.lab.tasks.tables.stored import taken
+from ailora.lab.tasks.tables.table import (
+    BrokenRows,
+    OnBroken,
+    Report,
+    Row,
+    Rows,
+    Table,
+    brief,
+    text_in,
+)
 from ailora.lab.tasks.task import GenerationTask
 
 TRAIN = ("gsm8k", "mawps")
@@ -169,18 +182,13 @@ class _Sets:
 
 def _without(train: Dataset, *held: Dataset) -> Dataset:
     """The training rows whose problem is in none of the held sets."""
-    taken = {comparable(problem) for rows in held for problem in rows["source"]}
-    return train.select(
-        [row for row, problem in enumerate(train["source"]) if comparable(problem) not in taken]
-    )
+    held_out = np.concatenate([source_keys(rows) for rows in held])
+    return taken(train, np.flatnonzero(~np.isin(source_keys(train), held_out)).tolist())
 
 
 def _overlap_notes(train: Dataset, held: Mapping[str, Dataset]) -> list[str]:
     """Say for each held set how many of its rows are training problems too, 0 included."""
-    problems = {
-        name: [comparable(problem) for problem in rows["source"]]
-        for name, rows in {"train": train, **held}.items()
-    }
+    problems = {name: source_keys(rows) for name, rows in {"train": train, **held}.items()}
     return [
         f"{found.repeated} of {found.rows} {found.later} rows are training problems "
         "(case, spacing and punctuation aside)"
@@ -313,5 +321,5 @@ def _hub_records(source: str, rows: Dataset, known: _HubSet) -> Table:
     return Table(
         source=source,
         columns=("instruction", "output", "answer"),
-        rows=tuple(enumerate(records, start=1)),
+        rows=Rows(lambda: enumerate(records, start=1), len(records)),
     )

@@ -14,15 +14,16 @@ from datasets import Dataset, Features, List, Value
 from ailora.errors import UserError
 from ailora.lab.tasks.generation.text_scores import check_generated, check_references
 from ailora.lab.tasks.statement import Statement, columns_left_out, notes_of
+from ailora.lab.tasks.tables.repeats import Keys, comparable, keys_of, shared_texts
 from ailora.lab.tasks.tables.split import (
     Sampling,
     Splits,
-    comparable,
     complete,
     limited,
-    shared_texts,
 )
+from ailora.lab.tasks.tables.stored import dataset_of, rows_of
 from ailora.lab.tasks.tables.table import (
+    PLACE,
     BrokenRows,
     Report,
     Row,
@@ -32,7 +33,7 @@ from ailora.lab.tasks.tables.table import (
     text_in,
     usable_rows,
 )
-from ailora.lab.tasks.task import GenerationTask, fingerprint_of, log_notes
+from ailora.lab.tasks.task import GenerationTask, fingerprint_of, log_notes, without_places
 
 FEATURES = Features(
     {"source": Value("string"), "target": Value("string"), "references": List(Value("string"))}
@@ -151,6 +152,7 @@ def generation_task(
     notes: tuple[str, ...],
 ) -> GenerationTask:
     """Put together a task of complete splits, and log its notes."""
+    splits, places = without_places(splits)
     train, selection, test = splits
     log_notes(name, notes)
     meaning = [writing.template, writing.max_new_tokens, writing.num_beams, *writing.metrics]
@@ -170,20 +172,26 @@ def generation_task(
         max_source_tokens=writing.max_source_tokens,
         fingerprint=fingerprint_of(splits, meaning),
         notes=notes,
+        places=places,
     )
 
 
 def to_dataset(
     table: Table, to_pair: ToPair, report: Report, features: Features = FEATURES
 ) -> Dataset:
-    """Return the columns ``source``, ``target`` and ``references`` of a table, or those asked for.
+    """Return ``source``, ``target`` and ``references`` of a table's rows, or the columns asked for.
+
+    Beside them stands where each row was read.
 
     Raises:
         UserError: No row is left; and what ``report`` raises.
     """
-    pairs = usable_rows(table, to_pair, report)
-    columns = {name: [getattr(pair, name) for pair in pairs] for name in features}
-    return Dataset.from_dict(columns, features=features)
+    named = Features({**features, PLACE: Value("string")})
+    rows = (
+        (*(getattr(pair, name) for name in features), place)
+        for place, pair in usable_rows(table, to_pair, report)
+    )
+    return dataset_of(rows, tuple(named), named.arrow_schema)
 
 
 def instruction_in(row: Row, instruction: str = "instruction", more: str | None = "input") -> str:
@@ -206,10 +214,15 @@ def instruction_in(row: Row, instruction: str = "instruction", more: str | None 
 
 def _shared(splits: Splits) -> tuple[str, ...]:
     texts = {
-        name: [comparable(text) for text in rows["source"]]
+        name: source_keys(rows)
         for name, rows in zip(("train", "selection", "test"), splits, strict=True)
     }
     return tuple(f"{note} (case, spacing and punctuation aside)" for note in shared_texts(texts))
+
+
+def source_keys(rows: Dataset) -> Keys:
+    """What is compared of each row's source: its letters and digits."""
+    return keys_of(comparable(text) for (text,) in rows_of(rows, ["source"], "comparing texts"))
 
 
 def _meeting(metrics: Sequence[str], to_pair: ToPair) -> ToPair:

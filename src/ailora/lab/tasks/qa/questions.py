@@ -9,7 +9,7 @@ test keep it, for there only its text is compared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,18 @@ from datasets import Dataset, Features, Value
 
 from ailora.errors import UserError
 from ailora.lab.tasks.qa.answers import normalized
-from ailora.lab.tasks.tables.table import Report, Row, Table, brief, text_in, usable_rows
+from ailora.lab.tasks.tables.stored import dataset_of
+from ailora.lab.tasks.tables.table import (
+    PLACE,
+    Place,
+    Report,
+    Row,
+    Rows,
+    Table,
+    brief,
+    text_in,
+    usable_rows,
+)
 
 _FEATURES = Features(
     {
@@ -26,6 +37,7 @@ _FEATURES = Features(
         "question": Value("string"),
         "context": Value("string"),
         "answers": {"text": [Value("string")], "answer_start": [Value("int64")]},
+        PLACE: Value("string"),
     }
 )
 
@@ -55,10 +67,13 @@ class Question:
         return tuple(is_placed(self.context, text, start) for text, start in pairs)
 
 
+Placed = tuple[str, Question]  # file and line of a question, and the question
+
+
 def questions_in(
     table: Table, report: Report, *, strict: bool = False, published: bool = False
-) -> list[Question]:
-    """Return the questions of one split, in order.
+) -> Iterator[Placed]:
+    """Yield the questions of one split, in order, each with its place.
 
     Columns: ``question``, ``context``, ``answers`` (SQuAD's list of objects, or the hub's two
     lists ``text`` and ``answer_start``) or ``answer`` (one text, none where empty) with or without
@@ -87,45 +102,61 @@ def questions_in(
     return usable_rows(_with_ids(table), question, report, identity=lambda found: found.id)
 
 
-def learnable(questions: Sequence[Question]) -> tuple[list[Question], tuple[str, ...]]:
-    """Leave out answers that do not stand at their start; say how many, if any.
+@dataclass
+class Learnable:
+    """Leaves out training answers that do not stand at their start, and counts them.
 
-    Raises:
-        UserError: No question is left.
+    Attributes:
+        questions, answers, dropped: Questions that were looked at, answers left out, and questions
+            left out since they have no other.
+        unanswerable: Whether any question had no answers to begin with.
     """
-    kept, answers, dropped = [], 0, 0
-    for question in questions:
-        placed = question.placed
-        answers += len(placed) - sum(placed)
-        if placed and not any(placed):
-            dropped += 1
-            continue
-        kept.append(question if all(placed) else _with_placed(question))
-    if not kept:
-        raise UserError(
-            f"none of the {len(questions)} training questions has an answer that stands in its "
-            "context at answer_start (counted in characters from 0); mend the file"
+
+    questions: int = 0
+    answers: int = 0
+    dropped: int = 0
+    unanswerable: bool = False
+
+    def of(self, found: Iterable[Placed]) -> Iterator[Placed]:
+        """Yield what can be learned.
+
+        Raises:
+            UserError: In the end, there was no question.
+        """
+        for place, question in found:
+            self.questions += 1
+            self.unanswerable = self.unanswerable or not question.texts
+            placed = question.placed
+            self.answers += len(placed) - sum(placed)
+            if placed and not any(placed):
+                self.dropped += 1
+            else:
+                yield place, question if all(placed) else _with_placed(question)
+        if self.dropped == self.questions:
+            raise UserError(
+                f"none of the {self.questions} training questions has an answer that stands in its "
+                "context at answer_start (counted in characters from 0); mend the file"
+            )
+
+    def notes(self) -> tuple[str, ...]:
+        """Say how many were left out, if any."""
+        if not self.answers:
+            return ()
+        note = f"train: {self.answers} answers not in their context at answer_start left out"
+        return (f"{note}, and {self.dropped} questions that have no other",)
+
+
+def to_dataset(questions: Iterable[Placed]) -> Dataset:
+    """Return the columns of a `ailora.lab.tasks.QATask`, ``title``, and the rows' places."""
+    rows = (
+        (
+            *(row.id, row.title, row.question, row.context),
+            {"text": row.texts, "answer_start": row.starts},
+            place,
         )
-    if not answers:
-        return kept, ()
-    note = f"train: {answers} answers not in their context at answer_start left out"
-    return kept, (f"{note}, and {dropped} questions that have no other",)
-
-
-def to_dataset(questions: Sequence[Question]) -> Dataset:
-    """Return the columns of a `ailora.lab.tasks.QATask`, and ``title``."""
-    return Dataset.from_dict(
-        {
-            "id": [row.id for row in questions],
-            "title": [row.title for row in questions],
-            "question": [row.question for row in questions],
-            "context": [row.context for row in questions],
-            "answers": [
-                {"text": list(row.texts), "answer_start": list(row.starts)} for row in questions
-            ],
-        },
-        features=_FEATURES,
+        for place, row in questions
     )
+    return dataset_of(rows, tuple(_FEATURES), _FEATURES.arrow_schema)
 
 
 def is_placed(context: str, text: str, start: int) -> bool:
@@ -137,10 +168,12 @@ def _with_ids(table: Table) -> Table:
     """The table, with the number of each row as its id if no row has one."""
     if any("id" in row for _, row in table.rows):
         return table
-    rows = enumerate(table.rows, start=1)
-    return replace(
-        table, rows=tuple((line, {**row, "id": str(number)}) for number, (line, row) in rows)
-    )
+
+    def rows() -> Iterator[tuple[Place, Row]]:
+        for number, (place, row) in enumerate(table.rows, start=1):
+            yield place, {**row, "id": str(number)}
+
+    return replace(table, rows=Rows(rows, len(table.rows)))
 
 
 def _question(row: Row) -> Question:

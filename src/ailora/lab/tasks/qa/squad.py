@@ -12,9 +12,10 @@ from typing import Any
 from datasets import Dataset
 
 from ailora.errors import UserError
-from ailora.lab.tasks.qa.questions import is_placed, learnable, questions_in, to_dataset
+from ailora.lab.tasks.qa.questions import Learnable, is_placed, questions_in, to_dataset
 from ailora.lab.tasks.statement import Statement, columns_left_out, notes_of
 from ailora.lab.tasks.tables.read import kind_of, read_table, read_text
+from ailora.lab.tasks.tables.repeats import case_keys, shared
 from ailora.lab.tasks.tables.sources import (
     FILES,
     SplitNames,
@@ -27,13 +28,21 @@ from ailora.lab.tasks.tables.split import (
     Sampling,
     Splits,
     WholeGroups,
-    comparable,
     complete,
     limited,
-    shared,
 )
-from ailora.lab.tasks.tables.table import BrokenRows, OnBroken, Report, Row, Table, brief, stop
-from ailora.lab.tasks.task import QATask, fingerprint_of, log_notes
+from ailora.lab.tasks.tables.stored import rows_of
+from ailora.lab.tasks.tables.table import (
+    BrokenRows,
+    OnBroken,
+    Report,
+    Row,
+    Rows,
+    Table,
+    brief,
+    stop,
+)
+from ailora.lab.tasks.task import QATask, fingerprint_of, log_notes, without_places
 
 METRICS = ("f1", "exact_match")
 SQUAD = {
@@ -171,7 +180,8 @@ def read_questions(path: Path, report: Report = stop) -> Table:
     rows = tuple(_questions(str(path), _document(path), report))
     if not rows:
         raise UserError(f"{path} has no questions: an empty split; give a file with some")
-    return Table(source=str(path), columns=tuple(rows[0][1]), rows=rows)
+    held = Rows(lambda: rows, len(rows))  # one document is read whole
+    return Table(source=str(path), columns=tuple(rows[0][1]), rows=held)
 
 
 def _document(path: Path) -> Any:
@@ -216,21 +226,30 @@ def _task(
     strict: bool,
     source: Path | str = "",
 ) -> QATask:
-    questions = {
-        part: questions_in(
+    parts, learned = {}, Learnable()
+    for part, table in tables.items():
+        found = questions_in(
             table, broken.report, strict=strict and part == "train", published=not source
         )
-        for part, table in tables.items()
-    }
-    unanswerable = any(not row.texts for rows in questions.values() for row in rows)
-    questions["train"], left_out = learnable(questions["train"])
-    parts = {part: to_dataset(rows) for part, rows in questions.items()}
+        parts[part] = to_dataset(learned.of(found) if part == "train" else found)
+    unanswerable = learned.unanswerable or any(
+        not answers["text"]
+        for part, rows in parts.items()
+        if part != "train"
+        for (answers,) in rows_of(rows, ["answers"])
+    )
+    left_out = learned.notes()
     whole, made = complete(parts, seed=sampling.seed, draw=_DRAW)
     misplaced = _misplaced(selection=whole[1], test=whole[2])
-    train, selection, test = (
-        rows.remove_columns("title") for rows in limited(whole, sampling, _DRAW)
+    train, selection, test = limited(whole, sampling, _DRAW)
+    splits, places = without_places(
+        (
+            train.remove_columns("title"),
+            selection.remove_columns("title"),
+            test.remove_columns("title"),
+        )
     )
-    splits = (train, selection, test)
+    train, selection, test = splits
     leaks, read = _shared_contexts(splits), (*broken.notes(), *notes_of(tables))
     notes = (*read, *left_out, *misplaced, *made, *leaks)
     log_notes(name, notes)
@@ -243,6 +262,7 @@ def _task(
         fingerprint=fingerprint_of(splits, unanswerable),
         notes=notes,
         has_unanswerable=unanswerable,
+        places=places,
         statement=Statement(
             kind="questions on texts" + (", some without an answer" if unanswerable else ""),
             source=str(source) or name,
@@ -265,7 +285,7 @@ def _misplaced(**splits: Dataset) -> tuple[str, ...]:
     for name, rows in splits.items():
         count = sum(
             not is_placed(context, text, start)
-            for context, answers in zip(rows["context"][:], rows["answers"][:], strict=True)
+            for context, answers in rows_of(rows, ["context", "answers"])
             for text, start in zip(answers["text"], answers["answer_start"], strict=True)
         )
         if count:
@@ -275,7 +295,7 @@ def _misplaced(**splits: Dataset) -> tuple[str, ...]:
 
 def _shared_contexts(splits: Splits) -> tuple[str, ...]:
     contexts = {
-        name: [comparable(text, punctuation=True) for text in rows["context"][:]]
+        name: case_keys(rows, ["context"]).folded
         for name, rows in zip(("train", "selection", "test"), splits, strict=True)
     }
     return tuple(

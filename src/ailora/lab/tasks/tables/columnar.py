@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
+from datasets.fingerprint import generate_random_fingerprint
 from pyarrow import feather, parquet
 
 from ailora.errors import UserError
 from ailora.lab.tasks.tables.compressed import file_errors
-from ailora.lab.tasks.tables.table import Table
+from ailora.lab.tasks.tables.stored import AT_ONCE, rows_of, stored
+from ailora.lab.tasks.tables.table import Place, Row, Rows, Table
 
 SUFFIXES = (".parquet", ".arrow", ".feather")
 
@@ -28,7 +30,7 @@ def read_columnar(path: Path) -> Table:
     """
     with file_errors(path):
         try:
-            found = _arrow_table(path)
+            found = _dataset(path)
         except pa.ArrowException as error:
             reason = " ".join(str(error).split())[:120]
             raise UserError(
@@ -38,7 +40,7 @@ def read_columnar(path: Path) -> Table:
         raise UserError(
             f"{path} has no rows that can be used: an empty split; give a file with rows"
         )
-    return table_of(datasets.Dataset(found), str(path), place="row {}")
+    return table_of(found, str(path), place="row {}")
 
 
 def schema_of(path: Path) -> pa.Schema:
@@ -49,39 +51,48 @@ def schema_of(path: Path) -> pa.Schema:
     """
     if path.suffix.lower() == ".parquet":
         return parquet.read_schema(path)
-    return _arrow_table(path).schema
+    return _dataset(path).data.schema
 
 
 def table_of(split: datasets.Dataset, source: str, *, place: str = "") -> Table:
     """A data set as a table: rows by number, or by ``place`` with the number in it."""
-    columns = {name: split[name][:] for name in split.column_names}
-    class_names = {}
-    for name, feature in split.features.items():
-        if known := getattr(feature, "names", None):
-            columns[name] = [_class_name(index, known) for index in columns[name]]
-            class_names[name] = tuple(known)
-    values = zip(*columns.values(), strict=True)
-    rows = (dict(zip(columns, row, strict=True)) for row in values)
-    numbered = enumerate(rows, start=1)
+    class_names = {
+        name: tuple(known)
+        for name, feature in split.features.items()
+        if (known := getattr(feature, "names", None))
+    }
+
+    def rows() -> Iterator[tuple[Place, Row]]:
+        for number, values in enumerate(rows_of(split, split.column_names), start=1):
+            row = dict(zip(split.column_names, values, strict=True))
+            row |= {name: _class_name(row[name], known) for name, known in class_names.items()}
+            yield place.format(number) if place else number, row
+
     return Table(
         source=source,
-        columns=tuple(columns),
-        rows=tuple((place.format(number) if place else number, row) for number, row in numbered),
+        columns=tuple(split.column_names),
+        rows=Rows(rows, split.num_rows),
         class_names=class_names,
     )
 
 
-def _arrow_table(path: Path) -> pa.Table:
+def _dataset(path: Path) -> datasets.Dataset:
+    """The file's rows, on disk: mapped where they lie as they are, else written anew."""
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        return parquet.read_table(path)
+        with parquet.ParquetFile(path) as file:
+            return stored(file.iter_batches(AT_ONCE), file.schema_arrow)
     if suffix == ".feather":
-        return feather.read_table(path)
-    with path.open("rb") as stream:  # `datasets` writes streams; pyarrow and pandas write files
-        if stream.read(6) == b"ARROW1":
-            return pa.ipc.open_file(str(path)).read_all()
-        stream.seek(0)
-        return pa.ipc.open_stream(stream).read_all()
+        return _mapped(feather.read_table(path, memory_map=True))
+    mapped = pa.memory_map(str(path))
+    if mapped.read(6) == b"ARROW1":  # `datasets` writes streams; pyarrow and pandas write files
+        return _mapped(pa.ipc.open_file(mapped).read_all())
+    mapped.seek(0)
+    return _mapped(pa.ipc.open_stream(mapped).read_all())
+
+
+def _mapped(table: pa.Table) -> datasets.Dataset:
+    return datasets.Dataset(table, fingerprint=generate_random_fingerprint())
 
 
 def _class_name(index: Any, names: Sequence[str]) -> Any:

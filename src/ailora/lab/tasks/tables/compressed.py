@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import io
 import lzma
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import pyarrow as pa
 
 from ailora.errors import UserError
+from ailora.lab.tasks.tables.watching import tell
 
+_EVERY = 1000  # lines
+_OPEN: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
@@ -25,19 +28,34 @@ def bare_name(path: Path | str) -> str:
     return next((name.removesuffix(end) for end in COMPRESSED if name.endswith(end)), name)
 
 
-def opened(path: Path) -> IO[bytes]:
+def opened(path: Path) -> AbstractContextManager[IO[bytes]]:
     """Open a file for reading; what is read is decompressed, by the suffix of its name."""
-    suffix = path.suffix.lower()
-    if suffix == ".gz":
-        return cast("IO[bytes]", gzip.open(path))
-    if suffix == ".bz2":
-        return bz2.open(path)
-    if suffix == ".xz":
-        return lzma.open(path)
-    if suffix == ".zst":
-        stream = pa.input_stream(str(path), compression="zstd")
-        return cast("IO[bytes]", io.BufferedReader(stream))
-    return path.open("rb")
+    return _decompressed(path.open("rb"), path.suffix.lower())
+
+
+def lines_of(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, and tell whoever watches how much of it is read."""
+    size = path.stat().st_size
+    raw = path.open("rb")
+    with _decompressed(raw, path.suffix.lower()) as stream:
+        for number, line in enumerate(stream):
+            if number % _EVERY == 0:
+                tell(f"reading {path.name}", raw.tell(), size)
+            yield line
+    tell(f"reading {path.name}", size, size)
+
+
+@contextmanager
+def _decompressed(raw: BufferedReader, suffix: str) -> Iterator[IO[bytes]]:
+    with raw:
+        if suffix == ".zst":
+            stream = pa.input_stream(pa.PythonFile(raw), compression="zstd")
+            yield cast("IO[bytes]", BufferedReader(stream))
+        elif suffix in _OPEN:
+            with _OPEN[suffix](raw) as found:
+                yield found
+        else:
+            yield raw
 
 
 @contextmanager

@@ -16,8 +16,14 @@ from typing import Any
 
 from ailora.errors import UserError
 from ailora.lab.tasks.tables import columnar
-from ailora.lab.tasks.tables.compressed import COMPRESSED, bare_name, file_errors, opened
-from ailora.lab.tasks.tables.table import Report, Row, Table, brief, columns_of, stop
+from ailora.lab.tasks.tables.compressed import (
+    COMPRESSED,
+    bare_name,
+    file_errors,
+    lines_of,
+    opened,
+)
+from ailora.lab.tasks.tables.table import Report, Row, Rows, Table, brief, stop
 
 _TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 SUFFIXES = (*_TEXT_SUFFIXES, *columnar.SUFFIXES)
@@ -35,7 +41,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def read_table(path: Path, report: Report = stop) -> Table:
-    """Read a whole file.
+    """Look through a whole file; its rows are read again by whoever goes through them.
 
     csv has RFC 4180 quoting; tsv has none (a field holds no tab and no line end); jsonl has one
     object per line; json is a list of objects, as instruction sets such as Alpaca's come. UTF-8,
@@ -57,14 +63,18 @@ def read_table(path: Path, report: Report = stop) -> Table:
         raise UserError(f"{path}: not a table; expected {', '.join(_TEXT_SUFFIXES)} ({FORMS})")
     if kind in columnar.SUFFIXES:
         return columnar.read_columnar(path)
-    spread = Spread()
-    rows = tuple(rows_in(path, report, spread))
-    if not rows:
+    spread, columns, count = Spread(), dict[str, None](), 0
+    for _, row in rows_in(path, report, spread):
+        count += 1
+        if not row.keys() <= columns.keys():
+            columns.update(dict.fromkeys(row))
+    if not count:
         raise UserError(
             f"{path} has no rows that can be used: an empty split; give a file with rows"
         )
-    notes = spread.notes(path)
-    return Table(source=str(path), columns=columns_of(rows), rows=rows, notes=notes)
+    # What is broken has been reported.
+    rows = Rows(lambda: rows_in(path, lambda *_: None), count)
+    return Table(source=str(path), columns=tuple(columns), rows=rows, notes=spread.notes(path))
 
 
 def rows_in(path: Path, report: Report, spread: Spread | None = None) -> Iterator[tuple[int, Row]]:
@@ -284,20 +294,19 @@ def _lines(path: Path, foreign: dict[int, str]) -> Iterator[str]:
 
     So a quoted field that spans several lines keeps its end, and one record alone is broken.
     """
-    with opened(path) as stream:
-        for number, raw in enumerate(stream, start=1):
-            if number == 1:
-                _check_encoding(path, raw)
-            line = raw.removeprefix(_BOM) if number == 1 else raw
-            try:
-                text = line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                text = line.decode("utf-8", "surrogateescape")
-                foreign[number] = (
-                    f"not UTF-8: byte 0x{line[error.start]:02x} at position {error.start} of the "
-                    "line; save the file as UTF-8"
-                )
-            yield text
+    for number, raw in enumerate(lines_of(path), start=1):
+        if number == 1:
+            _check_encoding(path, raw)
+        line = raw.removeprefix(_BOM) if number == 1 else raw
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            text = line.decode("utf-8", "surrogateescape")
+            foreign[number] = (
+                f"not UTF-8: byte 0x{line[error.start]:02x} at position {error.start} of the "
+                "line; save the file as UTF-8"
+            )
+        yield text
 
 
 def _check_encoding(path: Path, start: bytes) -> None:

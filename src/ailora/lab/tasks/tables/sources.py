@@ -9,7 +9,7 @@ or ``glue/cola``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ailora.errors import UserError
 from ailora.lab.tasks.tables import columnar
 from ailora.lab.tasks.tables.compressed import bare_name, file_errors
 from ailora.lab.tasks.tables.read import FORMS, find_file, kind_of, read_table
-from ailora.lab.tasks.tables.table import Place, Report, Row, Table, columns_of
+from ailora.lab.tasks.tables.table import Place, Report, Row, Rows, Table
 
 Files = tuple[Path, ...]  # of one split: one file, or its shards
 Read = Callable[[Path, Report], Table]
@@ -263,15 +263,17 @@ def _read_shards(files: Files, report: Report, read: Read) -> Table:
     if len(files) == 1:
         return read(files[0], report)
     tables = [(file, read(file, report)) for file in files]
-    rows: list[tuple[Place, Row]] = [
-        (f"{file.name}{':' if isinstance(place, int) else ' '}{place}", row)
-        for file, table in tables
-        for place, row in table.rows
-    ]
+
+    def rows() -> Iterator[tuple[Place, Row]]:
+        for file, table in tables:
+            for place, row in table.rows:
+                yield f"{file.name}{':' if isinstance(place, int) else ' '}{place}", row
+
+    columns = dict.fromkeys(name for _, table in tables for name in table.columns)
     return Table(
         source=str(files[0].parent),
-        columns=columns_of(rows),
-        rows=tuple(rows),
+        columns=tuple(columns),
+        rows=Rows(rows, sum(len(table.rows) for _, table in tables)),
         class_names=tables[0][1].class_names,
         notes=tuple(note for _, table in tables for note in table.notes),
     )

@@ -1,4 +1,4 @@
-"""Seeded choices of rows: splits that are held out, limits, and texts that splits share.
+"""Seeded choices of rows: splits that are held out, and limits.
 
 All kinds of task use these. What differs between them is how rows are drawn: one by one, each
 class in its proportion (`SingleRows`), or in whole groups (`WholeGroups`).
@@ -6,19 +6,19 @@ class in its proportion (`SingleRows`), or in whole groups (`WholeGroups`).
 
 from __future__ import annotations
 
-import itertools
-import re
 import warnings
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from datasets import Dataset
 from sklearn.model_selection import train_test_split
 
 from ailora.errors import UserError
+from ailora.lab.tasks.tables.repeats import keys_of
+from ailora.lab.tasks.tables.stored import rows_of, taken
 
 Splits = tuple[Dataset, Dataset, Dataset]
 _HELD_OUT = 0.1
@@ -99,7 +99,7 @@ class WholeGroups:
         Groups are drawn in a seeded order, each that still fits; the smallest where none does.
         """
         *_, (finest, column) = self.groups.items()
-        fine = data[column][:]
+        fine = _groups(data, column)
         if len(set(fine)) < 2:
             raise UserError(
                 f"the {len(data)} training {self.noun} have one {finest}: no other to hold out; "
@@ -107,7 +107,7 @@ class WholeGroups:
             )
         unit, names = finest, fine
         for coarse, column in list(self.groups.items())[:-1]:
-            if _are_groups(values := data[column][:], fine):
+            if _are_groups(values := _groups(data, column), fine):
                 unit, names = coarse, values
                 break
         drawn = _drawn_groups(names, count, seed)
@@ -189,7 +189,7 @@ def hold_out(data: Dataset, count: int, *, seed: int, draw: Draw = PLAIN) -> Cut
     chosen, how = draw.choose_held_out(data, count, seed=seed)
     held = set(chosen)
     kept = [index for index in range(data.num_rows) if index not in held]
-    return Cut(kept=_rows(data, kept), held_out=_rows(data, sorted(held)), how=how)
+    return Cut(kept=taken(data, kept), held_out=taken(data, sorted(held)), how=how)
 
 
 def at_most(data: Dataset, limit: int | None, *, seed: int, draw: Draw = PLAIN) -> Dataset:
@@ -204,70 +204,7 @@ def at_most(data: Dataset, limit: int | None, *, seed: int, draw: Draw = PLAIN) 
         raise UserError(f"a limit of {limit} rows leaves an empty split; give 1 or more")
     if limit >= data.num_rows:
         return data
-    return _rows(data, sorted(draw.choose(data, limit, seed=seed)))
-
-
-class Shared(NamedTuple):
-    """How many of the ``rows`` of the ``later`` split are in the ``earlier`` one too."""
-
-    earlier: str
-    later: str
-    repeated: int
-    rows: int
-
-
-def shared(splits: Mapping[str, Sequence[Hashable]]) -> Iterator[Shared]:
-    """Compare each two splits, given what is to be compared of each row."""
-    for earlier, later in itertools.combinations(splits, 2):
-        seen = set(splits[earlier])
-        yield Shared(earlier, later, sum(row in seen for row in splits[later]), len(splits[later]))
-
-
-def shared_texts(splits: Mapping[str, Sequence[Hashable]]) -> tuple[str, ...]:
-    """Say, for each two splits, how many rows of the later one repeat texts of the earlier."""
-    return tuple(_shared_note(found) for found in shared(splits) if found.repeated)
-
-
-def shared_but_for_case(splits: Mapping[str, Sequence[tuple[str, ...]]]) -> tuple[str, ...]:
-    """`shared_texts` of rows of texts, where case and the width of spaces do not count.
-
-    The note says so where some rows are the same in nothing else.
-    """
-    folded = {
-        name: [tuple(comparable(text, punctuation=True) for text in row) for row in rows]
-        for name, rows in splits.items()
-    }
-    aside = " (case and spaces aside)"
-    return tuple(
-        _shared_note(found) + (aside if found.repeated > exact.repeated else "")
-        for found, exact in zip(shared(folded), shared(splits), strict=True)
-        if found.repeated
-    )
-
-
-def _shared_note(found: Shared) -> str:
-    return (
-        f"{found.repeated} of {found.rows} {found.later} rows have a text that {found.earlier} "
-        "has too"
-    )
-
-
-def comparable(text: str, *, punctuation: bool = False) -> str:
-    """Return what two texts must have in common to count as the same: letters and digits.
-
-    With ``punctuation`` they must have the same words and punctuation too; then only case and the
-    width of spaces do not count.
-    """
-    folded = text.casefold()
-    if punctuation:
-        return " ".join(folded.split())
-    return re.sub(r"[\W_]+", "", folded) or text
-
-
-def _rows(data: Dataset, indices: list[int]) -> Dataset:
-    # Dataset.select keeps a list of indices, through which every later read of a column is some
-    # twenty times slower than from rows that lie together.
-    return Dataset(data.with_format("arrow")[:].take(indices))
+    return taken(data, sorted(draw.choose(data, limit, seed=seed)))
 
 
 def _shuffled(rows: list[int], count: int, seed: int, classes: list[int] | None) -> list[int]:
@@ -280,17 +217,25 @@ def _shuffled(rows: list[int], count: int, seed: int, classes: list[int] | None)
     return chosen
 
 
-def _are_groups(coarse: Sequence[str], fine: Sequence[str]) -> bool:
+def _groups(data: Dataset, column: str) -> list[int]:
+    """A number for the group of each row: the texts themselves may be long."""
+    found: list[int] = keys_of(text for (text,) in rows_of(data, [column])).tolist()
+    return found
+
+
+def _are_groups(coarse: Sequence[int], fine: Sequence[int]) -> bool:
     """Whether every row has a coarse group, there are enough, and each fine one is in one."""
     names, pairs = set(coarse), set(zip(coarse, fine, strict=True))
-    return "" not in names and len(names) >= _FEW and len(pairs) == len(set(fine))
+    return (
+        int(keys_of([""])[0]) not in names and len(names) >= _FEW and len(pairs) == len(set(fine))
+    )
 
 
-def _drawn_groups(names: Sequence[str], count: int, seed: int) -> set[str]:
+def _drawn_groups(names: Sequence[int], count: int, seed: int) -> set[int]:
     """Groups, in a seeded order, that together have at most ``count`` rows; at least one group."""
     sizes = Counter(names)  # in order of first appearance
     groups = list(sizes)
-    chosen, left = set[str](), count
+    chosen, left = set[int](), count
     for index in np.random.default_rng(seed).permutation(len(groups)):
         size = sizes[groups[index]]
         if size <= left:

@@ -6,11 +6,13 @@ all of them are left out and counted: see `BrokenRows`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from ailora.errors import UserError
+from ailora.lab.tasks.tables.watching import watched
 
 OnBroken = Literal["stop", "skip"]
 Row = Mapping[str, Any]
@@ -18,7 +20,29 @@ Place = int | str  # the line, from 1; or where in a document that is one value
 # Told of each broken row: file or hub split, place, what is wrong. It may raise.
 Report = Callable[[str, Place, str], None]
 _Value = TypeVar("_Value")
+PLACE = "place"  # column of a split under way that has file and line of each row
 _MISSING = {"nan", "-nan", "none", "null", "na", "n/a", "<na>", "#n/a", "#na", "nat", "<nat>"}
+_LONGEST = max(map(len, _MISSING))  # a long text is told at once
+
+
+class Rows:
+    """Rows that are read anew each time one goes through them, so that few are held at once.
+
+    Args:
+        read: Reads them: each has its line number (from 1; of the first line where a quoted field
+            spans several) or its place in a document, and values by column.
+        count: How many there are.
+    """
+
+    def __init__(self, read: Callable[[], Iterable[tuple[Place, Row]]], count: int) -> None:
+        self._read = read
+        self._count = count
+
+    def __iter__(self) -> Iterator[tuple[Place, Row]]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return self._count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +53,7 @@ class Table:
         source: File or hub split, for messages.
         columns: Names, in the order of the header or in which the rows bring them: a column of any
             row is one of the table, and a row may lack it.
-        rows: Line number (from 1; of the first line where a quoted field spans several), or place
-            in a document, and values by column.
+        rows: The rows, with their places.
         class_names: Class names by index of the columns for which the source declares them
             (``ClassLabel`` of `datasets`).
         notes: What was odd about the reading, one line each.
@@ -38,7 +61,7 @@ class Table:
 
     source: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[Place, Row], ...]
+    rows: Rows
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -52,40 +75,44 @@ class Table:
                 )
 
 
-def columns_of(rows: Iterable[tuple[Place, Row]]) -> tuple[str, ...]:
-    """The columns that any of the rows has, in the order in which they come."""
-    found: dict[str, None] = {}
-    for _, row in rows:
-        if not row.keys() <= found.keys():
-            found.update(dict.fromkeys(row))
-    return tuple(found)
-
-
 def missing_words(table: Table, columns: Sequence[str]) -> tuple[str, ...]:
     """Say which of the columns hold words that usually mean a missing value, and how often.
 
     They are read as words: ``None`` may be a class, and ``N/A`` a text.
     """
-    notes = []
-    for column in columns:
-        found = [
-            (place, row[column])
-            for place, row in table.rows
-            if isinstance(row.get(column), str) and means_missing(row[column])
-        ]
-        if found:
-            words = " or ".join(dict.fromkeys(repr(value.strip()) for _, value in found))
-            count = f"{len(found)} row{'s' if len(found) > 1 else ''}"
-            notes.append(
-                f"{count} with {words} as {column!r}, read as a word; "
-                f"the first is {_at(table.source, found[0][0])}"
-            )
-    return tuple(notes)
+    found: dict[str, _Words] = {column: _Words() for column in columns}
+    for place, row in watched(table.rows, "looking for missing values", len(table.rows)):
+        for column, words in found.items():
+            value = row.get(column)
+            if isinstance(value, str) and means_missing(value):
+                words.add(place, value.strip())
+    return tuple(
+        f"{words.rows} row{'s' if words.rows > 1 else ''} with "
+        f"{' or '.join(map(repr, words.there))} as {column!r}, read as a word; "
+        f"the first is {_at(table.source, words.first)}"
+        for column, words in found.items()
+        if words.rows
+    )
+
+
+@dataclass
+class _Words:
+    """Words that mean a missing value in one column."""
+
+    rows: int = 0
+    first: Place = 0
+    there: dict[str, None] = field(default_factory=dict)
+
+    def add(self, place: Place, word: str) -> None:
+        self.first = self.first if self.rows else place
+        self.rows += 1
+        self.there[word] = None
 
 
 def means_missing(text: str) -> bool:
     """Whether a text is one of the words by which pandas and others write a missing value."""
-    return text.strip().casefold() in _MISSING
+    word = text.strip()
+    return len(word) <= _LONGEST and word.casefold() in _MISSING
 
 
 def stop(source: str, place: Place, reason: str) -> None:
@@ -140,7 +167,7 @@ def usable_rows(
     report: Report = stop,
     *,
     identity: Callable[[_Value], str] | None = None,
-) -> list[_Value]:
+) -> Iterator[tuple[str, _Value]]:
     """Convert each row of a table; report those that cannot be used and leave them out.
 
     Args:
@@ -149,11 +176,14 @@ def usable_rows(
         report: Told of each row that ``convert`` refuses. Unless it raises, the row is left out.
         identity: Id of a value. A row with the id of an earlier one cannot be used either.
 
+    Yields:
+        File and line of a row, and its value.
+
     Raises:
-        UserError: No row is left. And what ``report`` raises.
+        UserError: In the end, no row was left. And what ``report`` raises.
     """
-    kept, places = [], dict[str, Place]()
-    for place, row in table.rows:
+    places, name, kept = dict[str, Place](), Path(table.source).name, 0
+    for place, row in watched(table.rows, "checking rows", len(table.rows)):
         try:
             value = convert(row)
             if identity is not None:
@@ -161,10 +191,10 @@ def usable_rows(
         except ValueError as error:  # noqa: PERF203 - each row may be the broken one
             report(table.source, place, str(error))
         else:
-            kept.append(value)
+            kept += 1
+            yield _at(name, place), value
     if not kept:
         raise UserError(f"{table.source} has no rows that can be used: an empty split")
-    return kept
 
 
 def text_in(row: Row, column: str, *, numbers: bool = True) -> str:
