@@ -76,7 +76,7 @@ def test_a_field_that_is_written_later_is_checked_when_the_config_meets_a_model(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"init": "svd"}, "Role.init='svd': must be one of principal, minor, gaussian"),
+        ({"init": "svd"}, "Role.init='svd': must be one of principal, minor, orthonormal"),
         ({"r": 0}, "Role.r=0: the rank must be an integer of at least 1"),
         ({"lora_alpha": 0}, "Role.lora_alpha=0: must be a positive number"),
         ({"lr_ratio": 0}, "Role.lr_ratio=0: must be a positive number"),

@@ -14,7 +14,7 @@ from torch import nn
 import ailora
 from ailora import AILoRAConfig, Role
 from ailora.adapters.selection import Chosen, make_factors, select
-from ailora.adapters.starts import STARTS, Factors, StartKind
+from ailora.adapters.starts import STARTS, Factors, StartKind, Wanted
 from ailora.errors import UserError
 from ailora.roles import Projection
 from tests.adapters.models import Q0, V0, base_weights, batch, logits, same, tiny, train
@@ -265,11 +265,13 @@ def test_the_table_says_rightly_which_products_are_zero(init: str) -> None:
 def test_a_row_of_the_table_is_all_that_a_new_start_needs(
     anchored: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def random(projection: Projection, rank: int, scaling: float) -> Factors:
+    def random(projection: Projection, wanted: Wanted) -> Factors:
         m, n = projection.shape
-        return Factors(A=torch.randn(rank, n) / scaling, B=torch.randn(m, rank))
+        return Factors(
+            A=torch.randn(wanted.rank, n) / wanted.scaling, B=torch.randn(m, wanted.rank)
+        )
 
     with pytest.raises(UserError, match=r"Role.init='random': must be one of "):
         Role(init="random")
-    monkeypatch.setitem(STARTS, "random", StartKind(make=random, in_weight=False))  # type: ignore[arg-type]
+    monkeypatch.setitem(STARTS, "random", StartKind(make=random))  # type: ignore[arg-type]
     _check_a_start("random", anchored, tmp_path)

@@ -184,10 +184,14 @@ class NewAdapter:
     def _record(self, scaling: Mapping[str, float]) -> Record:
         anchors: dict[str, Tensor] = {}
         sketches: dict[str, Sketch] = {}
+        within: dict[str, float] = {}
         for one in self.selection.chosen:
             if not one.is_spectral:
                 continue
             made, key = self.factors[one.projection.key], one.projection.key
+            if not one.anchored:
+                weight = one.projection.weight()
+                within[key] = folding.inner(made.A, made.B, one.scaling, weight)
             for letter, matrix in (("A", made.A), ("B", made.B)):
                 if one.anchored:
                     sketches[f"{key}.{letter}"] = Sketch.of(matrix)
@@ -199,6 +203,7 @@ class NewAdapter:
             scaling=scaling,
             anchors=anchors,
             sketches=sketches,
+            within=within,
         )
 
     def install(self, tuner: LoraModel) -> None:

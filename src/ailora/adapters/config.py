@@ -11,7 +11,7 @@ from typing import Any, TypeGuard, get_args
 
 from peft import LoraConfig, TaskType
 
-from ailora.adapters.starts import STARTS
+from ailora.adapters.starts import STARTS, Scale, check_scale
 from ailora.errors import UserError
 from ailora.roles import RoleKey, RoleName
 
@@ -55,7 +55,14 @@ class Role:
         init: A name in `ailora.adapters.starts.STARTS`. ``"principal"`` takes the r largest
             singular triplets (eq. 2 of the paper), ``"minor"`` the r smallest (eq. 5);
             ``"gaussian"`` starts as LoRA does: B zero and A normal with the standard deviation of
-            PEFT's default start, (3 n)^-1/2. Some names are those of saved adapters only.
+            PEFT's default start, (3 n)^-1/2; ``"orthonormal"`` has random directions of the
+            principal part's sizes, ``"orthonormal_minor"`` of the minor part's: the controls of
+            what the directions do. Some names are those of saved adapters only.
+        scale: The size of the start, which cancels at step 0 whatever it is: ``"sigma"``, the
+            singular values as in the paper; ``"unit"``, 1 in their place; ``"matched"``, all of
+            them times the one number with which the first step of Adam moves the weight as far as
+            it does from LoRA's start, so that a learning rate found for LoRA means the same here;
+            or a number that multiplies them.
         r: Rank; None takes the config's (`rank_pattern`, then `r`).
         lora_alpha: The scale of the update is lora_alpha / r; None takes the config's
             (`alpha_pattern`, then `lora_alpha`).
@@ -68,6 +75,7 @@ class Role:
     """
 
     init: str
+    scale: Scale = "sigma"
     r: int | None = None
     lora_alpha: float | None = None
     lr_ratio: float = 1.0
@@ -75,6 +83,7 @@ class Role:
 
     def __post_init__(self) -> None:
         _one_of("Role.init", self.init, STARTS)
+        check_scale(self.init, self.scale)
         if self.r is not None:
             check_rank("Role.r", self.r)
         if self.lora_alpha is not None:

@@ -243,6 +243,7 @@ def _record(adapter: AdapterFolder, stored: Mapping[str, Any]) -> Record:
         scaling=_scaling(adapter, layers),
         anchors=_anchors(adapter) if stored["form"] == "folded" else {},
         sketches={key: Sketch(**sketch) for key, sketch in stored["sketches"].items()},
+        within={key: float(value) for key, value in stored.get("within", {}).items()},
     )
 
 
@@ -280,14 +281,17 @@ def _record_of_0_1_0(
     except UserError as error:
         raise UserError(f"{adapter.folder} (saved by ailora 0.1.0): {error}") from error
     layers = {name: tuple(one.block for one in layer) for name, layer in chosen.items()}
-    anchors = _anchors(adapter)
-    return Record(
-        origin=origin,
-        layers=layers,
-        scaling=_scaling(adapter, layers),
-        anchors={} if origin.anchored else anchors,
-        sketches={k: Sketch.of(A) for k, A in anchors.items()} if origin.anchored else {},
-    )
+    anchors, scaling = _anchors(adapter), _scaling(adapter, layers)
+    if origin.anchored:
+        sketches = {key: Sketch.of(matrix) for key, matrix in anchors.items()}
+        return Record(origin=origin, layers=layers, scaling=scaling, sketches=sketches)
+    within = {}
+    for name, blocks in layers.items():
+        for block in blocks:
+            if block.init in ("principal", "minor"):  # a part P of W: <P, W> = ||P||^2
+                A, B = (anchors[f"{block.key(name)}.{letter}"].double() for letter in "AB")
+                within[block.key(name)] = scaling[name] ** 2 * float(((B.T @ B) * (A @ A.T)).sum())
+    return Record(origin=origin, layers=layers, scaling=scaling, anchors=anchors, within=within)
 
 
 def _config_of_0_1_0(stored: Mapping[str, Any]) -> AILoRAConfig:

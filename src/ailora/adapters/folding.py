@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ailora.adapters import peft_insides
 from ailora.adapters.record import Record
-from ailora.adapters.starts import STARTS
 from ailora.errors import UserError
 from ailora.roles import Projection
 from ailora.roles.projection import is_quantised
@@ -83,22 +82,28 @@ def fold(projections: Mapping[str, Projection], record: Record, adapter: str) ->
 def check_not_folded(projections: Mapping[str, Projection], record: Record, folder: Path) -> None:
     """Raise a UserError if a model's weights lack the start already (files of ``ailora init``).
 
-    W = W_r + s B0 A0 with B0^T W_r = 0, so B0^T W A0^T = s (B0^T B0)(A0 A0^T).
+    With P = s B0 A0, <P, W - P> = <P, W> - ||P||^2.
     """
     for layer, blocks in record.layers.items():
         for block in blocks:
             key = block.key(layer)
-            if f"{key}.A" not in record.anchors or not STARTS[block.init].in_weight:
+            if key not in record.within:
                 continue
             A, B = (record.anchors[f"{key}.{letter}"].double() for letter in "AB")
-            wanted = record.scaling[layer] * (B.T @ B) @ (A @ A.T)
-            found = B.T @ projections[key].weight().detach().cpu().double() @ A.T
-            if wanted.any() and (found * wanted).sum() < 0.5 * wanted.square().sum():
+            found = inner(A, B, record.scaling[layer], projections[key].weight())
+            size = record.scaling[layer] ** 2 * float(((B.T @ B) * (A @ A.T)).sum())
+            if size > 0 and found < record.within[key] - 0.5 * size:
                 raise UserError(
                     f"{folder}: its start is already taken out of {key} (a residual model as "
                     "`ailora init` writes): load it with peft.PeftModel.from_pretrained there, or "
                     "ailora.load_adapter it into the original model"
                 )
+
+
+def inner(A: Tensor, B: Tensor, scaling: float, weight: Tensor) -> float:
+    """<s B A, W>: how much of a start is in a weight; in fp64, A (r, n), B (m, r), W (m, n)."""
+    A, B = (matrix.detach().to(weight.device, torch.float64) for matrix in (A, B))
+    return scaling * float(((B.T @ weight.detach().double()) * A).sum())
 
 
 def mark(module: nn.Module, why: str) -> None:

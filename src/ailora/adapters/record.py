@@ -87,6 +87,8 @@ class Record:
         scaling: The scale s of its factors, by the module's name.
         anchors: A0 (``key.A``) and B0 (``key.B``) of each projection, if the adapter is folded.
         sketches: Sketches of the same matrices by the same keys, if it is anchored.
+        within: <s B0 A0, W> of each projection by its key, if the adapter is folded: tells a weight
+            that has its start from one that it was taken out of.
         key: The same for all configs of this start, however often they are copied.
         born: Seconds since the epoch.
     """
@@ -96,6 +98,7 @@ class Record:
     scaling: Mapping[str, float]
     anchors: Mapping[str, Tensor] = field(default_factory=dict)
     sketches: Mapping[str, Sketch] = field(default_factory=dict)
+    within: Mapping[str, float] = field(default_factory=dict)
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
     born: float = field(default_factory=time.time)
 
@@ -119,6 +122,7 @@ class Record:
                 for name, blocks in self.layers.items()
             },
             "sketches": {key: asdict(sketch) for key, sketch in self.sketches.items()},
+            "within": dict(self.within),
         }
 
 

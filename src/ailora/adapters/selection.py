@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from ailora.adapters import peft_insides
 from ailora.adapters.config import AILoRAConfig, Role
 from ailora.adapters.factors import Block
-from ailora.adapters.starts import STARTS, Factors
+from ailora.adapters.starts import STARTS, Factors, Wanted
 from ailora.errors import UserError
 from ailora.roles import ROLE_NAMES, Projection, RoleName, assign_roles, find_projections
 from ailora.roles.architectures import matches
@@ -201,7 +201,7 @@ def _starred(projection: Projection) -> Projection:
 
 
 def _without_modules(role: Role) -> tuple[object, ...]:
-    return role.init, role.r, role.lora_alpha, role.lr_ratio
+    return role.init, role.scale, role.r, role.lora_alpha, role.lr_ratio
 
 
 def _chosen(projection: Projection, config: AILoRAConfig) -> Chosen:
@@ -319,7 +319,7 @@ def _make(one: Chosen) -> Factors:
     if one.is_spectral and not several:  # with several, rank 0 alone needs the values
         check_values(projection.module, projection.name)
     try:
-        made = make(projection, one.rank, one.scaling / one.baked**2)
+        made = make(projection, _wanted(one))
     except UserError as error:
         if projection.key in str(error):
             raise
@@ -327,6 +327,11 @@ def _make(one: Chosen) -> Factors:
     if one.baked == 1:
         return made
     return Factors(A=made.A / one.baked, B=made.B / one.baked, dead=made.dead, check=made.check)
+
+
+def _wanted(one: Chosen) -> Wanted:
+    scaling = one.scaling / one.baked**2
+    return Wanted(rank=one.rank, scaling=scaling, scale=one.role.scale)
 
 
 def check_values(module: nn.Module, name: str) -> None:
