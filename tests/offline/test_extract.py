@@ -26,6 +26,7 @@ from ailora.offline import extract as extract_module
 from ailora.offline import extract_adapter, merge_adapter
 from tests.checkpoints.models import edit_json, files, saved, tiny
 from tests.families import inputs_for
+from tests.hub import cached, use_cache
 from tests.linalg.spectra import spectra, with_spectrum
 from tests.offline.models import loaded, logits, with_adapter
 
@@ -417,6 +418,21 @@ def test_settings_that_differ_and_a_coarser_tuned_model_are_said(
         report = extract_adapter(base, tmp_path / "coarse", tmp_path / "b", rank=2)
     assert [one.module for one in report.modules] == ["model.layers.0.self_attn.q_proj"]
     assert "bfloat16: its rounding counts" in caplog.messages[-1]
+
+
+def test_names_on_the_hub_serve_and_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_cache(monkeypatch, tmp_path / "cache")
+    base, tuned = tuned_from(tmp_path)
+    for commit, folder in (("1" * 40, base), ("2" * 40, tuned)):
+        cached(tmp_path / "cache", f"owner/{folder.name}", commit, folder, refs=["main"])
+    report = extract_adapter("owner/base", "owner/tuned", tmp_path / "out", rank=2)
+    assert report.base == check_plain(tmp_path / "out", 2)["base_model_name_or_path"]
+    assert report.base == "owner/base"
+    assert "base_model: owner/base" in (tmp_path / "out" / "README.md").read_text()
+    same = extract_adapter(base, tuned, tmp_path / "folders", rank=2)
+    assert same.modules == report.modules
 
 
 # --- Interrupted, refused --------------------------------------------------------------------

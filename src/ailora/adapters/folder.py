@@ -69,8 +69,9 @@ def read_adapter(folder: Path) -> AdapterFolder:
     if not path.is_file():
         pickled = folder / "adapter_model.bin"
         raise UserError(
-            f"{pickled}: is a pickle, which can run code and is never loaded; save the adapter "
-            "with safe_serialization=True"
+            f"{pickled}: is a pickle, which can run code and is never loaded; where you trust it, "
+            f"load it with peft.PeftModel.from_pretrained(model, {str(folder)!r}) and save it with "
+            f"save_pretrained({str(folder)!r}), which writes safetensors"
             if pickled.is_file()
             else f"{folder}: no {WEIGHTS} there; copy the whole adapter folder again"
         )
@@ -133,10 +134,7 @@ def _read_config(folder: Path) -> LoraConfig:
 
 def _nothing_there(folder: Path) -> str:
     if not folder.is_dir():
-        return (
-            "there is no such folder; of an adapter on a hub give the folder that "
-            "huggingface_hub.snapshot_download returns"
-        )
+        return "there is no such folder; give the folder of a saved adapter"
     inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
     if inside:
         return f"the adapters {', '.join(inside)} lie in folders below it; give {inside[0]!r}'s"

@@ -25,6 +25,7 @@ from ailora.adapters.folder import (
     read_record,
     renamed,
 )
+from ailora.adapters.locate import locate
 from ailora.adapters.record import MARKER, Record, Sketch, StartedConfig
 from ailora.adapters.selection import check_values
 from ailora.adapters.starts import STARTS
@@ -44,6 +45,8 @@ def load_adapter(
     is_trainable: bool = False,
     autocast_adapter_dtype: bool = True,
     key_mapping: Mapping[str, str] | None = None,
+    subfolder: str | None = None,
+    revision: str | None = None,
 ) -> PeftModel:
     """Load an adapter that ailora started, to the bit.
 
@@ -52,19 +55,24 @@ def load_adapter(
 
     Args:
         model: The original base model (untouched), or a PeftModel that gets one more adapter.
-        folder: Folder written by ``save_pretrained`` or a Trainer checkpoint.
-        adapter_name: Name of the adapter in the PEFT model.
+        folder: Folder written by ``save_pretrained`` or a Trainer checkpoint, or the one above
+            where ``save_pretrained`` put a named adapter; or the name of a repository on the hub.
+        adapter_name: Name of the adapter in the PEFT model; where several lie below ``folder``,
+            the one of this name is loaded.
         is_trainable: Whether its factors are to be trained on.
         autocast_adapter_dtype: As in PEFT.
         key_mapping: As in PEFT, for adapters saved before transformers renamed a model's modules;
             None takes the model's own.
+        subfolder: As in PEFT: the folder below ``folder``, or in the repository.
+        revision: As in PEFT: branch, tag or commit of a repository on the hub.
 
     Raises:
-        UserError: before the model is changed, if there is no adapter, or one without ailora's
-            marker, with NaN, for another model, or whose files do not belong together; to be
-            trained, if 4-bit weights were packed for inference.
+        UserError: before the model is changed, if there is no adapter, or one that is a pickle,
+            without ailora's marker, with NaN, for another model, or whose files do not belong
+            together; to be trained, if 4-bit weights were packed for inference.
     """
-    adapter = read_adapter(Path(folder))
+    found = locate(folder, adapter_name=adapter_name, subfolder=subfolder, revision=revision)
+    adapter = read_adapter(found)
     if isinstance(model, PeftMixedModel):
         raise UserError(
             "the model is a PeftMixedModel, which mixes kinds of adapters; load into the plain "
