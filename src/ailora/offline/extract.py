@@ -229,11 +229,13 @@ class _Whole:
         if not self.wants_all:
             return
         owners = {name: name.rpartition(".")[0] for name in changed if name in self.pair.names}
-        for name, owner in owners.items():
-            if name.endswith(".bias") and is_linear(self.pair.model.get_submodule(owner)):
-                self.biases.append(name)
-        inside = self._inside()
-        self._add({o for name, o in owners.items() if o and name not in self.biases} - inside)
+        biases = [name for name, owner in owners.items() if self._is_bias(name, owner)]
+        modules = {owner for name, owner in owners.items() if owner and name not in biases}
+        self._add(modules - self._inside())
+        self.biases = [name for name in biases if not self.holds(owners[name])]
+
+    def _is_bias(self, name: str, owner: str) -> bool:
+        return name.endswith(".bias") and is_linear(self.pair.model.get_submodule(owner))
 
     def _add(self, modules: Collection[str]) -> None:
         last = sorted({module.rpartition(".")[2] for module in modules})
