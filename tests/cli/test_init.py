@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ailora.adapters.folder import read_adapter
 from tests.checkpoints.models import files, saved
 from tests.commands import Call, check_refused
 
@@ -46,6 +47,17 @@ def test_the_documentation_loads_the_folder_that_is_written(call: Call, model: P
     (folder,) = re.findall(r'load_adapter\(model, "(.*?)"', page)
     assert call(command.replace("MODEL", str(model))).code == 0
     assert (Path(folder) / "adapter_config.json").exists()
+
+
+def test_published_takes_the_layers_of_a_starts_own_paper(call: Call, model: Path) -> None:
+    ended = call(f"init {model} --out start --rank 2 --preset milora --published --anchored")
+    assert ended.code == 0, ended.err
+    names = read_adapter(Path("start")).updates
+    assert {name.rpartition(".")[2] for name in names} == {
+        *("q_proj", "k_proj", "v_proj"),
+        *("up_proj", "down_proj"),
+    }
+    check_refused(call(f"init {model} --out other --published"), "for the presets pissa and milora")
 
 
 def test_a_fused_layer_has_one_rate_in_one_line(call: Call, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -130,6 +131,22 @@ def test_stock_peft_starts_from_the_original_function(tmp_path: Path, family: st
     assert config["base_model_name_or_path"] == str(report.model.absolute())
     assert "--folded-base" in (report.adapter / "README.md").read_text()
     assert config["r"] == (8 if family == "gpt2" else 4)  # two roles in one layer
+
+
+@pytest.mark.parametrize("preset", [presets.pissa, presets.milora])
+@pytest.mark.parametrize("family", ["llama", "bert", "gpt2"])
+def test_feed_forward_blocks_start_as_files_too(tmp_path: Path, family: str, preset: Any) -> None:
+    model = saved(tmp_path / "model", family)
+    report = init_files(model, tmp_path / "out", preset(4, published=True, anchored=False))
+    assert report.model is not None
+    original = logits(loaded(model, family), family)
+    started = logits(with_adapter(report.model, report.adapter, family), family)
+    assert (started - original).abs().max() < 1e-5 * original.abs().max()
+    roles = {role for line in report.folded for role in line.roles.split("+")}
+    gate = {"*"} if family == "llama" and preset is presets.pissa else set()
+    assert roles == {"q", "k", "v", "up", "down"} | gate | (
+        {"o"} if preset is presets.pissa else set()
+    )
 
 
 def test_weights_of_16_bits_are_kept_wider_where_rounding_would_lose_a_percent(

@@ -263,3 +263,11 @@ def test_blocks_are_found_without_weights(model_type: str) -> None:
     assert on_meta and [(p.key, p.rows, p.shape) for p in on_meta] == [
         (p.key, p.rows, p.shape) for p in real
     ]
+
+
+def test_a_network_of_positions_inside_attention_leaves_feed_forward_in_no_doubt() -> None:
+    mlp = _Block(**_linears(**GATED), act=nn.SiLU())
+    positions = _Block(**_linears(expand=(8, 2), shrink=(4, 8)), act=nn.ReLU())
+    layer = _Block(self_attn=_Block(**_linears(**ATTENTION), position_mlp=positions), mlp=mlp)
+    found = find_projections(_Block(layers=nn.ModuleList([layer])), ["up"])
+    assert [p.name for p in found] == ["layers.0.mlp.up_proj"]

@@ -87,6 +87,16 @@ class NewAdapter:
         keep_gradients(self.model)
         self.factors = self._make()
         self.started = self._stock()
+        self._check_targets()
+
+    def _check_targets(self) -> None:
+        """Refuse targets that PEFT would rewrite for this model, here and in every later load."""
+        targets, parameters = self.started.target_modules, self.started.target_parameters
+        if not peft_insides.stays(self.model, targets, parameters):
+            raise UserError(
+                f"PEFT would rewrite the target_modules {targets!r} of the saved adapter for this "
+                f"{type(self.model).__name__}, and adapt other modules; choose fewer of them"
+            )
 
     def _check_room(self) -> None:
         check_room(self.model, self.adapter)

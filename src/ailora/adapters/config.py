@@ -111,8 +111,10 @@ class AILoRAConfig(LoraConfig):  # type: ignore[misc]
     so one config serves several models; each starts from its own weights.
 
     Attributes:
-        roles: By role (``"q"``, ``"k"``, ``"v"``, ``"o"``), what its weights start from. ``"*"``
-            is for every other layer that is selected; without it they start as plain LoRA does.
+        roles: By role, what its weights start from: ``"q"``, ``"k"``, ``"v"``, ``"o"`` of
+            attention, ``"gate"``, ``"up"``, ``"down"`` of the feed-forward block (``"up"`` is the
+            first matrix of one without a gate). ``"*"`` is for every other layer that is selected;
+            without it they start as plain LoRA does.
         anchored: True leaves the base weights as they are and saves a plain LoRA of rank 2r of
             the untouched base; False is the paper's own form, W <- W - (lora_alpha / r) B A.
         bake_rates: Put the roles' ``lr_ratio`` into the factors and the scale. Under Adam that
@@ -317,7 +319,7 @@ def _is_default(owner: Any, item: Field[Any]) -> bool:
 def _roles(roles: Mapping[RoleKey, Role | Mapping[str, Any]]) -> dict[RoleKey, Role]:
     if not isinstance(roles, Mapping) or not roles:
         raise UserError(
-            f"roles={roles!r}: name at least one of q, k, v, o, "
+            f"roles={roles!r}: name at least one of {', '.join(get_args(RoleName))}, "
             'such as roles={"q": Role(init="principal")}'
         )
     found: dict[RoleKey, Role] = {}

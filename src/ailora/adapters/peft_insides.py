@@ -105,6 +105,41 @@ def targets(config: LoraConfig, model: nn.Module) -> list[str]:
     return names
 
 
+def taken_for_experts(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Those of the modules that PEFT would not adapt by their names, but experts in their place.
+
+    Where transformers 5 has fused the experts of a mixture into one parameter, PEFT takes the names
+    that they had (``gate_proj``, ``w1``) for it, when it wraps the model and when it loads an
+    adapter, although modules of these names are there too: shared experts, dense layers.
+    """
+    names = list(names)
+    last = {name.rpartition(".")[2] for name in names}
+    taken = {name for name in last if not stays(model, [name])}
+    return [name for name in names if name.rpartition(".")[2] in taken]
+
+
+def stays(
+    model: nn.Module, modules: Collection[str] | str, parameters: Collection[str] | None = None
+) -> bool:
+    """Whether targets select the same after PEFT's conversion of a config for a model."""
+    try:
+        from peft.utils.transformers_weight_conversion import (  # noqa: PLC0415 (transformers 5)
+            convert_peft_config_for_transformers,
+        )
+    except ImportError:
+        return True
+    fields = {"target_modules": modules, "target_parameters": parameters}
+    config, converted = LoraConfig(**fields), LoraConfig(**fields)
+    try:
+        convert_peft_config_for_transformers(converted, model=model, conversions=None)
+    except ValueError:  # it lacks a name that belongs to the same experts
+        return False
+    return all(
+        set(getattr(converted, field) or ()) == set(getattr(config, field) or ())
+        for field in fields
+    )
+
+
 def _keys(model: nn.Module) -> list[str]:
     """Names of all modules but those inside of PEFT's layers."""
     inside: list[str] = []
@@ -253,6 +288,8 @@ __all__ = [
     "pattern",
     "pattern_fits",
     "selecting",
+    "stays",
+    "taken_for_experts",
     "targets",
 ]
 

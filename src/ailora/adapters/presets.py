@@ -7,10 +7,11 @@ Each takes the rank and any other field of `ailora.AILoRAConfig`::
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ailora.adapters.config import AILoRAConfig, Role
+from ailora.errors import UserError
 from ailora.roles import RoleKey
 
 __all__ = ["ailora", "lora", "milora", "pissa", "reailora"]
@@ -34,19 +35,38 @@ def reailora(r: int = 8, **fields: Any) -> AILoRAConfig:
     return _preset(r, roles, fields)
 
 
-def pissa(r: int = 8, **fields: Any) -> AILoRAConfig:
+def pissa(r: int = 8, *, published: bool = False, **fields: Any) -> AILoRAConfig:
     """PiSSA (Meng et al. 2024) on q and v: principal parts, at one rate.
 
-    With ``target_modules="all-linear"``, as published, every other layer starts so as well.
+    Args:
+        r: Rank.
+        published: On the layers of PiSSA's own paper instead: q, k, v, o, gate, up, down (gate
+            where there is one). With ``target_modules="all-linear"`` every other layer starts so
+            as well.
+        fields: Further fields of `ailora.AILoRAConfig`.
+
+    Raises:
+        UserError: published=True beside roles or modules of your own.
     """
+    if published:
+        return _published(r, "principal", ("q", "k", "v", "o", "up", "down", "*"), fields)
     return _everywhere(r, "principal", fields)
 
 
-def milora(r: int = 8, **fields: Any) -> AILoRAConfig:
+def milora(r: int = 8, *, published: bool = False, **fields: Any) -> AILoRAConfig:
     """MiLoRA (Wang et al. 2024) on q and v: minor parts, at one rate.
 
-    With ``target_modules="all-linear"``, as published, every other layer starts so as well.
+    Args:
+        r: Rank.
+        published: On the layers of MiLoRA's own paper instead: q, k, v, up, down. With
+            ``target_modules="all-linear"`` every other layer starts so as well.
+        fields: Further fields of `ailora.AILoRAConfig`.
+
+    Raises:
+        UserError: published=True beside roles or modules of your own.
     """
+    if published:
+        return _published(r, "minor", ("q", "k", "v", "up", "down"), fields)
     return _everywhere(r, "minor", fields)
 
 
@@ -61,6 +81,14 @@ def _everywhere(r: int, init: str, fields: dict[str, Any]) -> AILoRAConfig:
     if fields.get("target_modules") is not None:
         roles["*"] = role
     return _preset(r, roles, fields)
+
+
+def _published(r: int, init: str, roles: Sequence[RoleKey], fields: dict[str, Any]) -> AILoRAConfig:
+    """Without ``target_modules``, ``"*"`` is every role that a model has beside those named."""
+    for name in ("roles", "target_modules"):
+        if fields.get(name) is not None:
+            raise UserError(f"published=True says which layers: leave out {name}={fields[name]!r}")
+    return _preset(r, {role: Role(init=init) for role in roles}, fields)
 
 
 def _preset(r: int, roles: Mapping[RoleKey, Role], fields: dict[str, Any]) -> AILoRAConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,9 +17,17 @@ from ailora.adapters.config import AILoRAConfig, Role
 from ailora.adapters.factors import Block
 from ailora.adapters.starts import STARTS, Factors, Wanted
 from ailora.errors import UserError
-from ailora.roles import ROLE_NAMES, Projection, RoleName, assign_roles, find_projections
+from ailora.roles import (
+    FEED_FORWARD_ROLES,
+    ROLE_NAMES,
+    Projection,
+    RoleName,
+    assign_roles,
+    find_projections,
+)
 from ailora.roles.architectures import matches
-from ailora.roles.walk import walk
+from ailora.roles.feedforward import has_experts
+from ailora.roles.walk import model_type, walk
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +98,9 @@ class Selection:
 def select(model: nn.Module, config: AILoRAConfig) -> Selection:
     """What the config adapts in the model.
 
-    ``target_modules`` selects what PEFT selects (``"all-linear"``: but for routers of experts);
-    without it the roles' own modules are selected, found by the model's structure.
+    ``target_modules`` selects what PEFT selects (``"all-linear"``: but for routers of experts, and
+    layers that PEFT itself would take for experts); without it the roles' own modules are selected,
+    found by the model's structure.
 
     Raises:
         UserError: as `ailora.roles.find_projections`; a name in ``target_modules``,
@@ -127,6 +137,8 @@ def _by_role(
     if "*" in config.roles:
         found = _with_the_rest(model, found, named)
     kept = [p for p in found if peft_insides.keeps(config, p.name)]
+    _say_experts_are_left_out(model, config)
+    kept = _carried(model, config, kept)
     if not kept:
         raise UserError(
             "exclude_modules, modules_to_save and layers_pattern leave nothing of the roles "
@@ -134,6 +146,44 @@ def _by_role(
         )
     _check_heads(config, found, kept)
     return kept
+
+
+def _carried(
+    model: nn.Module, config: AILoRAConfig, found: Sequence[Projection]
+) -> list[Projection]:
+    """The projections without those that PEFT would take for experts.
+
+    Raises:
+        UserError: one of them was asked for by name or role.
+    """
+    taken = set(peft_insides.taken_for_experts(model, [p.name for p in found]))
+    if not taken:
+        return list(found)
+    asked = next((p for p in found if p.name in taken and p.role in config.named_roles), None)
+    one = asked or next(p for p in found if p.name in taken)
+    why = (
+        f"PEFT takes the name {one.name.rpartition('.')[2]!r} for the experts of this "
+        f"{type(model).__name__} (model type {model_type(model)!r}), so a saved adapter would "
+        "adapt those instead"
+    )
+    if asked is not None or not _is_all(config):
+        raise UserError(f"{one.name} ({one.role}) cannot be adapted: {why}; leave it out")
+    logger.warning("%d layers are left out, such as %s: %s", len(taken), one.name, why)
+    return [p for p in found if p.name not in taken]
+
+
+def _is_all(config: AILoRAConfig) -> bool:
+    """Whether the config asks for whatever there is, and names no modules."""
+    asked = config.target_modules or "all-linear"
+    return isinstance(asked, str) and asked.lower() == "all-linear"
+
+
+def _say_experts_are_left_out(model: nn.Module, config: AILoRAConfig) -> None:
+    asked = [role for role in FEED_FORWARD_ROLES if role in config.roles]
+    if asked and has_experts(walk(model)):
+        logger.warning(
+            "experts are left out: %s are roles of dense feed-forward blocks", ", ".join(asked)
+        )
 
 
 def _with_the_rest(
@@ -162,6 +212,8 @@ def _by_name(
         found = _fused_rest(model, found, roles)
     linear = {p.name for p in found}
     others = [name for name in names if name not in linear]
+    found = _carried(model, config, found)
+    _say_the_rest(config, found)
     if others and not STARTS[config.role_of("*").init].zero:
         raise UserError(
             f'roles["*"] starts from the spectrum, and {others[0]} is no linear layer; leave it '
@@ -175,6 +227,19 @@ def _by_name(
             " or ".join(roles),
         )
     return found, others
+
+
+def _say_the_rest(config: AILoRAConfig, found: Sequence[Projection]) -> None:
+    """Log which layers take ``roles["*"]``, by the last part of their names."""
+    rest = Counter(p.name.rpartition(".")[2] for p in found if p.role not in config.named_roles)
+    if rest:
+        logger.info(
+            'roles["*"] (%s) takes %d layers that play none of the roles %s: %s',
+            config.role_of("*").init,
+            rest.total(),
+            ", ".join(config.named_roles) or "named",
+            ", ".join(f"{name} {count}" for name, count in rest.items()),
+        )
 
 
 def _fused_rest(

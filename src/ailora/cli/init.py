@@ -23,6 +23,10 @@ def init(
     preset: Annotated[
         str, typer.Option(help="Start: ailora, reailora, pissa, milora or lora.")
     ] = "ailora",
+    published: Annotated[
+        bool,
+        typer.Option("--published", help="pissa, milora: the layers of their papers, not q and v."),
+    ] = False,
     anchored: Annotated[
         bool,
         typer.Option("--anchored", help="Write only an adapter for ailora.load_adapter."),
@@ -57,12 +61,15 @@ def init(
 
     if preset not in presets.__all__:
         raise UserError(f"--preset {preset!r}: must be one of {', '.join(sorted(presets.__all__))}")
+    if published and preset not in ("pissa", "milora"):
+        raise UserError(f"--published is for the presets pissa and milora, not {preset}")
     quiet_libraries()
     config: AILoRAConfig = getattr(presets, preset)(
         r=rank,
         anchored=anchored,
         bake_rates=bake_rates,
         task_type=task_type,
+        **({"published": True} if published else {}),
     )
     with streaming() as on_progress:
         report = init_files(resolve(model), out, config, dtype=dtype, on_progress=on_progress)

@@ -26,7 +26,7 @@ def inspect(
     ] = False,
     rank: Annotated[int, typer.Option(help="With --spectra: values in that part.")] = 8,
 ) -> None:
-    """List a model's attention projections: name, role, shape, dtype; or their spectra.
+    """List a model's projections: name, role, shape, dtype; or the spectra of attention.
 
     Example: `ailora inspect demo --spectra`
     """

@@ -65,16 +65,13 @@ _PLAIN: tuple[tuple[str, str], ...] = (
     ("intermediate", "output"),  # ProphetNet
     ("ffn.0", "ffn.2"),  # CTRL
     ("w_1", "w_2"),
+    ("Wi", "Wo"),
+    ("input_linear", "output_linear"),
 )
 # Names that say nothing of what is multiplied with what: two square ones could be exchanged.
 _NUMBERED = frozenset({"w1", "w2", "w3"})
 # A child that holds gate and up in one weight, and the one that is down.
-_FUSED: tuple[tuple[str, str], ...] = (
-    ("gate_up_proj", "down_proj"),
-    ("Wi", "Wo"),
-    ("input_linear", "output_linear"),
-    ("w12", "w3"),
-)
+_FUSED: tuple[tuple[str, str], ...] = (("gate_up_proj", "down_proj"), ("w12", "w3"))
 # Classes whose first matrix holds the gate in its first half of rows and up in its second.
 _HALVES: Mapping[str, tuple[str, str]] = {
     "modeling_glm.GlmMLP": ("gate_up_proj", "down_proj"),
@@ -345,7 +342,9 @@ def _numbers(names: Sequence[str]) -> list[int]:
 
 def _looks_like_one(block: Place, tree: Tree) -> bool:
     """Whether a module is called feed-forward and holds two matrices, none of them experts'."""
-    last = block.name.rpartition(".")[2]
+    *above, last = block.name.split(".")
+    if any(map(_is_called_attention, above)):  # networks of relative positions
+        return False
     if not (_FEED_FORWARD.search(type(block.module).__name__) or _FEED_FORWARD.search(last)):
         return False
     inside = list(_own(block, tree))

@@ -1,4 +1,4 @@
-"""The spectrum of every projection, and what share of it the part that trains has."""
+"""The spectrum of every projection of attention, and what share of it the part that trains has."""
 
 from __future__ import annotations
 

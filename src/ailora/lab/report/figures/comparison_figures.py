@@ -29,7 +29,8 @@ def update_norms(comparison: Comparison) -> tuple[Figure, Rows]:
     """||dW||_F of every adapted weight after training, by method and role."""
     # Methods that change whole models have no such list of their weights.
     methods = [m for m in comparison.methods if m not in without_norms(comparison)]
-    roles = sorted({u["role"] for run in comparison.runs for u in run["updates"]}, key="qkvo".find)
+    trained = {u["role"] for run in comparison.runs for u in run["updates"]}
+    roles = [role for role in ROLE_LOOKS if role in trained]
     tall = 1.1 + 0.3 * max(len(methods) * len(roles), 2)
     figure = Figure(figsize=(4.6, tall), layout="constrained")
     axes = figure.subplots()

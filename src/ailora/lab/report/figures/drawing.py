@@ -28,6 +28,9 @@ ROLE_LOOKS: dict[str, tuple[str, str]] = {  # colour and marker
     "k": ("#56B4E9", "s"),
     "v": ("#D55E00", "^"),
     "o": ("#009E73", "D"),
+    "gate": ("#CC79A7", "v"),
+    "up": ("#E69F00", "P"),
+    "down": ("#999999", "X"),
 }
 _OTHER_LOOK = Look("#D55E00", "-", "x")
 

@@ -1,0 +1,352 @@
+"""Starts of gate, up and down: the same promises as for attention, for every kind of layer."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+import ailora
+from ailora import AILoRAConfig, Role, presets
+from ailora.adapters import peft_insides
+from ailora.adapters.selection import select
+from ailora.errors import UserError
+from ailora.roles import FEED_FORWARD_ROLES, assign_roles, find_projections
+from ailora.roles.walk import walk
+from tests.adapters.models import parts
+from tests.architectures import build
+
+# Layers of their own, Conv1D, one layer for gate and up, no gate, T5's names.
+TYPES = ("llama", "gpt2", "phi3", "modernbert", "bert", "mt5")
+DTYPES = (torch.float32, torch.bfloat16)
+FEED_FORWARD = {
+    "gate": Role(init="principal", r=2),
+    "up": Role(init="minor", r=3, lr_ratio=2.0),
+    "down": Role(init="gaussian", r=2),
+}
+
+
+def base(model_type: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    model = build(model_type)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(1)  # transformers starts some at a size at which nothing matters
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.1)
+            parameter.data = parameter.data.to(dtype)  # buffers stay, as from_pretrained has it
+    return model
+
+
+def config(model_type: str, **fields: Any) -> AILoRAConfig:
+    names = [place.name for place in walk(build(model_type, device="meta"))]
+    found = assign_roles(build(model_type, device="meta"), names, FEED_FORWARD_ROLES)
+    there = {p.role for p in found}
+    scale = {role: value.r for role, value in FEED_FORWARD.items()}
+    roles = {
+        role: Role(**{**vars(value), "lora_alpha": 1.5 * (scale[role] or 1)})
+        for role, value in FEED_FORWARD.items()
+        if role in there
+    }
+    return AILoRAConfig(roles=roles, **fields)
+
+
+def batch(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    ids = torch.arange(5, 45).view(4, 10)
+    names = ["input_ids", *(["decoder_input_ids"] if model.config.is_encoder_decoder else [])]
+    return dict.fromkeys(names, ids)
+
+
+@torch.no_grad()
+def logits(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    return model(**inputs).logits
+
+
+def train(model: torch.nn.Module, inputs: dict[str, torch.Tensor], steps: int = 3) -> None:
+    optimizer = ailora.create_optimizer(model, lr=1e-2)
+    for _ in range(steps):
+        model(**inputs).logits.float().square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("model_type", TYPES)
+def test_step_0_and_the_disabled_adapter_are_the_base_bit_for_bit(
+    model_type: str, dtype: torch.dtype
+) -> None:
+    inputs = batch(base(model_type))
+    before = logits(base(model_type, dtype), inputs)
+    model = ailora.get_peft_model(base(model_type, dtype), config(model_type))
+    assert torch.equal(logits(model, inputs), before)
+    train(model, inputs)
+    trained = logits(model, inputs)
+    assert not torch.equal(trained, before)
+    with model.disable_adapter():
+        assert torch.equal(logits(model, inputs), before)
+    merged = logits(model.merge_and_unload(), inputs)
+    loose = {"rtol": 0, "atol": 1e-5 if dtype is torch.float32 else 0.15}
+    torch.testing.assert_close(merged, trained, **loose)
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_each_role_starts_from_its_own_part_of_its_own_rows(model_type: str) -> None:
+    model = ailora.get_peft_model(base(model_type), config(model_type))
+    roles = [role for role in FEED_FORWARD_ROLES if role in config(model_type).roles]
+    weights = {p.key: (p.role, p.weight().double()) for p in find_projections(model, roles)}
+    seen = parts(model)
+    assert seen.keys() == weights.keys()
+    for key, part in seen.items():
+        role, W = weights[key]
+        U, S, Vt = torch.linalg.svd(W, full_matrices=False)
+        rank = FEED_FORWARD[role].r or 0
+        if role == "down":
+            assert not part.B.any()
+            continue
+        chosen = slice(0, rank) if role == "gate" else slice(S.shape[0] - rank, None)
+        wanted = (U[:, chosen] * S[chosen]) @ Vt[chosen]
+        got = part.scaling * part.B0.double() @ part.A0.double()
+        assert torch.linalg.norm(got - wanted) < 1e-5 * torch.linalg.norm(wanted), key
+
+
+@pytest.mark.parametrize("anchored", [True, False])
+@pytest.mark.parametrize("model_type", ["phi3", "modernbert"])
+def test_only_the_rows_of_the_role_that_trains_move(model_type: str, anchored: bool) -> None:
+    roles = {"up": Role(init="minor", r=3)}
+    model = ailora.get_peft_model(base(model_type), AILoRAConfig(roles=roles, anchored=anchored))
+    train(model, batch(base(model_type)), 5)
+    merged = {p.key: p for p in find_projections(model.merge_and_unload(), FEED_FORWARD_ROLES)}
+    moved = Counter()
+    for p in find_projections(base(model_type), FEED_FORWARD_ROLES):
+        change = (merged[p.key].weight() - p.weight()).norm() / p.weight().norm()
+        moved[p.role] = max(moved[p.role], float(change))
+    assert max(moved["gate"], moved["down"]) < 1e-6 < 1e-3 < moved["up"]
+
+
+STOCK_PROCESS = """
+import sys
+import torch
+from pathlib import Path
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+import transformers
+
+torch.set_num_threads(1)
+for folder in sorted(Path(sys.argv[1]).iterdir()):
+    name, dtype = (folder / "class").read_text().split()
+    model = getattr(transformers, name).from_pretrained(
+        folder / "base", dtype=getattr(torch, dtype), attn_implementation="eager"
+    )
+    model = PeftModel.from_pretrained(model, folder / "adapter").eval()
+    with torch.no_grad():
+        logits = model(**load_file(folder / "inputs")).logits
+    adapted = [n for n, m in model.get_base_model().named_modules() if hasattr(m, "lora_A")]
+    (folder / "adapted").write_text(" ".join(adapted))
+    save_file({"logits": logits}, folder / "out")
+assert "ailora" not in sys.modules
+"""
+
+
+def _save(model: PeftModel, plain: PreTrainedModel, folder: Path) -> None:
+    folder.mkdir()
+    plain.save_pretrained(folder / "base")
+    model.save_pretrained(folder / "adapter")
+    save_file({k: v.clone() for k, v in batch(plain).items()}, folder / "inputs")
+    (folder / "class").write_text(f"{type(plain).__name__} {str(plain.dtype).rpartition('.')[2]}")
+
+
+def _in_stock_peft(folder: Path) -> None:
+    subprocess.run([sys.executable, "-c", STOCK_PROCESS, str(folder)], check=True)
+
+
+def _adapted(model: PeftModel) -> list[str]:
+    return [n for n, m in model.get_base_model().named_modules() if hasattr(m, "lora_A")]
+
+
+def test_stock_peft_in_another_process_reproduces_the_logits(tmp_path: Path) -> None:
+    wanted = {}
+    for model_type in TYPES:
+        for dtype in DTYPES:
+            folder = tmp_path / f"{model_type}-{dtype}"
+            model = ailora.get_peft_model(base(model_type, dtype), config(model_type))
+            inputs = batch(base(model_type))
+            train(model, inputs)
+            _save(model, base(model_type, dtype), folder)
+            wanted[folder] = logits(model, inputs)
+    _in_stock_peft(tmp_path)
+    for folder, expected in wanted.items():
+        torch.testing.assert_close(
+            load_file(folder / "out")["logits"], expected, rtol=0, atol=1e-5, msg=folder.name
+        )
+
+
+# --- Published layers, and all linear layers ----------------------------------------------------
+
+
+def _roles(model_type: str, asked: AILoRAConfig) -> Counter[str]:
+    return Counter(one.projection.role for one in select(base(model_type), asked).chosen)
+
+
+def test_presets_take_the_layers_of_their_papers() -> None:
+    pissa, milora = (make(4, published=True) for make in (presets.pissa, presets.milora))
+    # a layer in the role "*" is one that its preset does not name: the gate, where there is one
+    assert _roles("llama", pissa) == dict.fromkeys(("q", "k", "v", "o", "up", "down", "*"), 2)
+    assert _roles("bert", pissa) == dict.fromkeys(("q", "k", "v", "o", "up", "down"), 2)
+    assert _roles("phi3", pissa) == dict.fromkeys(("q", "k", "v", "o", "gate", "up", "down"), 2)
+    assert _roles("llama", milora) == dict.fromkeys(("q", "k", "v", "up", "down"), 2)
+    for asked, init in ((pissa, "principal"), (milora, "minor")):
+        chosen = select(base("llama"), asked).chosen
+        assert {(one.role.init, one.lr_ratio, one.rank) for one in chosen} == {(init, 1.0, 4)}
+
+
+@pytest.mark.parametrize("field", ["roles", "target_modules"])
+def test_published_layers_and_layers_of_ones_own_exclude_each_other(field: str) -> None:
+    own: Any = {"roles": {"q": Role(init="minor")}, "target_modules": ["q_proj"]}[field]
+    with pytest.raises(UserError, match=f"published=True says which layers: leave out {field}="):
+        presets.milora(published=True, **{field: own})
+
+
+def test_all_linear_says_which_layers_take_the_rest(caplog: pytest.LogCaptureFixture) -> None:
+    roles = {"q": Role(init="principal"), "up": Role(init="minor")}
+    with caplog.at_level(logging.INFO, "ailora"):
+        chosen = select(
+            base("llama"), AILoRAConfig(r=2, roles=roles, target_modules="all-linear")
+        ).chosen
+    assert Counter(one.projection.role for one in chosen) == {"q": 2, "up": 2, "*": 10}
+    assert (
+        'roles["*"] (gaussian) takes 10 layers that play none of the roles q, up: '
+        "k_proj 2, v_proj 2, o_proj 2, gate_proj 2, down_proj 2"
+    ) in caplog.messages
+
+
+def test_the_star_without_target_modules_is_every_role_that_the_model_has() -> None:
+    asked = AILoRAConfig(r=2, roles={"*": Role(init="minor")})
+    assert _roles("llama", asked) == {"*": 14}
+    assert _roles("mixtral", asked) == {"*": 8}
+
+
+# --- Mixtures of experts: PEFT's names for them -------------------------------------------------
+
+
+MIXTURES = ("mixtral", "qwen3_moe", "qwen3_next", "glm4_moe", "granitemoeshared")
+
+
+def test_what_is_adapted_in_a_mixture_is_what_stock_peft_adapts_again(tmp_path: Path) -> None:
+    wanted = {}
+    for model_type in MIXTURES:
+        plain = base(model_type)
+        asked = presets.lora(2, target_modules="all-linear")
+        model = ailora.get_peft_model(base(model_type), asked)
+        train(model, batch(plain))
+        _save(model, plain, tmp_path / model_type)
+        wanted[model_type] = (_adapted(model), logits(model, batch(plain)))
+    _in_stock_peft(tmp_path)
+    for model_type, (names, expected) in wanted.items():
+        folder = tmp_path / model_type
+        assert (folder / "adapted").read_text().split() == names
+        assert not any("experts" in name.replace("shared_experts", "") for name in names)
+        torch.testing.assert_close(load_file(folder / "out")["logits"], expected, rtol=0, atol=1e-5)
+
+
+def test_peft_itself_takes_the_names_of_shared_experts_for_experts() -> None:
+    """The reason for what is refused below; if this fails, PEFT has mended it."""
+    model = get_peft_model(
+        base("qwen3_next"), LoraConfig(target_modules=["gate_proj", "up_proj"], r=2)
+    )
+    assert any(name.endswith(".experts") for name in _adapted(model))
+    assert not any("shared_expert." in name for name in _adapted(model))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        AILoRAConfig(r=2, roles={"up": Role(init="minor")}),
+        AILoRAConfig(r=2, target_modules=["q_proj", "up_proj"]),
+        AILoRAConfig(r=2, roles={"up": Role(init="minor")}, target_modules="all-linear"),
+        AILoRAConfig(r=2, roles={"up": Role(init="minor", modules=["shared_expert.up_proj"])}),
+    ],
+)
+def test_names_that_peft_would_take_for_experts_are_refused(asked: AILoRAConfig) -> None:
+    model = base("qwen3_next")
+    before = [name for name, _ in model.named_modules()]
+    with pytest.raises(UserError, match="PEFT takes the name 'up_proj' for the experts") as caught:
+        ailora.get_peft_model(model, asked)
+    assert "\n" not in str(caught.value) and "shared_expert.up_proj" in str(caught.value)
+    assert [name for name, _ in model.named_modules()] == before
+
+
+def test_all_linear_leaves_such_layers_out_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    chosen = select(base("qwen3_next"), presets.lora(2, target_modules="all-linear")).chosen
+    assert not any("shared_expert." in one.projection.name for one in chosen)
+    assert "6 layers are left out" in caplog.text and "PEFT takes the name" in caplog.text
+
+
+def test_a_shared_expert_with_a_name_of_its_own_can_be_adapted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked = AILoRAConfig(roles={"up": Role(init="minor", r=2)})
+    model = ailora.get_peft_model(base("granitemoeshared"), asked)
+    assert "experts are left out: up are roles of dense" in caplog.text
+    assert {name.rpartition(".")[2] for name in _adapted(model)} == {"input_linear"}
+
+
+# --- PEFT's own PiSSA ---------------------------------------------------------------------------
+
+
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def _both() -> tuple[PeftModel, PeftModel]:
+    stock = LoraConfig(r=4, lora_alpha=6, target_modules=LINEAR, init_lora_weights="pissa")
+    ours = presets.pissa(4, published=True, lora_alpha=6, anchored=False)
+    return get_peft_model(base("llama"), stock), ailora.get_peft_model(base("llama"), ours)
+
+
+def test_the_start_on_all_linear_layers_is_peft_pissas() -> None:
+    theirs, ours = (
+        peft_insides.lora_layers(model.get_base_model(), "default") for model in _both()
+    )
+    assert theirs.keys() == ours.keys() and len(ours) == 14
+    for name, layer in ours.items():
+        mine, other = (
+            part.scaling["default"] * part.lora_B["default"].weight @ part.lora_A["default"].weight
+            for part in (layer, theirs[name])
+        )
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-5 * float(other.norm()))
+        torch.testing.assert_close(
+            layer.get_base_layer().weight, theirs[name].get_base_layer().weight, rtol=0, atol=1e-5
+        )
+        for letter in ("lora_A", "lora_B"):  # up to the sign of each triplet
+            torch.testing.assert_close(
+                *(getattr(part, letter)["default"].weight.abs() for part in (layer, theirs[name])),
+                rtol=0,
+                atol=1e-4,
+            )
+
+
+def test_the_first_steps_on_all_linear_layers_are_peft_pissas() -> None:
+    """Neither Adam nor the loss sees the signs of triplets."""
+    inputs, ends = batch(base("llama")), []
+    for model in _both():
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.0)
+        losses = []
+        for _ in range(5):
+            loss = model(**inputs, labels=inputs["input_ids"]).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss))
+        ends.append((losses, logits(model, inputs)))
+    (theirs, end), (ours, our_end) = ends
+    assert theirs[0] - theirs[-1] > 0.05
+    assert ours == pytest.approx(theirs, abs=1e-4)
+    assert (our_end - end).abs().max() < 1e-2 * (end - logits(base("llama"), inputs)).abs().max()
