@@ -12,12 +12,13 @@ from typing import Any
 from datasets import Dataset
 
 from ailora.errors import UserError
+from ailora.lab.tasks.qa.answers import is_bare
 from ailora.lab.tasks.qa.questions import is_placed, learnable, questions_in, to_dataset
 from ailora.lab.tasks.statement import Statement, columns_left_out, notes_of
+from ailora.lab.tasks.tables.hub import SplitNames
 from ailora.lab.tasks.tables.read import kind_of, read_table, read_text
 from ailora.lab.tasks.tables.sources import (
     FILES,
-    SplitNames,
     is_local,
     name_of,
     read_named_set,
@@ -217,9 +218,7 @@ def _task(
     source: Path | str = "",
 ) -> QATask:
     questions = {
-        part: questions_in(
-            table, broken.report, strict=strict and part == "train", published=not source
-        )
+        part: questions_in(table, broken.report, strict=strict and part == "train")
         for part, table in tables.items()
     }
     unanswerable = any(not row.texts for rows in questions.values() for row in rows)
@@ -231,7 +230,8 @@ def _task(
         rows.remove_columns("title") for rows in limited(whole, sampling, _DRAW)
     )
     splits = (train, selection, test)
-    leaks, read = _shared_contexts(splits), (*broken.notes(), *notes_of(tables))
+    bare = _bare(selection=selection, test=test) if source else ()
+    leaks, read = _shared_contexts(splits), (*broken.notes(), *notes_of(tables), *bare)
     notes = (*read, *left_out, *misplaced, *made, *leaks)
     log_notes(name, notes)
     return QATask(
@@ -243,6 +243,7 @@ def _task(
         fingerprint=fingerprint_of(splits, unanswerable),
         notes=notes,
         has_unanswerable=unanswerable,
+        literal=bool(source),
         statement=Statement(
             kind="questions on texts" + (", some without an answer" if unanswerable else ""),
             source=str(source) or name,
@@ -270,6 +271,19 @@ def _misplaced(**splits: Dataset) -> tuple[str, ...]:
         )
         if count:
             notes.append(f"{name}: {count} answers not in their context at answer_start kept")
+    return tuple(notes)
+
+
+def _bare(**splits: Dataset) -> tuple[str, ...]:
+    """Say how many questions have right answers of which SQuAD's rules leave nothing."""
+    notes = []
+    for name, rows in splits.items():
+        found = [row["text"][0] for row in rows["answers"][:] if is_bare(row["text"])]
+        if found:
+            notes.append(
+                f"{name}: {len(found)} answers such as {brief(found[0])} are compared as they are, "
+                "since SQuAD's rules take away articles and punctuation"
+            )
     return tuple(notes)
 
 

@@ -6,6 +6,7 @@ all of them are left out and counted: see `BrokenRows`.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
@@ -83,6 +84,30 @@ def missing_words(table: Table, columns: Sequence[str]) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def quoted_values(table: Table, columns: Sequence[str]) -> tuple[str, ...]:
+    """Say which of the columns hold values in quotes, as a csv file reads them no more.
+
+    A field that has quotes after a space, or one of a tsv file that was written as csv, keeps them.
+    """
+    notes = []
+    for column in columns:
+        texts = [
+            (place, row[column].strip()) for place, row in table.rows if _is_text(row.get(column))
+        ]
+        found = [place for place, text in texts if len(text) > 1 and text[0] == text[-1] == '"']
+        doubled = any('""' in text[1:-1] for _, text in texts if text[:1] == '"' == text[-1:])
+        if found and (doubled or len(found) == len(texts)):
+            notes.append(
+                f"{len(found)} row{'s' if len(found) > 1 else ''} with quotes around {column!r}, "
+                f"which are read as a part of it; the first is {_at(table.source, found[0])}"
+            )
+    return tuple(notes)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
 def means_missing(text: str) -> bool:
     """Whether a text is one of the words by which pandas and others write a missing value."""
     return text.strip().casefold() in _MISSING
@@ -152,7 +177,7 @@ def usable_rows(
     Raises:
         UserError: No row is left. And what ``report`` raises.
     """
-    kept, places = [], dict[str, Place]()
+    kept, places, first = list[_Value](), dict[str, Place](), ""
     for place, row in table.rows:
         try:
             value = convert(row)
@@ -160,10 +185,11 @@ def usable_rows(
                 _note_id(identity(value), place, places, table.source)
         except ValueError as error:  # noqa: PERF203 - each row may be the broken one
             report(table.source, place, str(error))
+            first = first or f"; {_at(table.source, place)}: {error}"
         else:
             kept.append(value)
     if not kept:
-        raise UserError(f"{table.source} has no rows that can be used: an empty split")
+        raise UserError(f"{table.source} has no rows that can be used: an empty split{first}")
     return kept
 
 
@@ -182,7 +208,7 @@ def text_in(row: Row, column: str, *, numbers: bool = True) -> str:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if numbers and is_number and value == value:  # NaN, as pandas writes null, is no number
         return str(value)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or is_blank(value):
         raise ValueError(
             f"column {column!r}: expected text, got {brief(value)}; fill it in or drop the row"
         )
@@ -193,6 +219,14 @@ def text_in(row: Row, column: str, *, numbers: bool = True) -> str:
             f"column {column!r}: half a surrogate pair at character {error.start}; mend the text"
         ) from error
     return value
+
+
+def is_blank(text: str) -> bool:
+    """Whether there is nothing to be seen in a text: white space, marks without a width."""
+    return not any(
+        not character.isspace() and unicodedata.category(character) not in ("Cf", "Cc")
+        for character in text
+    )
 
 
 def brief(value: object) -> str:
