@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import functools
 import sys
@@ -14,6 +15,8 @@ import typer
 from ailora.errors import UserError
 
 BAD_INPUT, STOPPED = 2, 130  # exit codes, as shells know them
+# What stands for a character that the encoding lacks; "?" for any other.
+_PLAIN = {"±": "+-", "·": "|", "…": ".", "−": "-", "–": "-", "—": "-", "×": "x", "’": "'"}
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # What libraries say of it; the last two are torch's.
 _FULL_WORDS = (
@@ -58,9 +61,17 @@ def one_line(command: Callable[..., None], kept: str = "") -> Callable[..., None
 
 def whole_output() -> None:
     """Let what the terminal's or file's encoding lacks be replaced, rather than end the command."""
+    codecs.register_error("ailora-plain", _in_plain)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="ailora-plain")
+
+
+def _in_plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lost = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(character, "?") for character in lost), error.end
 
 
 def end_badly(error: UserError) -> None:

@@ -45,7 +45,7 @@ def inspect(
     if spectra:
         show_spectra(found)
     else:
-        show(table, whole=("name", "role"), drop=("dtype", "rows", "shape"))
+        show(table, whole=("name", "role", "shape"), drop=("dtype", "rows", "shape"))
 
 
 def show_spectra(found: Sequence[Spectrum]) -> None:

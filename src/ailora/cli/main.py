@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from ailora.cli import cache, export, extract, init, inspect
 from ailora.cli.endings import end_badly, one_line, whole_output
 from ailora.errors import UserError
 
+_PANELS = 80  # columns below which Typer's tables of options cut their names: then plain lines
 PANEL = "Models and adapters"
 _KEPT = "what is written is kept in {out}, and the same command goes on from there"
 
@@ -54,6 +56,7 @@ def main() -> None:
     # On some processors it asks for a package of kernels as soon as PEFT imports it.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     whole_output()
+    app.rich_markup_mode = "markdown" if shutil.get_terminal_size().columns >= _PANELS else None
     try:
         app()
     except UserError as error:

@@ -106,7 +106,8 @@ def test_bad_input_ends_in_one_line_and_leaves_nothing(
     before = listing(data), listing(tmp_path)
     ended = call(line.format(data=data, model=tiny_model))
     check_refused(ended, words)
-    assert ended.out == ""
+    # Data that was read well is said before it shows that the rest does not fit it.
+    assert ended.out == "" or "\nrows: " in ended.out or " rows to train on" in ended.out
     assert (listing(data), listing(tmp_path)) == before
 
 
@@ -130,3 +131,15 @@ def test_a_shell_sees_the_same(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["train", "compare --methods lora --seeds 0"])
+def test_what_was_read_is_said_before_the_model_is_looked_for(
+    call: Call, reviews: Path, command: str
+) -> None:
+    ended = call(f"{command} --task {reviews} --model nowhere/to-be-found --out out")
+    check_refused(ended, "nowhere/to-be-found")
+    said = ended.out.splitlines()
+    assert said[0].startswith(f"{reviews}: classification on texts (text 'text', label 'label'")
+    assert said[1].startswith("rows: ")
+    assert said[2].startswith("classes and their training rows: ")

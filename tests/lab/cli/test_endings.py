@@ -171,11 +171,12 @@ def test_ctrl_c_in_a_terminal_leaves_what_the_next_call_goes_on_with(
 )
 def test_what_the_encoding_lacks_is_replaced(environment: dict[str, str], tmp_path: Path) -> None:
     for arguments in ("train --help", f"runs {store(tmp_path)}"):
-        with started(arguments, **environment) as running:
+        with started(arguments, COLUMNS="200", **environment) as running:
             out, said = running.communicate(timeout=120)
         assert (running.returncode, said) == (0, ""), arguments
         assert out.strip()
         assert out.isascii()
+    assert "lora+-" in out  # as the run's method is written, with a sign that ASCII lacks
 
 
 def store(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -46,6 +47,21 @@ def test_each_command_has_an_example_and_says_what_each_option_is_for(
     assert options
     # option, type, and at least two words of help
     assert all(len(line.strip("│ ").split()) >= 4 for line in options)
+
+
+@pytest.mark.parametrize("width", [40, 60])
+@pytest.mark.parametrize("command", ["init", "export", "cache", "params", "score", "runs", "train"])
+def test_no_option_or_word_of_help_is_cut_on_a_narrow_terminal(
+    command: str, width: int, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    wide = call(f"{command} --help").out
+    monkeypatch.setenv("COLUMNS", str(width))
+    narrow = call(f"{command} --help").out
+    options = set(re.findall(r"--[a-z][a-z-]+", wide))
+    assert options <= set(re.findall(r"--[a-z][a-z-]+", narrow))
+    assert "\u2026" not in narrow
+    assert max(map(len, narrow.splitlines())) <= max(width, 50)
 
 
 def test_without_a_command_there_is_help(call: Call) -> None:

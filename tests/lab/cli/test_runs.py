@@ -94,6 +94,25 @@ def test_changed_results_are_listed_as_damaged_with_the_reason(
     assert "is damaged" in trained.err
 
 
+@pytest.mark.parametrize("schema", [4, "2027-01"])
+def test_a_result_of_a_later_version_is_passed_over_with_its_name_and_schema(
+    call: Call, options: str, monkeypatch: pytest.MonkeyPatch, schema: Any
+) -> None:
+    monkeypatch.setattr(sweeps, "engine_named", lambda *_: Here())
+    monkeypatch.setenv("COLUMNS", "300")
+    out = compared(call, options)
+    (path,) = out.glob("runs/ailora*/result.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema}))
+    line = f"result.json: has schema {schema!r}, which is not known (up to 3 are); update ailora"
+    listed, reported = call(f"runs {out}"), call(f"report {out}")
+    assert (listed.code, reported.code) == (0, 0)
+    assert "1 finished, 1 damaged" in listed.out
+    assert line in listed.out
+    page = (out / "runs.html").read_text(encoding="utf-8")
+    assert "LoRA" in page
+    assert line.replace("'", "&#39;") in page
+
+
 def spoil(path: Path, whole: str, change: Callable[[Result], None]) -> None:
     result = json.loads(whole)
     change(result)
@@ -108,8 +127,13 @@ def test_the_positive_class_of_f1_is_named(
     assert ended.code == 0, ended.err
     (path,) = Path("runs").glob("*/result.json")
     data = json.loads(path.read_text())["data"]
-    name = data.get("positive") or data["labels"][-1]
-    which = "positive" if data.get("positive") else "last"
-    assert f"f1 of {name}" in ended.out or f"f1 is of the last class, '{name}'" in ended.out
+    name = data["positive"]
+    assert f"f1 of {name}" in ended.out
+    assert f"test f1 of {name} " in call("runs runs").out
+    assert f"test: f1 of {name} " in call("runs runs show lora").out
+    assert f"f1 of {name}" in call(f"score {path.parent}").out
     assert call("report runs").code == 0
-    assert f"f1 is of the {which} class" in Path("runs/runs.html").read_text(encoding="utf-8")
+    page = Path("runs/runs.html").read_text(encoding="utf-8")
+    assert f"f1 is of the positive class, &#39;{name}&#39;" in page
+    assert f"f1 of {name} (n = 1)" in page
+    assert f"f1 of {name} on selection rows" in page  # the axis of a figure

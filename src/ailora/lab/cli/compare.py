@@ -94,7 +94,7 @@ def _grid(
 
 
 def _compare(grid: Grid, engine_name: str, out: Path) -> None:
-    from ailora.cli.console import quiet_libraries
+    from ailora.cli.console import console, quiet_libraries
     from ailora.lab.cli import sweeps
     from ailora.lab.experiments import Store
     from ailora.lab.experiments.engines.here import Here
@@ -104,7 +104,8 @@ def _compare(grid: Grid, engine_name: str, out: Path) -> None:
     quiet_libraries()
     check_writable(out)
     tasks, store, began = Tasks(), Store(out / "runs"), time.monotonic()
-    tasks.of(grid.common)  # bad data is refused before anything is written
+    with console.status("reading the data"):
+        tasks.of(grid.common)  # bad data is refused before anything is written
     engine = Here(tasks, strict=True) if engine_name == "here" else sweeps.engine_named(engine_name)
     outcome = sweeps.do_runs(list(grid.runs()), store, engine, tasks=tasks, retry=True)
     jobs = jobs_of(grid.runs(), tasks, store)

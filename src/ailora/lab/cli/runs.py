@@ -190,7 +190,7 @@ def _show(run: Stored, as_json: bool) -> None:
     """A run's settings, its scores or why it has none."""
     from ailora.cli.console import say
     from ailora.lab.cli.words import result_words
-    from ailora.lab.experiments.wording import value_words
+    from ailora.lab.experiments.wording import metric_label, value_words
 
     if as_json:
         _print_json(_as_json(run) | {"result": run.result})
@@ -200,7 +200,10 @@ def _show(run: Stored, as_json: bool) -> None:
         f"  {name}: {value_words(value)}" for name, value in run.config.items() if value is not None
     ]
     for split, scores in (run.result["metrics"] if run.result else {}).items():
-        words = "  ".join(f"{metric} {score:.4f}" for metric, score in scores.items())
+        data = run.result["data"] if run.result else {}
+        words = "  ".join(
+            f"{metric_label(data, metric)} {score:.4f}" for metric, score in scores.items()
+        )
         lines.append(f"  {split}: {words}")
     if run.damage:
         lines.append(f"  {run.damage}")
@@ -239,9 +242,12 @@ def _compare(first: Stored, second: Stored, as_json: bool) -> None:
 
 def _flat(run: Stored) -> dict[str, Any]:
     """Settings, state and scores under one name each."""
+    from ailora.lab.experiments.wording import metric_label
+
     flat = dict(run.config) | {"state": run.state}
     for split, scores in (run.result["metrics"] if run.result else {}).items():
-        flat |= {f"{split} {metric}": score for metric, score in scores.items()}
+        data = run.result["data"] if run.result else {}
+        flat |= {f"{split} {metric_label(data, metric)}": score for metric, score in scores.items()}
     return flat
 
 

@@ -12,6 +12,7 @@ from ailora.lab.cli import options
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ailora.lab.tasks import Task
     from ailora.lab.training import RunConfig
     from ailora.lab.training.kinds import Scored
 
@@ -58,7 +59,7 @@ def score(
             run / "adapter" if run else None,
             on_progress=lambda done, of, what: bar.update(line, completed=done, total=of),
         )
-    made = _table(found, run or config.model, rows.name)
+    made = _table(found, run or config.model, rows)
     show(made, whole=[str(column.header) for column in made.columns])
     if out is not None:
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in found.outputs)
@@ -75,17 +76,18 @@ def _settings(run: Path | None, given: options.Given) -> RunConfig:
     return replace(settings_in(run), **given)
 
 
-def _table(found: Scored, what: Path | str, task: str) -> Table:
+def _table(found: Scored, what: Path | str, task: Task) -> Table:
     from ailora.lab.cli.scores import score_table
-    from ailora.lab.experiments.wording import counted
+    from ailora.lab.experiments.wording import counted, metric_label
 
-    scores = {"test": found.metrics}
+    data = {name: getattr(task, name, None) for name in ("labels", "positive")}
+    scores = {"test": {metric_label(data, name): value for name, value in found.metrics.items()}}
     if found.by_group:  # there may be many groups, so they are the lines
         groups = {**found.by_group, "mean": found.metrics}
         scores = {
-            metric: {group: own[metric] for group, own in groups.items()}
+            metric_label(data, metric): {group: own[metric] for group, own in groups.items()}
             for metric in found.metrics
         }
-    table = score_table(f"{what} on {task}", scores)
+    table = score_table(f"{what} on {task.name}", scores)
     table.caption = counted(len(found.outputs), "test row")
     return table

@@ -71,8 +71,7 @@ def do_runs(
 ) -> Outcome:
     """Say what is done already and how long the rest takes, and do it while a board is shown."""
     tasks = tasks or Tasks()
-    first = isinstance(engine, Here)  # it tells of bad input itself, before anything is printed
-    jobs, todo, states = look(runs, store, tasks, retry=retry, quiet=first)
+    jobs, todo, states = look(runs, store, tasks, retry=retry)
     weights = estimated(engine, todo, store) if estimate else {}
     ended = [state in ("finished", "failed") for state in states.values()]
     names = tuple(job.run_id for job in jobs)
@@ -84,8 +83,6 @@ def do_runs(
         if agenda is not None:  # not before the first run goes well: bad input leaves nothing
             agenda.write(store.path)
             agenda = None
-            if first:
-                say_data(tasks)
         board.tell(event)
 
     with board.shown():
@@ -95,26 +92,20 @@ def do_runs(
 
 
 def look(
-    runs: Iterable[RunConfig], store: Store, tasks: Tasks, *, retry: bool, quiet: bool = False
+    runs: Iterable[RunConfig], store: Store, tasks: Tasks, *, retry: bool
 ) -> tuple[list[Job], list[Job], dict[str, str]]:
     """All runs, those left to do, and the state of each by its name.
 
-    Also prints how many are in which state and, unless ``quiet``, what was read of the data.
+    Also prints what was read of the data, and how many runs are in which state.
     """
     with console.status("reading the data"):
         jobs = jobs_of(runs, tasks, store)
-    if not quiet:
-        say_data(tasks)
+    for line in tasks.said():
+        say(line)
     states = states_of(jobs, store)
     if set(states.values()) != {"new"}:
         console.print(states_words(list(states.values())), highlight=False)
     return jobs, left_to_do(jobs, states, retry=retry), states
-
-
-def say_data(tasks: Tasks) -> None:
-    """Print what was read of the data of all runs."""
-    for line in tasks.said():
-        say(line)
 
 
 def states_of(jobs: Sequence[Job], store: Store) -> dict[str, str]:

@@ -42,22 +42,18 @@ def train(
     method_named(config.method)
     check_writable(out)
     _say_sources(published)
-    data = load_task(config.task, **config.task_options())
-    unsaid = list(data.said(most=LINES))
+    with console.status("reading the data"):
+        data = load_task(config.task, **config.task_options())
+    for words in data.said(most=LINES):
+        say(words)
     with progress() as bar:
         line = bar.add_task(f"{config.method} on {data.name}", total=None)
 
-        def say_data() -> None:
-            while unsaid:
-                say(unsaid.pop(0))
-
         def tell(step: int, steps: int, what: str) -> None:
-            say_data()  # not before the model is there: bad input is told in one line
             words = f"{config.method} on {data.name}: {what}"
             bar.update(line, description=words, completed=step, total=steps)
 
         result = run(config, data, out, resume=resume, on_progress=tell)
-        say_data()  # of a run that was finished already
     show(_table(result), whole=("", "test"), drop=("majority", "selection"))
     folder = out / config.run_id(data.name, data.fingerprint)
     console.print(f"adapter and scores: {folder}", soft_wrap=True, highlight=False)
@@ -77,21 +73,20 @@ def _say_sources(published: Published | None) -> None:
 
 def _table(result: dict[str, Any]) -> Table:
     from ailora.lab.cli.scores import score_table
+    from ailora.lab.experiments.wording import metric_label
     from ailora.lab.report.comparison import metric_words
 
     data, scores = result["data"], dict(result["metrics"])
     if result["majority"] is not None:
         scores["majority"] = {data["metric"]: result["majority"]}
-    if data.get("positive") is not None:
-        f1 = f"f1 of {data['positive']}"
-        scores = {
-            split: {f1 if name == "f1" else name: value for name, value in own.items()}
-            for split, own in scores.items()
-        }
+    scored = metric_words(data, scores["test"])
+    scores = {
+        split: {metric_label(data, name): value for name, value in own.items()}
+        for split, own in scores.items()
+    }
     title = f"{result['config']['method']} on {result['config']['task']}"
     table = score_table(title, scores, rows={**data, "majority": data["test"]})
     seconds, parameters = result["seconds"], result["parameters"]
-    scored = metric_words(data, scores["test"])
     table.caption = (
         f"start {seconds['init']:.1f} s, training {seconds['train']:.0f} s; "
         f"{parameters['adapter']:,} + {parameters['head']:,} (head) trainable parameters; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ailora.lab.experiments.wording import number_words, value_words
+from ailora.lab.experiments.wording import metric_label, number_words, value_words
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +26,7 @@ def result_words(result: dict[str, Any] | Failure) -> str:
     if not isinstance(result, dict):
         return f"failed ({result.kind}): {result.reason}"
     metric = result["data"]["metric"]
-    return f"test {metric} {result['metrics']['test'][metric]:.4f}"
+    return f"test {metric_label(result['data'])} {result['metrics']['test'][metric]:.4f}"
 
 
 def plan_table(title: str, grids: Sequence[Grid], caption: str) -> Table:

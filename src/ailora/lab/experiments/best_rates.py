@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from ailora.lab.experiments.store import Run
+from ailora.lab.experiments.wording import metric_label
 
 
 def setting_of(run: Run) -> str:
@@ -97,7 +98,7 @@ def _standing(runs: Sequence[Run]) -> Standing:
         config=runs[0]["config"],
         rate=runs[0]["config"]["lr"],
         seeds=len(runs),
-        metric=metric,
+        metric=metric_label(runs[0]["data"]),
         selection=fmean(selection),
         test=fmean(test),
         spread=stdev(test) if len(test) > 1 else None,

@@ -73,8 +73,8 @@ class Stored:
     Attributes:
         run_id: Name of the folder.
         state: "finished" has a whole result, "running" a living process, "failed" a reason,
-            "interrupted" only a beginning, "damaged" a result that somebody changed so that it
-            cannot be read, "unknown" nothing of a run.
+            "interrupted" only a beginning, "damaged" a result that cannot be read (somebody
+            changed it, or a later version wrote it), "unknown" nothing of a run.
         config: The settings as a dictionary; empty where they cannot be read.
         result: Result of a finished run.
         failure: Reason of a failed run.

@@ -32,6 +32,28 @@ def value_words(value: Any) -> str:
     return str(value)
 
 
+def metric_label(data: Mapping[str, Any], name: str | None = None) -> str:
+    """A metric as tables and axes call it: ``f1`` with the class, or the mean, that it is of.
+
+    >>> metric_label({"metric": "f1", "labels": ["ham", "spam"], "positive": "spam"})
+    'f1 of spam'
+    >>> metric_label({"metric": "f1", "labels": ["a", "b", "c"]}), metric_label({"metric": "mcc"})
+    ('macro f1', 'mcc')
+
+    Args:
+        data: What a result says of its data.
+        name: The metric; None for the headline.
+    """
+    name = str(data["metric"] if name is None else name)
+    labels = data.get("labels")
+    if name != "f1" or not labels:
+        return name
+    if len(labels) > 2:
+        return f"macro {name}"
+    positive = str(data.get("positive") or labels[-1])
+    return f"{name} of {positive if len(positive) <= 24 else positive[:21] + '...'}"
+
+
 def duration(seconds: float) -> str:
     """A time in words, to two significant digits."""
     if seconds < 90:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ailora.errors import UserError
-from ailora.lab.experiments.wording import counted, number_words
+from ailora.lab.experiments.wording import counted, metric_label, number_words
 from ailora.lab.methods.table import METHODS
 from ailora.lab.statistics import ENOUGH, Paired, Spread, paired, spread
 
@@ -53,6 +53,11 @@ class Comparison:
     def metric(self) -> str:
         """The headline metric."""
         return str(self.runs[0]["data"]["metric"])
+
+    @property
+    def metric_label(self) -> str:
+        """The headline metric with the class that it is of, as tables call it."""
+        return metric_label(self.runs[0]["data"])
 
     @property
     def methods(self) -> list[str]:
@@ -197,9 +202,9 @@ def metric_words(data: Mapping[str, Any], shown: Collection[str] | None = None) 
     return f"f1 is of the last class, {labels[-1]!r}"
 
 
-def words_of(watched: str) -> str:
-    """The label of an axis that shows what is watched."""
-    return watched.removeprefix("selection_")
+def words_of(run: Run) -> str:
+    """The label of an axis that shows what is watched of a run."""
+    return metric_label(run["data"], watched_of(run)).removeprefix("selection_")
 
 
 def order_of(method: str) -> tuple[int, str]:

@@ -183,7 +183,7 @@ def _section(comparison: Comparison, svgs: Mapping[str, Markup]) -> dict[str, An
         "config": first["config"],
         "data": first["data"],
         "majority": first["majority"],
-        "metric": comparison.metric,
+        "metric": comparison.metric_label,
         "seeds": comparison.seeds,
         "summary": (summary_header(comparison), summary_rows(comparison)),
         "verdicts": [(name_of(s.method), s.verdict) for s in summarize(comparison) if s.verdict],

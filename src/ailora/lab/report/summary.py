@@ -29,7 +29,7 @@ SUMMARY_DROP = ("step 0", "start s", "train s", "params", "lr", "minus LoRA [95 
 def summary_header(comparison: Comparison) -> list[str]:
     """Column titles of the summary; n stands here if all methods have it, else in the rows."""
     n = _shared_n(comparison)
-    score = f"{comparison.metric} (n)" if n is None else f"{comparison.metric} (n = {n})"
+    score = f"{comparison.metric_label} ({'n' if n is None else f'n = {n}'})"
     header = ["method", score, "minus LoRA [95 % CI]"]
     return [*header, "lr", "params", "start s", "train s", "step 0"]
 
@@ -112,7 +112,7 @@ def _without(comparison: Comparison, method: str, rate: float) -> str:
 def summary_table(comparison: Comparison) -> Table:
     """The summary for the terminal."""
     # Text, since rich would read a path such as data/[old]/x.csv as markup.
-    table = Table(title=Text(f"{_task(comparison)}: {comparison.metric} on the test split"))
+    table = Table(title=Text(f"{_task(comparison)}: {comparison.metric_label} on the test split"))
     for index, title in enumerate(summary_header(comparison)):
         table.add_column(_on_two_lines(title), justify="left" if index == 0 else "right")
     for row in summary_rows(comparison):

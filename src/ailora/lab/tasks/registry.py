@@ -24,7 +24,8 @@ from ailora.lab.tasks.generation.conversations import load_conversations
 from ailora.lab.tasks.generation.instructions import load_instructions
 from ailora.lab.tasks.generation.summaries import SETS, load_summaries, load_summarization
 from ailora.lab.tasks.qa.squad import SQUAD, load_squad, load_squad_set
-from ailora.lab.tasks.tables.sources import is_hub_name, is_local, train_files
+from ailora.lab.tasks.tables.hub import hub_survey, is_hub_name
+from ailora.lab.tasks.tables.sources import is_local, train_files
 from ailora.lab.tasks.tables.survey import Survey, survey
 from ailora.lab.tasks.task import GenerationTask, QATask, Task, TextTask
 
@@ -124,8 +125,7 @@ class FileKind:
         return said <= known.keys() and (self.labels or options.get("label") != "label")
 
 
-# The first that fits counts. The last fits all; data of the hub, whose columns are not known before
-# they are loaded, are taken for it too.
+# The first that fits counts. The last fits all.
 FILE_KINDS: tuple[FileKind, ...] = (
     FileKind(
         load=load_squad, columns=("question", "context"), one_of=("answers", "answer"), flags=False
@@ -189,7 +189,9 @@ def loader_of(
         options: What was said of it. A loader that has no such option, or not that label, is not
             meant: classification takes any columns.
     """
-    found = survey(train_files(Path(train).expanduser()))
+    name, path = str(train), Path(train).expanduser()
+    on_hub = is_hub_name(name) and not is_local(name)
+    found = hub_survey(name) if on_hub else survey(train_files(path))
     return next(kind.load for kind in FILE_KINDS if kind.is_of(found) and kind.takes(options))
 
 

@@ -85,4 +85,5 @@ def notes_of(tables: Mapping[str, Table]) -> tuple[str, ...]:
 
 def _some(names: Sequence[str]) -> str:
     more = len(names) - _NAMES
-    return ", ".join(names[:_NAMES]) + (f" and {more} more" if more > 0 else "")
+    shown = (name or "''" for name in names[:_NAMES])
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")

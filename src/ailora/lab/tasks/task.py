@@ -106,9 +106,12 @@ class QATask(Task):
 
     Attributes:
         has_unanswerable: Whether there are such questions, so that a model may answer nothing.
+        literal: Whether right answers of which SQuAD's rules leave nothing (``A``, ``the``) are
+            compared as they are; the published sets' are not.
     """
 
     has_unanswerable: bool
+    literal: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

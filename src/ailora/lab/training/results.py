@@ -21,15 +21,15 @@ Result = dict[str, Any]
 
 
 class DamagedError(UserError):
-    """A result was written whole, and something in it was changed so that it cannot be read."""
+    """A result was written whole and cannot be read: it was changed, or is of a later version."""
 
 
 def read_result(path: Path) -> Result | None:
     """The result in a file; None where there is none, or one that is half-written or foreign.
 
     Raises:
-        DamagedError: Something in it is missing, or is not what a run writes there.
-        UserError: It is of a schema that this version does not know.
+        DamagedError: Something in it is missing, or is not what a run writes there; or it is of a
+            schema that this version does not know.
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -39,7 +39,9 @@ def read_result(path: Path) -> Result | None:
         return None
     schema = result.get("schema", 1)
     if schema not in (1, 2, SCHEMA):
-        raise UserError(f"{path}: has schema {schema!r}, which is not known; update ailora")
+        raise DamagedError(
+            f"{path}: has schema {schema!r}, which is not known (up to {SCHEMA} are); update ailora"
+        )
     if not _OURS & result.keys():
         return None
     if isinstance(result.get("config"), dict):

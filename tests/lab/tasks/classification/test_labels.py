@@ -151,6 +151,87 @@ def test_several_labels_in_a_row_are_refused_as_such(tmp_path: Path) -> None:
     assert "x.jsonl:1: column 'label': several labels in one row, ['a', 'b']" in refused(path)
 
 
+@pytest.mark.parametrize("texts", [["['a', 'b']", "['a']"], ["[1, 0]", "[0]"], ["[0 1]", "[1 1]"]])
+def test_a_list_of_labels_that_was_written_as_text_is_refused(
+    tmp_path: Path, texts: list[str]
+) -> None:
+    path = table(tmp_path / "x.jsonl", texts * 10)
+    told = f"x.jsonl:1: column 'label': a list of labels in one row, {texts[0]!r}"
+    assert told in refused(path)
+    assert told in refused(path, on_broken="skip")
+    words = load_text_task(table(tmp_path / "y.csv", ["[OTHER]", "[SEP]"] * 10))
+    assert words.labels == ("[OTHER]", "[SEP]")
+
+
+@pytest.mark.parametrize("joined", ["a|b", "a, b", "b;a"])
+def test_labels_that_join_others_are_refused_unless_they_are_said_to_be_classes(
+    tmp_path: Path, joined: str
+) -> None:
+    path = table(tmp_path / "x.jsonl", ["a", "b", joined] * 10)
+    assert f"{joined!r} looks like several labels in one row" in refused(path)
+    assert load_text_task(path, labels=["a", "b", joined]).labels == ("a", "b", joined)
+    alone = table(tmp_path / "y.jsonl", ["Paris, France", "Rome, Italy"] * 10)
+    assert load_text_task(alone).labels == ("Paris, France", "Rome, Italy")
+
+
+@pytest.mark.parametrize(
+    "texts", [["3,5", "4", "4,5"], ["1,200.5", "900.5"], ["10%", "20%"], ["$5", "$7.50"]]
+)
+def test_numbers_in_a_spelling_that_is_not_read_are_not_taken_for_classes(
+    tmp_path: Path, texts: list[str]
+) -> None:
+    path = table(tmp_path / "x.jsonl", texts * 10)
+    assert "may be a number or a class; write numbers as 1234.5" in refused(path)
+    assert set(load_text_task(path, regression=False).labels or ()) == set(texts)
+    assert "expected a number for regression" in refused(path, regression=True)
+
+
+def test_a_class_with_an_underscore_is_no_number(tmp_path: Path) -> None:
+    task = load_text_task(table(tmp_path / "x.csv", ["1_5", "15", "2_5"] * 10))
+    assert task.labels == ("15", "1_5", "2_5")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("pos", "pos\u200b"), ("pos", "\u200fpos"), ("caf\u00e9", "cafe\u0301"), ("a b", "a\u00a0b")],
+)
+def test_classes_that_look_alike_are_noted_so_that_they_can_be_told_apart(
+    tmp_path: Path, one: str, other: str
+) -> None:
+    task = load_text_task(table(tmp_path / "x.jsonl", [one, other, "neg"] * 10))
+    (note,) = (note for note in task.notes if "differ in case or spaces" in note)
+    assert ascii(other) in note.partition("(all")[0]
+
+
+@pytest.mark.parametrize("blank", ["\u200b", "\ufeff", "\u200e\u00a0"])
+def test_a_text_or_label_of_which_nothing_is_to_be_seen_is_missing(
+    tmp_path: Path, blank: str
+) -> None:
+    path = table(tmp_path / "x.jsonl", ["a", "b", blank, *["a", "b"] * 10])
+    assert "x.jsonl:3: column 'label': expected a label" in refused(path)
+    rows = [{"text": f"t{n}" if n else blank, "label": "ab"[n % 2]} for n in range(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "x.jsonl:1: column 'text': expected text" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("x.csv", "text,label\n" + 't, "a"\nu, "b"\n' * 10, "20 rows with quotes around 'label'"),
+        (
+            "x.tsv",
+            "text\tlabel\n" + '"say ""hi"""\ta\nu\tb\n' * 10,
+            "10 rows with quotes around 'text'",
+        ),
+    ],
+)
+def test_quotes_that_stay_around_a_value_are_noted(
+    tmp_path: Path, name: str, content: str, told: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    assert any(told in note for note in load_text_task(tmp_path / name).notes)
+
+
 def test_f1_is_of_the_class_that_was_named_and_that_is_said(tmp_path: Path) -> None:
     path = table(tmp_path / "x.csv", ["fraud", "ok"] * 20)
     task = load_text_task(path, positive="fraud")

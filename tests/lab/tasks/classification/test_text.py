@@ -283,8 +283,11 @@ def test_a_line_that_is_no_text_is_left_out_too(tmp_path: Path) -> None:
 def test_where_every_row_is_broken_nothing_is_made_of_it(tmp_path: Path) -> None:
     rows: Rows = [{"text": "", "label": "yes"}, {"text": "", "label": "no"}]
     path = jsonl(tmp_path / "a.jsonl", rows)
-    assert "no rows that can be used" in message_of(path, on_broken="skip")
+    told = message_of(path, on_broken="skip")
+    assert "no rows that can be used: an empty split" in told
+    assert "a.jsonl:1: column 'text': expected text, got ''" in told
     nameless: Rows = [{"text": "x", "label": None}] * 3
     path = jsonl(tmp_path / "b.jsonl", nameless)
-    assert "no rows that can be used" in message_of(path, on_broken="skip")
-    assert "b.jsonl:1: column 'label'" in message_of(path)
+    for rule in (None, "skip"):
+        told = message_of(path, on_broken=rule)
+        assert "b.jsonl:1: column 'label': expected a label, got None" in told

@@ -346,6 +346,8 @@ def test_any_other_reference_gives_what_the_rule_finds(text: str) -> None:
     [
         *(("number", text) for text in ("yes", "twelve", "\u00bd", "2\u00bd", "10^3", "7,8")),
         *(("number", text) for text in ("1.234,56", "12:45", "2024-05-06", "5-3", "It is .5")),
+        *(("number", text) for text in ("7, 8", "5; 6", "5 or 6", "5 6", "0x1F", "0b101")),
+        *(("choice", text) for text in ("A or C", "not A but B", "A, C")),
         *(
             ("number", text)
             for text in ("It costs -$5", "so \u22125", "COVID-19", "in 2 500", "x2/3")
@@ -368,11 +370,9 @@ def test_a_metric_that_the_right_answer_cannot_meet_is_refused(metric: str, text
             ("number", text)
             for text in ("12", "-3.5", "1,234", "The answer is 12.", "5 km", "x=5,y=3")
         ),
-        *(
-            ("number", text)
-            for text in ("#### 72", "48/2=24", "7, 8", "(5)", "-5%", "is -5", "(-5)")
-        ),
+        *(("number", text) for text in ("#### 72", "48/2=24", "(5)", "-5%", "is -5", "(-5)")),
         *(("choice", text) for text in ("B", "(B)", "the answer is D", "C.", "E) none")),
+        *(("choice", text) for text in ("B. A dog", "(C) not B", "C: A", "A and A")),
         ("exact", "\u732b"),
         ("rouge2", "two words"),
         ("rougeL", "3"),

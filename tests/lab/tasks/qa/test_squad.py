@@ -19,6 +19,7 @@ from ailora.lab.tasks.qa import (
     load_squad_v2,
     load_xquad_en,
 )
+from ailora.lab.tasks.qa.answers import score_questions
 from tests.lab.tasks.qa.data import REAL, needs_real, nested, row, write_jsonl
 
 UNANSWERED = {"answers": {"text": [], "answer_start": []}}
@@ -132,7 +133,8 @@ def test_a_table_with_one_answer_a_row_needs_no_ids_and_no_starts(tmp_path: Path
         ({"answers": {"text": "x"}}, "answers.text is 'x'"),
         ({"answers": {"text": ["Jo"], "answer_start": [1, 2]}}, "1 texts but answer_start [1, 2]"),
         ({"answers": {"text": [""], "answer_start": [0]}}, "an answer is ''"),
-        ({"answers": {"text": [7], "answer_start": [0]}}, "an answer is 7"),
+        ({"answers": {"text": [True], "answer_start": [0]}}, "an answer is True"),
+        ({"answers": {"text": ["\u200b"], "answer_start": [0]}}, "an answer is '\\u200b'"),
         ({"answers": {"text": ["Jo"], "answer_start": [-1]}}, "answer_start is -1"),
         ({"answers": {"text": ["Jo"], "answer_start": [1.5]}}, "answer_start is 1.5"),
         ({"is_impossible": True}, "is_impossible is true but there are answers"),
@@ -309,13 +311,44 @@ def test_the_real_sets_have_their_known_sizes_and_no_shared_context() -> None:
     assert len(load_xquad_en(data=REAL).test) == 1190
 
 
-@pytest.mark.parametrize("text", ["The", "?", "an a"])
-def test_an_answer_that_squads_rules_leave_nothing_of_is_refused_with_its_line(
+@pytest.mark.parametrize("text", ["A", "The", "?", "an a"])
+def test_an_answer_that_squads_rules_leave_nothing_of_is_compared_as_it_is(
     tmp_path: Path, text: str
 ) -> None:
-    empty = row(3, context=f"{row(3)['context']} {text}", answers={"text": [text]})
-    path = write_jsonl(tmp_path / "mine.jsonl", [*map(row, range(20, 40)), empty])
-    told = message_of(path)
-    assert f"{path}:21: the right answer {text!r} does not score 1 by f1" in told
-    task = load_squad(path, on_broken="skip")
-    assert "1 broken row left out" in task.notes[0]
+    def graded(n: int) -> dict[str, Any]:
+        return row(n, context=f"{row(n)['context']} {text}", answers=[text])
+
+    path = write_jsonl(tmp_path / "mine.jsonl", [graded(n) for n in range(40)])
+    task = load_task(path)
+    assert isinstance(task, QATask)
+    assert f"test: 4 answers such as {text!r} are compared as they are" in " ".join(task.notes)
+    gold = task.test["answers"][:]
+    for said, right in ((text, 1), (text.lower(), 1), ("", 0), ("an", 0), ("Jo", 0)):
+        for v2 in (False, True):
+            found = score_questions(
+                [said] * 4, gold, has_unanswerable=v2, literal=task.literal
+            ).summary()
+            assert found == {"f1": right, "exact_match": right}
+
+
+def test_the_sets_that_are_published_are_scored_by_their_own_rules_throughout(
+    tmp_path: Path,
+) -> None:
+    rows = [row(n) for n in range(40)]
+    for part in ("train", "dev"):
+        write_jsonl(tmp_path / "squad_v1" / f"{part}.jsonl", rows)
+    assert not load_squad_v1(data=tmp_path).literal
+
+
+@pytest.mark.parametrize("answer", [7, 2.5])
+def test_an_answer_may_be_a_number_or_stand_in_a_plain_list(tmp_path: Path, answer: float) -> None:
+    rows = [row(n, context=f"Film {n} cost {answer}.", answers=[str(answer)]) for n in range(20)]
+    for one in rows[::2]:
+        del one["answers"]
+        one["answer"] = answer
+    path = write_jsonl(tmp_path / "mine.jsonl", [{**one} for one in rows[::2]])
+    task = load_task(path)
+    assert isinstance(task, QATask)
+    assert {text for gold in task.train["answers"][:] for text in gold["text"]} == {str(answer)}
+    listed = load_squad(write_jsonl(tmp_path / "listed.jsonl", rows[1::2]))
+    assert {text for gold in listed.train["answers"][:] for text in gold["text"]} == {str(answer)}

@@ -252,3 +252,16 @@ def test_a_json_list_is_known_by_its_name() -> None:
     assert kind_of(Path("x.json")) == ".json"
     assert kind_of(Path("x.JSON.gz")) == ".json"
     assert kind_of(Path("x.jsonl")) == ".jsonl"
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_key_that_an_object_has_twice_is_told_as_a_column_is(tmp_path: Path, name: str) -> None:
+    row = '{"text": "x", "label": "a", "label": "b"}'
+    told = error_of(tmp_path, name, f"[{row}]" if name == "a.json" else f"{row}\n")
+    assert f"{name}:1: " in told
+    assert "'label' twice" in told
+
+
+def test_the_header_of_a_file_that_was_added_to_another_is_no_row(tmp_path: Path) -> None:
+    whole = "text,label\nx,a\n"
+    assert "a.csv:3: the header again (text, label)" in error_of(tmp_path, "a.csv", whole * 2)

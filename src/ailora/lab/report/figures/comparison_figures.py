@@ -22,7 +22,7 @@ def training_loss(comparison: Comparison) -> tuple[Figure, Rows]:
 def selection_score(comparison: Comparison) -> tuple[Figure, Rows]:
     """Headline score on selection rows: mean of the seeds, band from least to most."""
     key = watched_of(comparison.runs[0])
-    return _along_the_run(comparison, key, f"{words_of(key)} on selection rows")
+    return _along_the_run(comparison, key, f"{words_of(comparison.runs[0])} on selection rows")
 
 
 def update_norms(comparison: Comparison) -> tuple[Figure, Rows]:

@@ -28,6 +28,7 @@ from ailora.lab.analysis.forgetting import on_texts
 from ailora.lab.analysis.layers import weight_norms
 from ailora.lab.analysis.runs import read_run
 from ailora.lab.analysis.similarity import random_level, similarities
+from ailora.lab.experiments.wording import metric_label
 from ailora.lab.report.comparison import Run, method_of, score_of, watched_of, words_of
 from ailora.roles import RoleName
 
@@ -68,10 +69,10 @@ def convergence(runs: Sequence[Seen], along: Along = iter) -> Tables:
     """Figure 3: training loss and selection score along the epochs."""
     rows = []
     for seen in along(runs):
-        watched = watched_of(seen.result)
+        watched, label = watched_of(seen.result), words_of(seen.result)
         for entry in seen.result["history"]:
             values = {"epoch": entry["epoch"], "loss": entry["loss"], "score": entry[watched]}
-            rows.append({**_of(seen), "metric": words_of(watched), **values})
+            rows.append({**_of(seen), "metric": label, **values})
     whole = pd.DataFrame(rows)
     return {
         "figure3a": whole.drop(columns="score").dropna(subset="loss"),
@@ -147,7 +148,7 @@ def _of(seen: Seen) -> Row:
 
 
 def _metric(seen: Seen) -> str:
-    return str(seen.result["data"]["metric"])
+    return metric_label(seen.result["data"])
 
 
 def _is_first(seen: Seen, runs: Sequence[Seen]) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -12,13 +14,20 @@ from typing import Any
 
 from ailora.errors import UserError, instead
 from ailora.lab.tasks.tables.repeats import comparable
-from ailora.lab.tasks.tables.table import Table, brief, means_missing
+from ailora.lab.tasks.tables.table import Table, brief, is_blank, means_missing, stop
 from ailora.lab.tasks.tables.watching import watched
 
 # Turns a raw label into a class index (int) or a number (float); a ValueError says why it cannot.
 Encode = Callable[[str], int | float]
 _FEW = 0.1  # words for each number, among labels with fractions: more, and they are classes
 _FLAGS = {"true": Decimal(1), "false": Decimal(0)}
+# A list as text, as csv holds one: of nothing, of numbers or of quoted words. "[OTHER]" is none.
+_LIST = re.compile(r"[\[({]\s*(?:(['\"]).*\1|[-+.\d][-+.\d\s,eE]*)?\s*,?\s*[\])}]")
+_SEPARATORS = re.compile(r"[,;|]")
+# Numbers as people write them, which Python's float does not read: 3,5, 1,234.5, $20, 50%.
+_PEOPLES_NUMBER = re.compile(
+    r"[-+\u2212]?\s?[$€£¥]?\s?\d{1,3}(?:[.,'’ \u00a0\u202f]?\d{3})*(?:[.,]\d+)?\s?[%$€£¥]?"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +72,13 @@ def meaning_of(
         return _in_order(table, label, order, regression)
     declared = table.class_names.get(label)
     values = _labels_of(table, label)
-    if regression is None:
-        regression = declared is None and _is_scale(values)
-    if regression:
+    if regression or (regression is None and declared is None and _is_scale(values)):
         return Meaning(names=None, encode=encode_number)
     if declared is not None:
         return Meaning(names=declared, encode=class_encoder(declared))
+    _check_single(table, label, values)
+    if regression is None:
+        _check_written(table, label, values)
     groups = _equal(values)
     names = _class_names(table, label, groups)
     notes = (*_merged_note(groups), *_alike_note(names))
@@ -83,13 +93,16 @@ def raw_label(value: Any) -> str:
     """
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, list | tuple):
+    as_text = isinstance(value, str) and _LIST.fullmatch(value.strip())
+    if as_text or isinstance(value, list | tuple):
+        several = "a list of labels" if len(value) == 1 or as_text else "several labels"
         raise ValueError(
-            f"several labels in one row, {brief(value)}: a row can have one; keep one, or write a "
-            "task of your own"
+            f"{several} in one row, {brief(value)}: a row can have one; keep one and write "
+            "it without the list, or write a task of your own"
         )
     missing = isinstance(value, float) and math.isnan(value)
-    if missing or not isinstance(value, str | int | float) or not str(value).strip():
+    known = isinstance(value, str | int | float | Decimal)
+    if missing or not known or is_blank(str(value)):
         raise ValueError(f"expected a label, got {brief(value)}; fill it in or drop the row")
     return str(value).strip()
 
@@ -100,10 +113,9 @@ def encode_number(text: str) -> float:
     Raises:
         ValueError: It is none.
     """
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"expected a number for regression, got {brief(text)}") from None
+    value = _float(text)
+    if value is None:
+        raise ValueError(f"expected a number for regression, got {brief(text)}; write it as 1234.5")
     if not math.isfinite(value):
         raise ValueError(f"expected a finite number for regression, got {brief(text)}")
     return value
@@ -174,12 +186,42 @@ def _is_scale(values: Mapping[str, int]) -> bool:
     return fraction and words <= _FEW * numbers
 
 
+def _check_single(table: Table, label: str, values: Mapping[str, int]) -> None:
+    """Raise a UserError for labels that join others of the same column, such as ``a|b``."""
+    for text in values:
+        parts = [part.strip() for part in _SEPARATORS.split(text)]
+        if len(parts) > 1 and all(part in values for part in parts):
+            raise UserError(
+                f"{table.source}: column {label!r}: {brief(text)} looks like several labels in one "
+                f"row ({', '.join(map(brief, parts))} are labels too): a row can have one; keep "
+                "one, or name all classes with labels if this is one of them"
+            )
+
+
+def _check_written(table: Table, label: str, values: Mapping[str, int]) -> None:
+    """Raise a UserError for labels that are numbers in a spelling that is not read as one."""
+    odd = [text for text in values if _float(text) is None and _PEOPLES_NUMBER.fullmatch(text)]
+    others = sum(1 for text in values if _float(text) is None) - len(odd)
+    if odd and others <= _FEW * len(values):
+        raise UserError(
+            f"{table.source}: column {label!r}: {brief(odd[0])} may be a number or a class; write "
+            "numbers as 1234.5, or say regression=False if these are classes"
+        )
+
+
 def _finite(text: str) -> float | None:
+    value = _float(text)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _float(text: str) -> float | None:
+    """A number as files write one; Python's ``1_5`` is none, and a class may be called so."""
+    if "_" in text:
+        return None
     try:
-        value = float(text)
+        return float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
 
 
 def _same(text: str) -> Hashable:
@@ -190,6 +232,8 @@ def _same(text: str) -> Hashable:
     try:
         number = Decimal(text)
     except InvalidOperation:
+        return text
+    if "_" in text:
         return text
     return text if number.is_nan() or abs(number.adjusted()) > 400 else number
 
@@ -212,6 +256,12 @@ def _equal(values: Iterable[str]) -> dict[str, list[str]]:
 def _class_names(table: Table, label: str, groups: Mapping[str, list[str]]) -> tuple[str, ...]:
     """The classes: numbers before names, sorted."""
     where = f"{table.source}: column {label!r}"
+    if not groups:
+        place, row = next(iter(table.rows))
+        try:
+            raw_label(row.get(label))
+        except ValueError as error:
+            stop(table.source, place, f"column {label!r}: {error}")
     if len(groups) == 1:
         raise UserError(
             f"{where} holds one class only ({brief(next(iter(groups)))}): nothing to learn"
@@ -264,7 +314,7 @@ def _alike_note(names: Sequence[str]) -> tuple[str, ...]:
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(comparable(name, punctuation=True), []).append(name)
-    alike = [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
+    alike = [" and ".join(map(_told_apart, group)) for group in groups.values() if len(group) > 1]
     if not alike:
         return ()
     whole = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
@@ -273,8 +323,11 @@ def _alike_note(names: Sequence[str]) -> tuple[str, ...]:
     )
 
 
+def _told_apart(name: str) -> str:
+    """A name in quotes in which marks that nobody sees can be told."""
+    return repr(name) if unicodedata.is_normalized("NFC", name) else ascii(name)
+
+
 def _numbers_first(text: str) -> tuple[bool, float, str]:
-    with suppress(ValueError):
-        if not math.isnan(value := float(text)):
-            return (False, value, text)
-    return (True, 0.0, text)
+    value = _float(text)
+    return (True, 0.0, text) if value is None or math.isnan(value) else (False, value, text)

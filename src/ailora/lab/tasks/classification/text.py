@@ -35,6 +35,7 @@ from ailora.lab.tasks.tables.table import (
     Row,
     Table,
     missing_words,
+    quoted_values,
     stop,
     text_in,
     usable_rows,
@@ -130,7 +131,11 @@ def load_text_task(
         for part, table in tables.items()
     }
     used = (*columns.text, columns.label)
-    odd = [note for table in tables.values() for note in missing_words(table, used)]
+    odd = [
+        note
+        for table in tables.values()
+        for note in (*missing_words(table, used), *quoted_values(table, used))
+    ]
     return build_text_task(
         name_of(train),
         parts,

@@ -27,9 +27,10 @@ from ailora.lab.tasks.generation.pairs import (
     unmet_notes,
 )
 from ailora.lab.tasks.generation.text_scores import check_references, written_number
+from ailora.lab.tasks.tables.hub import load_from_hub
 from ailora.lab.tasks.tables.read import find_file, read_table
 from ailora.lab.tasks.tables.repeats import shared
-from ailora.lab.tasks.tables.sources import file_of, folder_of, load_from_hub
+from ailora.lab.tasks.tables.sources import file_of, folder_of
 from ailora.lab.tasks.tables.split import at_most, hold_out
 from ailora.lab.tasks.tables.stored import taken
 from ailora.lab.tasks.tables.table import (

@@ -47,6 +47,10 @@ _BEYOND_TEXT = {
 }
 
 
+# Keys of a turn by which trainers tell how much of it is learned; 1 and true are the whole of it.
+_WEIGHTS = ("weight", "train", "training", "loss", "train_detail", "training_detail")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Conversation(Pair):
     """One row: all turns, the last of which is the assistant's and is what is scored.
@@ -240,14 +244,16 @@ def _turn(turn: Any) -> dict[str, str]:
     """A turn by OpenAI's names or ShareGPT's, as a chat template takes it."""
     if not isinstance(turn, Mapping):
         raise ValueError(f"expected an object with role and content, got {brief(turn)}")
-    said = turn.get("role", turn.get("from"))
+    for ours, theirs in (("role", "from"), ("content", "value")):
+        if turn.get(ours) is not None and turn.get(theirs) is not None:
+            raise ValueError(f"both {ours!r} and {theirs!r}; keep one of them")
+    said = turn["role"] if turn.get("role") is not None else turn.get("from")
     if said in _TOOL_ROLES:
         raise ValueError(f"role {said!r}: tools cannot be learned here")
     if said not in _ROLES:
         raise ValueError(f"role {brief(said)}: expected {', '.join(_ROLES)}")
     _check_text_alone(turn, "key")
-    if turn.get("weight") == 0 or turn.get("train") is False:
-        raise ValueError("a turn that is not to be learned (weight 0)")
+    _check_learned(turn)
     role, name = _ROLES[said], "content" if turn.get("content") is not None else "value"
     content = turn.get(name)
     if isinstance(content, list):
@@ -257,6 +263,18 @@ def _turn(turn: Any) -> dict[str, str]:
     if role == "system" and content == "":
         return {"role": role, "content": ""}
     return {"role": role, "content": text_in({"content": content}, "content", numbers=False)}
+
+
+def _check_learned(turn: Mapping[str, Any]) -> None:
+    """Refuse a turn that is to be learned in part, or not at all, by what other trainers read."""
+    for name in _WEIGHTS:
+        value = turn.get(name)
+        if value is None or (isinstance(value, int | float) and value == 1):
+            continue
+        raise ValueError(
+            f"key {name!r} is {brief(value)}: a turn that is not to be learned (weight 0), or in "
+            "part, cannot be told from others here"
+        )
 
 
 def _check_text_alone(holder: Mapping[str, Any], what: str) -> None:

@@ -45,6 +45,12 @@ _JOINED = re.compile(
     r"|[\w)\]}]-$|-[$€£¥]$|(?<![\w.])\.$|[\u2010-\u2012\u2212\ufe63\uff0d]$|(?:^|\s)\u2013$|^\s*-\s+$"
 )
 _THOUSANDS_BEFORE = re.compile(rf"(?<![\d.,])\d{{1,3}}(?:[{_SPACES}]\d{{3}})*[{_SPACES}]$")
+# Several numbers and nothing else, of which the rule reads the last; a number in base 16 or 2.
+_SEVERAL = re.compile(
+    rf"\W*{_PLAIN}(?:\s*(?:[;&]|,\s|\bor\b|\band\b|\s)\s*[+-]?{_PLAIN})+\W*", re.IGNORECASE
+)
+_MARKED = re.compile(r"[\W_]*[A-E]\s*[).:\]]")  # an option's letter before its text
+_BASE = re.compile(r"0[xXbBoO]$")
 _LETTER = re.compile(r"(?<![^\W\d_])[A-E](?![^\W\d_])")
 
 
@@ -156,7 +162,7 @@ def _misread_number(text: str) -> str:
         return ""
     if meant is not None and abs(found - meant) > _TOLERANCE:
         return f"its rule reads {found:.12g} there, not {meant:.12g}"
-    if meant is None or (_is_part(text) and not _is_bare(text)):
+    if meant is None or (not _is_bare(text) and (_is_part(text) or _SEVERAL.fullmatch(text))):
         return f"its rule reads {found:.12g} there"
     return ""
 
@@ -168,6 +174,7 @@ def _is_part(text: str) -> bool:
     return (
         ("," in last.group() and not _THOUSANDS.fullmatch(last.group()))
         or _JOINED.search(before) is not None
+        or _BASE.search(before) is not None
         or (_has_three_digits(last.group()) and _THOUSANDS_BEFORE.search(before) is not None)
         or after[:1].isnumeric()  # a half or a square
     )
@@ -193,8 +200,13 @@ def _unboxed(text: str) -> str:
 def _misread_choice(text: str) -> str:
     """Say what `choice_of` takes a reference for, where that is no letter alone; else empty."""
     found = _CHOICE.search(text)
-    if found is None or _LETTER.match(text, found.start()):
+    if found is None:
         return ""
+    if _LETTER.match(text, found.start()):
+        others = {letter for letter in _LETTER.findall(text) if letter != found.group()}
+        if not others or _MARKED.match(text):
+            return ""
+        return f"its rule reads {found.group()!r} there, of several letters"
     return f"its rule reads the first capital from A to E, here {found.group()!r} in a word"
 
 

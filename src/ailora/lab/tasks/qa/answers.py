@@ -116,7 +116,11 @@ class QuestionScores:
 
 
 def score_questions(
-    predictions: Sequence[str], answers: Sequence[Mapping[str, Any]], *, has_unanswerable: bool
+    predictions: Sequence[str],
+    answers: Sequence[Mapping[str, Any]],
+    *,
+    has_unanswerable: bool,
+    literal: bool = False,
 ) -> QuestionScores:
     """Score each prediction against the best of its gold answers.
 
@@ -124,15 +128,26 @@ def score_questions(
         predictions: One text per question; empty for "no answer".
         answers: For each question a mapping whose ``text`` lists the gold answers.
         has_unanswerable: Score by v2.0's rules; else by v1.1's.
+        literal: Compare with right answers of which these rules leave nothing (``A``, ``the``,
+            ``?``) as they are, case and outer spaces aside. By the rules themselves any such text
+            would be as right, and none would reach an F1 of 1 in v1.1.
 
     Raises:
         ValueError: Lengths differ, or a question has no gold answer under v1.1's rules.
     """
     rule = _v2 if has_unanswerable else _v1
     golds = [row["text"] for row in answers]
-    pairs = [rule(one, gold) for one, gold in zip(predictions, golds, strict=True)]
+    pairs = [
+        _literal(one, gold) if literal and is_bare(gold) else rule(one, gold)
+        for one, gold in zip(predictions, golds, strict=True)
+    ]
     exact, f1 = np.asarray(pairs, dtype=np.float64).reshape(-1, 2).T
     return QuestionScores(exact=exact, f1=f1, has_answer=np.asarray([bool(g) for g in golds]))
+
+
+def is_bare(golds: Sequence[str]) -> bool:
+    """Whether there are right answers, and SQuAD's rules leave nothing of any of them."""
+    return bool(golds) and not any(map(normalized, golds))
 
 
 def best_threshold(margins: _Floats, answered: QuestionScores) -> float:
@@ -309,6 +324,11 @@ def _v2(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
     if not guess or normal == [""]:
         return exact, exact
     return exact, max(_overlap(guess.split(), gold.split()) for gold in normal)
+
+
+def _literal(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
+    same = float(prediction.strip().lower() in {gold.strip().lower() for gold in golds})
+    return same, same
 
 
 def _overlap(guess: Sequence[str], gold: Sequence[str]) -> float:

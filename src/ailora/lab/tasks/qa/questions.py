@@ -16,7 +16,6 @@ from typing import Any
 from datasets import Dataset, Features, Value
 
 from ailora.errors import UserError
-from ailora.lab.tasks.qa.answers import normalized
 from ailora.lab.tasks.tables.stored import dataset_of
 from ailora.lab.tasks.tables.table import (
     PLACE,
@@ -26,6 +25,7 @@ from ailora.lab.tasks.tables.table import (
     Rows,
     Table,
     brief,
+    is_blank,
     text_in,
     usable_rows,
 )
@@ -70,22 +70,19 @@ class Question:
 Placed = tuple[str, Question]  # file and line of a question, and the question
 
 
-def questions_in(
-    table: Table, report: Report, *, strict: bool = False, published: bool = False
-) -> Iterator[Placed]:
+def questions_in(table: Table, report: Report, *, strict: bool = False) -> Iterator[Placed]:
     """Yield the questions of one split, in order, each with its place.
 
-    Columns: ``question``, ``context``, ``answers`` (SQuAD's list of objects, or the hub's two
-    lists ``text`` and ``answer_start``) or ``answer`` (one text, none where empty) with or without
-    ``answer_start``; ``id`` (made of the row number if no row has one) and ``title`` if there are.
-    Where no start is given it is the first place of the text in the context.
+    Columns: ``question``, ``context``, ``answers`` (SQuAD's list of objects, the hub's two lists
+    ``text`` and ``answer_start``, or a list of texts) or ``answer`` (one text, none where empty)
+    with or without ``answer_start``; ``id`` (made of the row number if no row has one) and
+    ``title`` if there are. Where no start is given it is the first place of the text in the
+    context.
 
     Args:
         table: The rows.
         report: Told of each row of broken structure; unless it raises, the row is left out.
         strict: Whether a row with an answer that does not stand at its start is broken too.
-        published: Whether the rows are a published set's. In others a row is broken whose answers
-            SQuAD's rules leave nothing of (articles, punctuation): no prediction would score 1.
 
     Raises:
         UserError: No row is left. And what ``report`` raises.
@@ -95,8 +92,6 @@ def questions_in(
         found = _question(row)
         if strict:
             _check_placed(found)
-        if not published:
-            _check_scored(found)
         return found
 
     return usable_rows(_with_ids(table), question, report, identity=lambda found: found.id)
@@ -183,8 +178,8 @@ def _question(row: Row) -> Question:
     if row.get("is_impossible") is True and pairs:
         raise ValueError("is_impossible is true but there are answers; mend the row")
     texts, starts = [], []
-    for text, start in pairs:
-        _check_answer(text)
+    for answer, start in pairs:
+        text = _answer(answer)
         texts.append(text)
         starts.append(context.find(text) if start is None else _start(start))
     title = row.get("title")
@@ -204,14 +199,6 @@ def _check_placed(question: Question) -> None:
             raise ValueError(f"the answer {brief(text)} is not in the context at answer_start")
 
 
-def _check_scored(question: Question) -> None:
-    if question.texts and not any(map(normalized, question.texts)):
-        raise ValueError(
-            f"the right answer {brief(question.texts[0])} does not score 1 by f1: without articles "
-            "and punctuation nothing is left of it; write it otherwise"
-        )
-
-
 def _with_placed(question: Question) -> Question:
     answers = zip(question.texts, question.starts, question.placed, strict=True)
     left = [(text, start) for text, start, placed in answers if placed]
@@ -226,13 +213,15 @@ def _id(row: Row) -> str:
     return text_in(row, "id", numbers=whole)
 
 
-def _check_answer(text: Any) -> None:
-    if not isinstance(text, str) or not text.strip():
+def _answer(answer: Any) -> str:
+    """An answer as text; a number as it is written."""
+    number = isinstance(answer, int | float) and not isinstance(answer, bool)
+    if not number and (not isinstance(answer, str) or is_blank(answer)):
         raise ValueError(
-            f"an answer is {brief(text)}; expected text (a question without an answer has no "
+            f"an answer is {brief(answer)}; expected text (a question without an answer has no "
             "answers at all)"
         )
-    text_in({"answers": text}, "answers")
+    return text_in({"answers": answer}, "answers")
 
 
 def _start(start: Any) -> int:
@@ -257,6 +246,8 @@ def _raw_answers(row: Row) -> list[tuple[Any, Any]]:
         return _two_lists(found)
     if isinstance(found, list) and all(isinstance(answer, Mapping) for answer in found):
         return [(answer.get("text"), answer.get("answer_start")) for answer in found]
+    if isinstance(found, list) and all(isinstance(answer, str) for answer in found):
+        return [(answer, None) for answer in found]
     raise ValueError(
         f"'answers' is {brief(found)}; expected text and answer_start lists, or a list of objects"
     )

@@ -12,13 +12,14 @@ from typing import Any
 from datasets import Dataset
 
 from ailora.errors import UserError
+from ailora.lab.tasks.qa.answers import is_bare
 from ailora.lab.tasks.qa.questions import Learnable, is_placed, questions_in, to_dataset
 from ailora.lab.tasks.statement import Statement, columns_left_out, notes_of
+from ailora.lab.tasks.tables.hub import SplitNames
 from ailora.lab.tasks.tables.read import kind_of, read_table, read_text
 from ailora.lab.tasks.tables.repeats import case_keys, shared
 from ailora.lab.tasks.tables.sources import (
     FILES,
-    SplitNames,
     is_local,
     name_of,
     read_named_set,
@@ -228,9 +229,7 @@ def _task(
 ) -> QATask:
     parts, learned = {}, Learnable()
     for part, table in tables.items():
-        found = questions_in(
-            table, broken.report, strict=strict and part == "train", published=not source
-        )
+        found = questions_in(table, broken.report, strict=strict and part == "train")
         parts[part] = to_dataset(learned.of(found) if part == "train" else found)
     unanswerable = learned.unanswerable or any(
         not answers["text"]
@@ -250,7 +249,8 @@ def _task(
         )
     )
     train, selection, test = splits
-    leaks, read = _shared_contexts(splits), (*broken.notes(), *notes_of(tables))
+    bare = _bare(selection=selection, test=test) if source else ()
+    leaks, read = _shared_contexts(splits), (*broken.notes(), *notes_of(tables), *bare)
     notes = (*read, *left_out, *misplaced, *made, *leaks)
     log_notes(name, notes)
     return QATask(
@@ -263,6 +263,7 @@ def _task(
         notes=notes,
         has_unanswerable=unanswerable,
         places=places,
+        literal=bool(source),
         statement=Statement(
             kind="questions on texts" + (", some without an answer" if unanswerable else ""),
             source=str(source) or name,
@@ -290,6 +291,23 @@ def _misplaced(**splits: Dataset) -> tuple[str, ...]:
         )
         if count:
             notes.append(f"{name}: {count} answers not in their context at answer_start kept")
+    return tuple(notes)
+
+
+def _bare(**splits: Dataset) -> tuple[str, ...]:
+    """Say how many questions have right answers of which SQuAD's rules leave nothing."""
+    notes = []
+    for name, rows in splits.items():
+        found = [
+            answers["text"][0]
+            for (answers,) in rows_of(rows, ["answers"])
+            if is_bare(answers["text"])
+        ]
+        if found:
+            notes.append(
+                f"{name}: {len(found)} answers such as {brief(found[0])} are compared as they are, "
+                "since SQuAD's rules take away articles and punctuation"
+            )
     return tuple(notes)
 
 

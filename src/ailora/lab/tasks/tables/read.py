@@ -36,7 +36,7 @@ _CR_ONLY = (
     "file with line ends LF or CR LF"
 )
 _LARGEST_FIELD = 1 << 24  # characters; csv's own limit of 131,072 is a long document
-_DECODER = json.JSONDecoder()
+_DECODER = json.JSONDecoder(object_pairs_hook=lambda pairs: _each_once(pairs))
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -197,7 +197,7 @@ def _records(path: Path, report: Report, spread: Spread) -> Iterator[tuple[int, 
             return
         header = _checked_header(path, *first, foreign)
         for line, fields in lists:
-            if foreign or len(fields) != len(header):
+            if foreign or len(fields) != len(header) or _is_header(fields, header):
                 report(str(path), *_fault(line, fields, header, foreign))
                 foreign.clear()
             else:
@@ -249,11 +249,17 @@ def _check_separator(path: Path, line: int, names: Sequence[str]) -> None:
     )
 
 
+def _is_header(fields: list[str], header: list[str]) -> bool:
+    return len(header) > 1 and [field.strip() for field in fields] == header
+
+
 def _fault(
     line: int, fields: list[str], header: list[str], foreign: dict[int, str]
 ) -> tuple[int, str]:
     if foreign:
         return next(iter(foreign.items()))
+    if _is_header(fields, header):
+        return line, f"the header again ({', '.join(header)}); remove the line"
     return line, (
         f"{len(fields)} fields where the header has {len(header)} "
         f"({', '.join(header)}); mend the row (a tsv field holds no tab or line end)"
@@ -279,7 +285,7 @@ def _objects(path: Path, report: Report) -> Iterator[tuple[int, Row]]:
 
 def _object(line: str) -> Row:
     try:
-        value = json.loads(line)
+        value = json.loads(line, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
         if "\r" in line.strip():
             raise ValueError(_CR_ONLY) from error
@@ -287,6 +293,16 @@ def _object(line: str) -> Row:
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, got {brief(value)}")
     return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs, of which each has a name of its own."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has {twice!r} twice")
+    return found
 
 
 def _lines(path: Path, foreign: dict[int, str]) -> Iterator[str]:

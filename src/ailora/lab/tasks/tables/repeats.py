@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -82,13 +83,20 @@ def keys_of(texts: Iterable[str]) -> Keys:
 def comparable(text: str, *, punctuation: bool = False) -> str:
     """Return what two texts must have in common to count as the same: letters and digits.
 
-    With ``punctuation`` they must have the same words and punctuation too; then only case and the
-    width of spaces do not count.
+    With ``punctuation`` they must have the same words and punctuation too; then only case, the
+    width of spaces and what nobody sees (an accent in one character or two, marks without a width)
+    do not count.
     """
-    folded = text.casefold()
     if punctuation:
-        return " ".join(folded.split())
+        text = unicodedata.normalize("NFC", text.casefold())
+        seen = text if text.isascii() else "".join(filter(_is_seen, text))
+        return " ".join(seen.split()) or text.strip()
+    folded = text.casefold()
     return re.sub(r"[\W_]+", "", folded) or text
+
+
+def _is_seen(character: str) -> bool:
+    return unicodedata.category(character) != "Cf"
 
 
 def _hash(texts: Sequence[str]) -> int:

@@ -1,43 +1,29 @@
 """Where the rows of a task are: one file, several, a folder, or a data set of the hub.
 
 A folder has a file per split, ``train.csv``, or shards: ``train-00000-of-00003.parquet``, files in
-a folder ``train/``, or ``part-*`` of train alone. Hub names are ``owner/name``,
-``owner/name:config``, ``owner/name:config:split`` (the config may be empty), ``owner/name/config``
-or ``glue/cola``.
+a folder ``train/``, or ``part-*`` of train alone. What a hub name may say stands in ``tables.hub``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import datasets
 
 from ailora.errors import UserError
-from ailora.lab.tasks.tables import columnar
 from ailora.lab.tasks.tables.compressed import bare_name, file_errors
+from ailora.lab.tasks.tables.hub import SplitNames, hub_tables, is_hub_name
 from ailora.lab.tasks.tables.read import FORMS, find_file, kind_of, read_table
 from ailora.lab.tasks.tables.table import Place, Report, Row, Rows, Table
 
 Files = tuple[Path, ...]  # of one split: one file, or its shards
 Read = Callable[[Path, Report], Table]
-# For each split, the names that its file or its hub split may have.
-SplitNames = Mapping[str, tuple[str, ...]]
+# For each split, the names that its file may have.
 FILES: SplitNames = {
     "train": ("train",),
     "dev": ("dev", "validation", "valid", "val"),
     "test": ("test",),
 }
-_HUB_SPLITS: SplitNames = {
-    "train": ("train",),
-    "dev": ("validation", "validation_matched", "dev"),
-    "test": ("test", "test_matched"),
-}
-# Short names in common use for collections whose repositories have an owner.
-_COLLECTIONS = {"glue": "nyu-mll/glue", "super_glue": "aps/super_glue"}
-_HIDDEN_LABEL = -1
 _SHARD = re.compile(r"[-_.]?\d+([-_]of[-_]\d+)?")  # what follows the split's name
 # What `datasets` writes beside rows, and what is hidden.
 _NO_ROWS = re.compile(r"[._]|cache-|(dataset_info|state|dataset_dict|dataset_infos)\.json$")
@@ -58,7 +44,7 @@ def read_tables(
     Args:
         train: A file of any form that `read_table` reads; a folder with ``train.*`` and perhaps
             ``dev.*`` and ``test.*``, or shards of them; or a hub name.
-        dev: A file, or a folder of shards.
+        dev: A file, or a folder of shards; with a hub name, a split.
         test: Likewise.
         label: Column of the answers, for the hub.
         report: Told of broken rows.
@@ -67,15 +53,19 @@ def read_tables(
     Raises:
         UserError: Missing or unreadable files, and what ``report`` raises.
     """
-    given = {part: Path(file).expanduser() for part, file in (("dev", dev), ("test", test)) if file}
+    given = {part: str(file) for part, file in (("dev", dev), ("test", test)) if file}
     path = Path(train).expanduser()
     if is_local(train) or not is_hub_name(str(train)):
         files = {**(_files_in(path) if path.is_dir() else {"train": (path,)})}
-        files |= {part: shards_of(file) for part, file in given.items()}
+        files |= {part: shards_of(Path(file).expanduser()) for part, file in given.items()}
         return {part: _read_shards(shards, report, read) for part, shards in files.items()}
-    if given:
-        raise UserError(f"dev and test files go with a local train file, not with hub {train!r}")
-    return _hub_tables(str(train), label)
+    for part, file in given.items():
+        if is_local(file):
+            raise UserError(
+                f"{part}={file!r}: a file goes with a local train file, not with hub {train!r}; "
+                "name a split of that"
+            )
+    return hub_tables(str(train), label, given=given)
 
 
 def read_named_set(
@@ -112,19 +102,13 @@ def read_named_set(
             f"task {name!r} is read from local files only; give the folder that holds "
             f"{name}/train.jsonl.gz as data"
         )
-    return _hub_tables(hub, label, splits or _HUB_SPLITS, required)
+    return hub_tables(hub, label, splits=splits, required=required)
 
 
 def is_local(train: Path | str) -> bool:
     """Say whether a name means a file or folder rather than a data set of the hub."""
     path = Path(train).expanduser()
     return path.exists() or kind_of(path) is not None
-
-
-def is_hub_name(name: str) -> bool:
-    """Say whether ``name`` has the form of a hub data set: two or three parts with slashes."""
-    parts = name.split(":")[0].split("/")
-    return len(parts) in (2, 3) and all(parts) and not name.startswith((".", "~"))
 
 
 def name_of(train: Path | str) -> str:
@@ -183,31 +167,6 @@ def file_of(folder: Path, part: str, stems: Sequence[str] | None = None) -> Path
     if found is None:
         raise UserError(f"{folder} holds no {part} file; expected {part}.csv or another of {FORMS}")
     return found
-
-
-def load_from_hub(
-    repository: str, config: str | None, *, called: str, instead: str, **options: Any
-) -> Any:
-    """Call `datasets.load_dataset`.
-
-    Args:
-        repository: Owner and name.
-        config: Configuration, if it has any.
-        called: How a message calls the data set.
-        instead: What a message says the user may give instead.
-        options: Options of `datasets.load_dataset`.
-
-    Raises:
-        UserError: The hub has no such data set or cannot be reached.
-    """
-    try:
-        return datasets.load_dataset(repository, config, **options)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"cannot load {called} from the hub: {reason}; check the name and the network, "
-            f"or give {instead}"
-        ) from error
 
 
 def _files_in(
@@ -277,51 +236,3 @@ def _read_shards(files: Files, report: Report, read: Read) -> Table:
         class_names=tables[0][1].class_names,
         notes=tuple(note for _, table in tables for note in table.notes),
     )
-
-
-def _hub_tables(
-    name: str,
-    label: str,
-    names: SplitNames = _HUB_SPLITS,
-    required: Sequence[str] = ("train",),
-) -> dict[str, Table]:
-    """Load those splits of a hub data set that have labels; GLUE's tests have -1 throughout."""
-    repository, config, only = _address(name)
-    loaded = load_from_hub(repository, config, called=f"data set {name!r}", instead="local files")
-    if only is not None:
-        if only not in loaded:
-            raise UserError(
-                f"hub data set {name!r}: no split {only!r}; there are {', '.join(loaded)}"
-            )
-        return {"train": _hub_table(loaded[only], f"{name} ({only})")}
-    found = {}
-    for part, candidates in names.items():
-        split = next((candidate for candidate in candidates if candidate in loaded), None)
-        if split is not None and not _is_hidden(loaded[split], label):
-            found[part] = _hub_table(loaded[split], f"{name} ({split})")
-    for part in required:
-        if part not in found:
-            raise UserError(
-                f"hub data set {name!r} has no {part} split with labels; choose another"
-            )
-    return found
-
-
-def _address(name: str) -> tuple[str, str | None, str | None]:
-    """Repository, configuration, and the one split that is asked for; None where not said."""
-    name, _, more = name.partition(":")
-    config, _, only = more.partition(":")
-    first, *rest = name.split("/")
-    if first in _COLLECTIONS:
-        return _COLLECTIONS[first], config or "/".join(rest), only or None
-    return f"{first}/{rest[0]}", config or (rest[1] if len(rest) == 2 else None), only or None
-
-
-def _is_hidden(split: datasets.Dataset, label: str) -> bool:
-    return label in split.column_names and set(split[label][:]) == {_HIDDEN_LABEL}
-
-
-def _hub_table(split: datasets.Dataset, source: str) -> Table:
-    if split.num_rows == 0:
-        raise UserError(f"{source} has no rows: an empty split; choose another data set")
-    return columnar.table_of(split, source)

@@ -14,7 +14,7 @@ from ailora.errors import UserError
 from ailora.lab.tasks.tables import columnar
 from ailora.lab.tasks.tables.read import SQUAD_COLUMNS, header_of, kind_of, read_text, rows_in
 
-_ANSWER = "answer"
+ANSWER = "answer"
 
 
 @dataclass(kw_only=True)
@@ -56,8 +56,8 @@ def _add(path: Path, found: Survey, answers: Counter[bool]) -> None:
     if kind in columnar.SUFFIXES:
         schema = columnar.schema_of(path)
         found.rows[tuple(schema.names)] += 1
-        if _ANSWER in schema.names:
-            answers[pa.types.is_boolean(schema.field(_ANSWER).type)] += 1
+        if ANSWER in schema.names:
+            answers[pa.types.is_boolean(schema.field(ANSWER).type)] += 1
         return
     if kind == ".json" and _is_document(read_text(path)):
         found.rows[SQUAD_COLUMNS] += 1
@@ -66,11 +66,12 @@ def _add(path: Path, found: Survey, answers: Counter[bool]) -> None:
         found.rows[header_of(path)] += 1
     for _, row in rows_in(path, lambda *_: None):
         found.rows[tuple(row)] += 1
-        if row.get(_ANSWER) is not None:
-            answers[_is_flag(row[_ANSWER])] += 1
+        if row.get(ANSWER) is not None:
+            answers[is_flag(row[ANSWER])] += 1
 
 
-def _is_flag(value: Any) -> bool:
+def is_flag(value: Any) -> bool:
+    """Whether an answer is true or false, perhaps as a word."""
     if isinstance(value, str):
         return value.strip().casefold() in ("true", "false")
     return isinstance(value, bool)

@@ -6,6 +6,7 @@ all of them are left out and counted: see `BrokenRows`.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +110,42 @@ class _Words:
         self.there[word] = None
 
 
+def quoted_values(table: Table, columns: Sequence[str]) -> tuple[str, ...]:
+    """Say which of the columns hold values in quotes, as a csv file reads them no more.
+
+    A field that has quotes after a space, or one of a tsv file that was written as csv, keeps them.
+    """
+    found: dict[str, _Quoted] = {column: _Quoted() for column in columns}
+    for place, row in table.rows:
+        for column, quoted in found.items():
+            if isinstance(row.get(column), str):
+                quoted.add(place, row[column].strip())
+    return tuple(
+        f"{quoted.rows} row{'s' if quoted.rows > 1 else ''} with quotes around {column!r}, "
+        f"which are read as a part of it; the first is {_at(table.source, quoted.first)}"
+        for column, quoted in found.items()
+        if quoted.rows and (quoted.doubled or quoted.rows == quoted.texts)
+    )
+
+
+@dataclass
+class _Quoted:
+    """Values of one column that stand in quotes."""
+
+    texts: int = 0
+    rows: int = 0
+    first: Place = 0
+    doubled: bool = False
+
+    def add(self, place: Place, text: str) -> None:
+        self.texts += 1
+        if not (len(text) > 1 and text[0] == text[-1] == '"'):
+            return
+        self.first = self.first if self.rows else place
+        self.rows += 1
+        self.doubled = self.doubled or '""' in text[1:-1]
+
+
 def means_missing(text: str) -> bool:
     """Whether a text is one of the words by which pandas and others write a missing value."""
     word = text.strip()
@@ -182,7 +219,7 @@ def usable_rows(
     Raises:
         UserError: In the end, no row was left. And what ``report`` raises.
     """
-    places, name, kept = dict[str, Place](), Path(table.source).name, 0
+    places, name, kept, first = dict[str, Place](), Path(table.source).name, 0, ""
     for place, row in watched(table.rows, "checking rows", len(table.rows)):
         try:
             value = convert(row)
@@ -190,11 +227,12 @@ def usable_rows(
                 _note_id(identity(value), place, places, table.source)
         except ValueError as error:  # noqa: PERF203 - each row may be the broken one
             report(table.source, place, str(error))
+            first = first or f"; {_at(table.source, place)}: {error}"
         else:
             kept += 1
             yield _at(name, place), value
     if not kept:
-        raise UserError(f"{table.source} has no rows that can be used: an empty split")
+        raise UserError(f"{table.source} has no rows that can be used: an empty split{first}")
 
 
 def text_in(row: Row, column: str, *, numbers: bool = True) -> str:
@@ -212,7 +250,7 @@ def text_in(row: Row, column: str, *, numbers: bool = True) -> str:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if numbers and is_number and value == value:  # NaN, as pandas writes null, is no number
         return str(value)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or is_blank(value):
         raise ValueError(
             f"column {column!r}: expected text, got {brief(value)}; fill it in or drop the row"
         )
@@ -223,6 +261,14 @@ def text_in(row: Row, column: str, *, numbers: bool = True) -> str:
             f"column {column!r}: half a surrogate pair at character {error.start}; mend the text"
         ) from error
     return value
+
+
+def is_blank(text: str) -> bool:
+    """Whether there is nothing to be seen in a text: white space, marks without a width."""
+    return not any(
+        not character.isspace() and unicodedata.category(character) not in ("Cf", "Cc")
+        for character in text
+    )
 
 
 def brief(value: object) -> str:

@@ -156,7 +156,10 @@ class QuestionAnswering(Kind[QATask]):
 
     def _scores(self, said: tuple[str, ...], rows: Dataset) -> QuestionScores:
         return score_questions(
-            said, rows["answers"][:], has_unanswerable=self.task.has_unanswerable
+            said,
+            rows["answers"][:],
+            has_unanswerable=self.task.has_unanswerable,
+            literal=self.task.literal,
         )
 
     def _at_best_threshold(self, found: Found, rows: Dataset) -> Scores:
