@@ -175,9 +175,13 @@ class RunConfig:
         None, "The one of two classes that F1 is of. Default: the last."
     )
     dev: str | None = _own_files(
-        None, "File with the rows to select by; without --test they are the test rows."
+        None,
+        "File, or split of a hub data set, with the rows to select by; without --test they are the "
+        "test rows.",
     )
-    test: str | None = _own_files(None, "File with the rows to test on.")
+    test: str | None = _own_files(
+        None, "File, or split of a hub data set, with the rows to test on."
+    )
     regression: bool | None = _own_files(
         None, "Predict numbers, or classes. Default: by the labels.", off="classification"
     )
