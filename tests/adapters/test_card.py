@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from transformers.utils import hub
 
 import ailora
-from ailora import presets
+from ailora import AILoRAConfig, Role, presets
 from tests.adapters.models import tiny, trained
 
 HEADING = "## How this adapter started"
@@ -104,12 +104,23 @@ def test_one_card_for_two_adapters_names_both_starts(tmp_path: Path) -> None:
     assert second.count(HEADING) == 1 and "AILoRAConfig(r=3, " in second
 
 
-@pytest.mark.parametrize("baked", [False, True])
-def test_different_scales_of_modules_are_said_with_what_to_do(baked: bool, tmp_path: Path) -> None:
-    config = presets.ailora(2, bake_rates=baked)
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"bake_rates": True}, ""),  # one scale in the files
+        ({"bake_rates": True, "anchored": False}, "different scales"),
+        ({"roles": {"q": Role(init="minor"), "v": Role(init="minor", r=3)}}, "different ranks"),
+    ],
+)
+def test_what_differs_between_modules_is_said_with_what_to_do(
+    fields: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    config = AILoRAConfig(**{"r": 2, **fields})
     ailora.get_peft_model(tiny(), config).save_pretrained(tmp_path)
     text = (tmp_path / "README.md").read_text()
-    assert ("`ailora export` writes one scale" in text) is baked
+    assert ("modules have different" in text) is bool(said)
+    assert said in text
+    assert ("`ailora export` writes one" in text) is bool(said)
 
 
 def test_target_modules_are_saved_in_one_order_and_stay_sets_in_use(tmp_path: Path) -> None:

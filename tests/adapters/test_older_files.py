@@ -90,10 +90,13 @@ def test_it_trains_on_and_is_saved_in_the_new_format(name: str, tmp_path: Path) 
     assert marker["form"] == ("folded" if name in FOLDED else "anchored")
     assert (tmp_path / "ailora_anchor.safetensors").exists() is (name in FOLDED)
     again = ailora.load_adapter(base_of(name), tmp_path, is_trainable=True)
-    assert torch.equal(logits(again), after)
+    # One scale in the files: "options" has scales that differ by no power of two.
+    bits = 1e-6 if name == "options" else 0.0
+    torch.testing.assert_close(logits(again), after, rtol=0, atol=bits)
     left, right = dict(model.named_parameters()), dict(again.named_parameters())
     assert left.keys() == right.keys()
-    assert all(torch.equal(left[key], right[key]) for key in left)
+    for key in left:
+        torch.testing.assert_close(left[key], right[key], rtol=bits, atol=0)
 
 
 @pytest.mark.parametrize("name", ["anchored", "baked", "options"])

@@ -51,12 +51,19 @@ class StopAt(TrainerCallback):
 
 
 def run(
-    out: Path, anchored: bool, *, stop: int | None = None, resume: bool | str = False
+    out: Path,
+    anchored: bool,
+    *,
+    baked: bool = False,
+    stop: int | None = None,
+    resume: bool | str = False,
 ) -> PeftModel:
     """One run, with dropout, warm-up and decay; PEFT saves a checkpoint at step 4."""
     torch.manual_seed(11)  # Gaussian starts and the head
     dropout = 0.1 if anchored else 0.0  # beside the model's own
-    config = AILoRAConfig(r=2, anchored=anchored, lora_dropout=dropout, task_type="SEQ_CLS")
+    config = AILoRAConfig(
+        r=2, anchored=anchored, bake_rates=baked, lora_dropout=dropout, task_type="SEQ_CLS"
+    )
     model = ailora.get_peft_model(tiny(torch.float32), config)
     trainer = Trainer(
         model=model,
@@ -86,13 +93,16 @@ def end_of(out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "end/adapter_model.safetensors")
 
 
-@pytest.mark.parametrize("anchored", [True, False])
-def test_a_resumed_trainer_ends_in_the_same_bits(anchored: bool, tmp_path: Path) -> None:
-    run(tmp_path / "whole", anchored)
-    run(tmp_path / "parts", anchored, stop=KILLED)
+@pytest.mark.parametrize(("anchored", "baked"), [(True, False), (False, False), (True, True)])
+def test_a_resumed_trainer_ends_in_the_same_bits(
+    anchored: bool, baked: bool, tmp_path: Path
+) -> None:
+    """Baked rates too, whose files hold another B than trains."""
+    run(tmp_path / "whole", anchored, baked=baked)
+    run(tmp_path / "parts", anchored, baked=baked, stop=KILLED)
     whole, half = end_of(tmp_path / "whole"), end_of(tmp_path / "parts")
     assert not same(whole, half)
-    run(tmp_path / "parts", anchored, resume=True)
+    run(tmp_path / "parts", anchored, baked=baked, resume=True)
     assert same(end_of(tmp_path / "parts"), whole)
     assert any("classifier" in name for name in whole)
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import ailora
 from ailora import AILoRAConfig, Role, presets
 from ailora.errors import UserError
 from ailora.offline import export_adapter, init_files
 from tests.checkpoints.models import files, saved
-from tests.offline.models import loaded, logits
+from tests.offline.models import loaded, logits, with_adapter
 
 CONFIG = "adapter_config.json"
 MIXED = AILoRAConfig(
@@ -21,13 +22,13 @@ MIXED = AILoRAConfig(
     lora_alpha=3.0,
     roles={
         "q": Role(init="principal", r=2),
-        "k": Role(init="gaussian"),
+        "k": Role(init="gaussian", lora_alpha=6),  # the same alpha for all in the file
         "v": Role(init="minor", lr_ratio=2.0),
     },
 )
 CASES = [
     ("llama", presets.ailora(r=4), torch.float32),
-    ("llama", presets.ailora(r=4, bake_rates=True), torch.bfloat16),
+    ("llama", presets.ailora(r=4), torch.bfloat16),
     ("llama", MIXED, torch.float64),
     ("bert", presets.lora(r=4, task_type="SEQ_CLS"), torch.float32),
     ("gpt2", presets.ailora(r=4, task_type="CAUSAL_LM"), torch.float16),
@@ -46,7 +47,38 @@ def test_the_files_are_those_of_a_wrapped_and_saved_model_byte_for_byte(
     wrapped.save_pretrained(tmp_path / "saved")
     written, expected = files(tmp_path / "out"), files(tmp_path / "saved")
     assert in_order(written.pop(CONFIG)) == in_order(expected.pop(CONFIG))
+    card = expected.pop("README.md")
+    note = written.pop("README.md").decode().removeprefix(card.decode())
+    assert note.lstrip().startswith("## What to train with these files")
+    assert str(model) in note
     assert written == expected
+
+
+def test_baked_rates_reach_a_trainer_without_ailora(tmp_path: Path) -> None:
+    """It has them from the scales alone; what is trained and saved here has one scale."""
+    model, config = saved(tmp_path / "model"), presets.ailora(r=4, bake_rates=True)
+    init_files(model, tmp_path / "out", config)
+    assert json.loads((tmp_path / "out" / CONFIG).read_text())["alpha_pattern"] == {"v_proj": 32}
+    stock = with_adapter(model, tmp_path / "out", dtype=torch.float32)
+    wrapped = ailora.get_peft_model(loaded(model, dtype=torch.float32), config)
+    assert scales(stock) == scales(wrapped)
+    wrapped.save_pretrained(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / CONFIG).read_text())["alpha_pattern"] == {}
+    for folder in ("out", "saved"):
+        again = ailora.load_adapter(
+            loaded(model, dtype=torch.float32), tmp_path / folder, is_trainable=True
+        )
+        assert scales(again) == scales(wrapped)
+        ours, theirs = dict(wrapped.named_parameters()), dict(again.named_parameters())
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def scales(model: nn.Module) -> dict[str, float]:
+    return {
+        name: module.scaling["default"]  # type: ignore[index]
+        for name, module in model.named_modules()
+        if hasattr(module, "lora_A")
+    }
 
 
 def in_order(config: bytes) -> dict[str, object]:

@@ -178,6 +178,7 @@ def test_a_rank_that_is_large_enough_loses_nothing_and_zero_stays_zero() -> None
     zero = compress(LowRank(A=given.A, B=given.B * 0), 2)
     assert (zero.frobenius, zero.spectral, zero.tail) == (0, 0, 0)
     assert not zero.update.B.any()
+    assert compress(LowRank(A=given.A, B=given.B * 0), 0.9).update.rank == 1
 
 
 def test_an_exported_adapter_of_lower_rank_has_the_loss_that_the_report_says(
@@ -198,6 +199,31 @@ def test_an_exported_adapter_of_lower_rank_has_the_loss_that_the_report_says(
         assert line.frobenius > 0.01
 
 
+@pytest.mark.parametrize("share", [0.5, 0.8, 0.95])
+def test_a_share_of_the_energy_is_kept_by_the_smallest_rank_that_does(
+    tmp_path: Path, share: float
+) -> None:
+    model = ailora.get_peft_model(tiny("llama"), presets.ailora(r=6)).eval()
+    perturb(model, size=0.02)
+    model.save_pretrained(tmp_path / "adapter")
+    report = export_adapter(tmp_path / "adapter", tmp_path / "out", rank=share)
+    before, after = (read_adapter(tmp_path / name).updates for name in ("adapter", "out"))
+    whole = off = 0.0
+    for line in report.modules:
+        dW, kept = before[line.name].matrix(), after[line.name].matrix()
+        energy = torch.linalg.svdvals(dW).square()
+        assert energy[: line.rank].sum() >= (1 - 1e-12) * share * energy.sum()
+        assert energy[: line.rank - 1].sum() < share * energy.sum()
+        assert torch.linalg.matrix_rank(kept, rtol=1e-6) == line.rank
+        assert line.size == pytest.approx(float(energy.sum().sqrt()), rel=1e-9)
+        whole += float(dW.square().sum())
+        off += float((dW - kept).square().sum())
+    assert report.lost == pytest.approx((off / whole) ** 0.5, rel=1e-5, abs=1e-6)
+    assert report.lost <= (1 - share) ** 0.5
+    check_plain(tmp_path / "out", max(line.rank for line in report.modules))
+    assert len({line.rank for line in report.modules}) > 1
+
+
 def test_a_rank_above_the_servers_limit_and_whole_modules_are_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -214,7 +240,7 @@ def test_a_rank_above_the_servers_limit_and_whole_modules_are_warned_of(
 REFUSED = {
     "dora": ({"use_dora": True}, "use_dora"),
     "a start that changed the base": ({"init_lora_weights": "pissa"}, "pissa"),
-    "an embedding": ({"target_modules": ["embed_tokens", "q_proj"]}, "lora_embedding"),
+    "an embedding": ({"target_modules": ["embed_tokens", "q_proj"]}, "adapts the embedding"),
     "rows of an embedding": ({"trainable_token_indices": [1]}, "trainable_token_indices"),
 }
 
@@ -292,7 +318,8 @@ def test_a_start_with_baked_rates_has_one_scale_when_exported(tmp_path: Path) ->
     perturb(wrapped)
     wrapped.save_pretrained(tmp_path / "adapter")
     before = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert before["alpha_pattern"] == {"v_proj": 32}  # a server that reads lora_alpha alone errs
+    assert before["alpha_pattern"] == {}
+    assert wrapped.peft_config["default"].alpha_pattern == {"v_proj": 32}
     report = export_adapter(tmp_path / "adapter", tmp_path / "out")
     check_plain(tmp_path / "out", report.rank)
     old, new = (read_adapter(tmp_path / name).updates for name in ("adapter", "out"))

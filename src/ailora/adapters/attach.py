@@ -17,7 +17,7 @@ from ailora.adapters.compatibility import check_compatible, keep_gradients
 from ailora.adapters.config import AILoRAConfig, check_fields
 from ailora.adapters.factors import Block, Factor, cut, joined
 from ailora.adapters.peft_insides import LoraLayer, LoraModel
-from ailora.adapters.record import Record, Sketch, StartedConfig
+from ailora.adapters.record import Record, Sketch, StartedConfig, alpha_of
 from ailora.adapters.selection import OnWeight, Selection, make_factors, select
 from ailora.adapters.starts import STARTS, Factors
 from ailora.errors import UserError
@@ -141,10 +141,13 @@ class NewAdapter:
         config, layers = self.config, self.selection.layers
         ranks = {n: sum(one.block.width for one in layer) for n, layer in layers.items()}
         scaling = {name: layer[0].scaling for name, layer in layers.items()}
-        alphas = {name: _alpha(scaling[name], ranks[name], config) for name in layers}
+        alphas: dict[str, float] = {
+            name: alpha_of(scaling[name], ranks[name], use_rslora=config.use_rslora)
+            for name in layers
+        }
+        others = {name: alpha for name, (_, alpha) in self.selection.others.items()}
         ranks |= {name: rank for name, (rank, _) in self.selection.others.items()}
-        alphas |= {name: alpha for name, (_, alpha) in self.selection.others.items()}
-        rank, alpha = self._common(ranks), self._common(alphas)
+        rank, alpha = self._common(ranks), self._common(alphas | others)
         if config.target_parameters or not ranks:  # their rank is the config's own
             rank, alpha = config.r, config.lora_alpha or config.r
         stock = LoraConfig(
@@ -157,7 +160,10 @@ class NewAdapter:
                 "r": rank,
                 "lora_alpha": alpha,
                 "rank_pattern": self._rest("rank_pattern") | peft_insides.pattern(ranks, rank),
-                "alpha_pattern": self._rest("alpha_pattern") | peft_insides.pattern(alphas, alpha),
+                # Apart, since the files leave out those of started layers.
+                "alpha_pattern": self._rest("alpha_pattern")
+                | peft_insides.pattern(alphas, alpha, among=ranks)
+                | peft_insides.pattern(others, alpha, among=ranks),
                 "target_modules": peft_insides.selecting(self.model, list(ranks)),
                 "exclude_modules": None,
                 "fan_in_fan_out": config.fan_in_fan_out or self._all_conv1d(),
@@ -243,6 +249,7 @@ class NewAdapter:
 
     def fill(self) -> None:
         """Set every layer's factors to the start, in the dtype that PEFT gave the adapter."""
+        ratios = self.started.ratios()
         for name, chosen in self.selection.layers.items():
             layer = peft_insides.lora_layer(self.model, name)
             like = layer.lora_A[self.adapter].weight
@@ -255,6 +262,7 @@ class NewAdapter:
                 layer.out_features,
             )
             _put(layer, self.adapter, A, B, [one.block for one in chosen])
+            layer.lora_B[self.adapter].file_ratio = ratios.get(name, 1.0)
             anchors = [f.A for f, one in zip(parts, chosen, strict=True) if one.anchored]
             if anchors:
                 layer.lora_A[self.adapter].anchor = torch.cat(anchors).to(device, like.dtype)
@@ -275,12 +283,6 @@ class NewAdapter:
         folding.fold(found, record, self.adapter)
 
 
-def _alpha(scaling: float, rank: int, config: AILoRAConfig) -> int | float:
-    """An integer where it is one, as PEFT's own configs have it; rounding noise removed."""
-    alpha = scaling * (rank**0.5 if config.use_rslora else rank)
-    return round(alpha) if abs(alpha - round(alpha)) <= 1e-12 * abs(alpha) else alpha
-
-
 def _put(layer: LoraLayer, adapter: str, A: Tensor, B: Tensor, blocks: Sequence[Block]) -> None:
     sides: tuple[tuple[Any, Tensor, Literal["A", "B"]], ...] = (
         (layer.lora_A, A, "A"),
@@ -292,9 +294,10 @@ def _put(layer: LoraLayer, adapter: str, A: Tensor, B: Tensor, blocks: Sequence[
 
 @torch.no_grad()
 def put_blocks(
-    model: nn.Module, adapter: str, record: Record | None, source: str | None = None
+    model: nn.Module, adapter: str, config: StartedConfig, source: str | None = None
 ) -> None:
     """Make PEFT's plain factors those of a record; with the start that ``source`` has, if given."""
+    record, ratios = config.record, config.ratios()
     assert record is not None  # noqa: S101
     for name, blocks in record.layers.items():
         layer = peft_insides.lora_layer(model, name)
@@ -302,6 +305,7 @@ def put_blocks(
         if source is not None:
             A, B = _start_of(layer, source, record, name, A, B)
         _put(layer, adapter, A.detach(), B.detach(), blocks)
+        layer.lora_B[adapter].file_ratio = ratios.get(name, 1.0)
 
 
 def _start_of(

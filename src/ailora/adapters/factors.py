@@ -81,6 +81,8 @@ class Factor(nn.Linear):
     blocks: tuple[Block, ...]
     side: Literal["A", "B"]
     anchor: Tensor | None = None  # A0 of all anchored blocks, where steps must know it
+    file_ratio: float = 1.0  # B as it is saved over B, see `StartedConfig.for_files`
+    incoming: float | None = None  # the same of the file that is being read, where that is known
 
     @classmethod
     def over(
@@ -101,6 +103,29 @@ class Factor(nn.Linear):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         alive.add(self)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        key = f"{prefix}weight"
+        if key in state_dict:
+            ratio = self._ratio_of(state_dict[key])
+            if ratio != 1:
+                state_dict[key] = state_dict[key] / ratio
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _ratio_of(self, saved: Tensor) -> float:
+        """How many times this matrix one that is to be loaded is: a file's, or a model's own."""
+        if self.incoming is not None or self.file_ratio == 1:
+            return 1.0 if self.incoming is None else self.incoming
+        weight = self.weight.detach()
+        if saved.shape == weight.shape and not weight.is_meta:
+            for block, start in placed(self.blocks):  # B0 tells which of them it is
+                columns = slice(start + block.rank, start + block.width)
+                ours, theirs = weight[:, columns], saved[:, columns].to(weight)
+                if block.anchored and not torch.equal(theirs, ours):
+                    return self.file_ratio if torch.equal(theirs, ours * self.file_ratio) else 1.0
+        return 1.0
 
     @property
     def is_anchored(self) -> bool:

@@ -20,6 +20,7 @@ from ailora.adapters.factors import Block
 from ailora.adapters.peft_insides import from_pattern
 from ailora.adapters.record import (
     ANCHORS,
+    CONFIG,
     FORMAT,
     MARKER,
     PREFIX,
@@ -32,7 +33,6 @@ from ailora.adapters.selection import select
 from ailora.errors import UserError
 from ailora.linalg import LowRank
 
-CONFIG = "adapter_config.json"
 A_KEY, B_KEY = ".lora_A.weight", ".lora_B.weight"
 
 
@@ -235,10 +235,11 @@ def _record(adapter: AdapterFolder, stored: Mapping[str, Any]) -> Record:
         name: tuple(_block(block) for block in layer["blocks"])
         for name, layer in stored["layers"].items()
     }
+    _scaling(adapter, layers)  # they are of one adapter
     return Record(
         origin=from_json(stored["config"]),
         layers=layers,
-        scaling=_scaling(adapter, layers),
+        scaling={name: float(layer["scaling"]) for name, layer in stored["layers"].items()},
         anchors=_anchors(adapter) if stored["form"] == "folded" else {},
         sketches={key: Sketch(**sketch) for key, sketch in stored["sketches"].items()},
         within={key: float(value) for key, value in stored.get("within", {}).items()},
@@ -325,7 +326,8 @@ def marker_mismatch(adapter: AdapterFolder, record: Record) -> str | None:
     """Why the factors of a folder are not those its marker speaks of; None if they are."""
     for name, blocks in record.layers.items():
         update = adapter.updates[name]
-        why = layer_mismatch(name, update.A, update.B, blocks, record)
+        B = update.B * (update.scale / record.scaling[name])  # the scale may lie in the file's B
+        why = layer_mismatch(name, update.A, B, blocks, record)
         if why:
             return why
     return None

@@ -50,6 +50,9 @@ def load_adapter(
 ) -> PeftModel:
     """Load an adapter that ailora started, to the bit.
 
+    The files have one scale, the layers each their own; where they differ by no power of two, B is
+    right to one rounding (see `ailora.adapters.one_scale`).
+
     Stock ``PeftModel.from_pretrained`` serves for inference with anchored adapters; for training
     it would train the frozen half as well, and for folded adapters it lacks the residual base.
 
@@ -93,7 +96,7 @@ def load_adapter(
     if is_trainable:
         check_compatible(record.origin)
         keep_gradients(model)
-    config = StartedConfig.like(adapter.config, record)
+    config = StartedConfig.in_memory(adapter.config, record)
     config.loading, config.inference_mode = True, not is_trainable
     options = {
         "is_trainable": is_trainable,

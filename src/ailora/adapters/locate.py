@@ -7,8 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from ailora.adapters.folder import CONFIG
-from ailora.adapters.record import ANCHORS, MARKER, WEIGHTS
+from ailora.adapters.record import ANCHORS, CONFIG, MARKER, WEIGHTS
 from ailora.errors import UserError
 
 _FILES = (CONFIG, WEIGHTS, MARKER, ANCHORS, "README.md")  # no pickle is even downloaded

@@ -184,13 +184,19 @@ def _selects(entries: Collection[str], key: str) -> bool:
     return key in entries or any(key.endswith(f".{entry}") for entry in entries)
 
 
-def pattern(values: Mapping[str, T], common: T) -> dict[str, T]:
-    """The shortest ``rank_pattern`` or ``alpha_pattern`` that gives each module its value."""
+def pattern(
+    values: Mapping[str, T], common: T, among: Collection[str] | None = None
+) -> dict[str, T]:
+    """The shortest ``rank_pattern`` or ``alpha_pattern`` that gives each module its value.
+
+    Its keys fit no other module, of those in ``among`` if they are given.
+    """
     special: dict[T, list[str]] = {}
     for name, value in values.items():
         if value != common:
             special.setdefault(value, []).append(name)
-    return {key: value for value, names in special.items() for key in _fitting(names, values)}
+    every = values if among is None else among
+    return {key: value for value, names in special.items() for key in _fitting(names, every)}
 
 
 def _fitting(names: Iterable[str], adapted: Iterable[str]) -> list[str]:

@@ -8,7 +8,9 @@ folded adapter ``ailora_anchor.safetensors`` with A0 and B0, without which its b
 from __future__ import annotations
 
 import copy
+import json
 import logging
+import math
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -25,6 +27,7 @@ from torch import Tensor
 
 from ailora.adapters.config import AILoRAConfig, as_json
 from ailora.adapters.factors import Block, cut
+from ailora.adapters.peft_insides import from_pattern, pattern, pattern_fits
 from ailora.files import usual_mode, write_atomic, write_json
 
 logger = logging.getLogger(__name__)
@@ -33,6 +36,7 @@ FORMAT = 2
 MARKER = "ailora.json"
 ANCHORS = "ailora_anchor.safetensors"
 WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
 
 # A cast of the file to bf16 moves a sketch by about 2^-9 of its size.
@@ -50,9 +54,9 @@ _FOLDED = (
     "original base model. Load it with `ailora.load_adapter(model, dir)`, which makes that base "
     "first."
 )
-_BAKED = (
-    "Its modules have different scales (`alpha_pattern`). Servers that read one scale for all of "
-    "them (vLLM, llama.cpp) would apply it wrongly: `ailora export` writes one scale."
+_SCALES = (
+    "Its modules have different {what}. Servers that read one for all of them would apply it "
+    "wrongly: `ailora export` writes one."
 )
 
 
@@ -84,7 +88,8 @@ class Record:
     Attributes:
         origin: The config that it was started with, as the caller gave it.
         layers: The blocks of its factors, by the module's name.
-        scaling: The scale s of its factors, by the module's name.
+        scaling: The scale s of its factors in memory, by the module's name. In the files all have
+            one lora_alpha, see `StartedConfig.for_files`.
         anchors: A0 (``key.A``) and B0 (``key.B``) of each projection, if the adapter is folded.
         sketches: Sketches of the same matrices by the same keys, if it is anchored.
         within: <s B0 A0, W> of each projection by its key, if the adapter is folded: tells a weight
@@ -126,6 +131,9 @@ class Record:
         }
 
 
+_OF_ONE_USE = ("loading", "in_files", "keeps_scales")  # attributes that no other config inherits
+
+
 class StartedConfig(LoraConfig):  # type: ignore[misc]
     """The config of an adapter that was started: a stock LoraConfig of what is in its file.
 
@@ -135,6 +143,8 @@ class StartedConfig(LoraConfig):  # type: ignore[misc]
 
     record: Record | None = None
     loading: bool = False  # for `ailora.load_adapter`: its factors come from a file
+    in_files: bool = False  # made by `for_files`
+    keeps_scales: bool = False  # of files to be trained on without ailora, which need the pattern
 
     @classmethod
     def like(cls, config: LoraConfig, record: Record) -> StartedConfig:
@@ -143,10 +153,62 @@ class StartedConfig(LoraConfig):  # type: ignore[misc]
             **{item.name: copy.copy(getattr(config, item.name)) for item in fields(LoraConfig)}
         )
         for name, value in vars(config).items():  # what PEFT keeps beside its fields
-            if name not in vars(made) and name != "loading":
+            if name not in vars(made) and name not in _OF_ONE_USE:
                 setattr(made, name, value)
         made.record = record
         return made
+
+    @classmethod
+    def in_memory(cls, config: LoraConfig, record: Record) -> StartedConfig:
+        """The config to train with, of one as `for_files` wrote it."""
+        made = cls.like(config, record)
+        widths = {name: sum(b.width for b in blocks) for name, blocks in record.layers.items()}
+        alphas = {
+            name: alpha_of(record.scaling[name], width, use_rslora=made.use_rslora)
+            for name, width in widths.items()
+        }
+        made.alpha_pattern = made._other_alphas() | pattern(alphas, made.lora_alpha)
+        return made
+
+    def for_files(self) -> StartedConfig:
+        """The config of the files: one lora_alpha, for servers that read no ``alpha_pattern``.
+
+        The rest of a module's scale lies in its B there, see `ratios`. A folded adapter keeps its
+        pattern: it is of no use to a server before it is exported.
+        """
+        assert self.record is not None  # noqa: S101
+        made = copy.copy(self)
+        if not (self.record.is_folded or self.keeps_scales):
+            made.alpha_pattern = self._other_alphas()
+        made.in_files = True
+        return made
+
+    def _other_alphas(self) -> dict[str, Any]:
+        """The entries of the pattern that are of no started layer (embeddings, convolutions)."""
+        assert self.record is not None  # noqa: S101
+        return {
+            key: alpha
+            for key, alpha in (self.alpha_pattern or {}).items()
+            if not any(pattern_fits(key, name) for name in self.record.layers)
+        }
+
+    def ratios(self, files: LoraConfig | None = None) -> dict[str, float]:
+        """B in the files over B in memory, of the layers where that is not 1.
+
+        Args:
+            files: The config of the files; None takes that of `for_files`.
+        """
+        assert self.record is not None  # noqa: S101
+        files = files or self.for_files()
+        found = {}
+        for name, blocks in self.record.layers.items():
+            width = sum(block.width for block in blocks)
+            alpha = from_pattern(files.alpha_pattern, name, files.lora_alpha)
+            scale = alpha / (math.sqrt(width) if files.use_rslora else width)
+            ratio = _snapped(self.record.scaling[name] / scale)
+            if ratio != 1:
+                found[name] = ratio
+        return found
 
     def stock(self) -> LoraConfig:
         """The same without the record."""
@@ -154,6 +216,10 @@ class StartedConfig(LoraConfig):  # type: ignore[misc]
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Write the stock config, and how the adapter started if the files beside are of it."""
+        if self.record is not None and not self.in_files and _describes(Path(save_directory)):
+            # Of a script that saves the model and then its config once more.
+            self.for_files().save_pretrained(save_directory, **kwargs)
+            return
         ordered = copy.copy(self)  # the config in use keeps PEFT's sets
         sort_names(ordered)
         super(StartedConfig, ordered).save_pretrained(save_directory, **kwargs)
@@ -162,7 +228,7 @@ class StartedConfig(LoraConfig):  # type: ignore[misc]
         folder = Path(save_directory)
         if (folder / WEIGHTS).is_file():
             (folder / WEIGHTS).chmod(usual_mode())  # safetensors makes the file private
-        why = folder_mismatch(folder, self.record)
+        why = folder_mismatch(folder, self.record, self.ratios() if self.in_files else {})
         if why:
             logger.warning(
                 "%s: %s, so these files are saved as a plain LoRA, without %s", folder, why, MARKER
@@ -173,6 +239,28 @@ class StartedConfig(LoraConfig):  # type: ignore[misc]
                 unsay_start(card, self.record)
         else:
             write_record(folder, self.record)
+
+
+def alpha_of(scaling: float, rank: int, *, use_rslora: bool) -> int | float:
+    """lora_alpha: an integer where it is one, as PEFT has it; rounding noise removed."""
+    alpha = scaling * (math.sqrt(rank) if use_rslora else rank)
+    return round(alpha) if abs(alpha - round(alpha)) <= 1e-12 * abs(alpha) else alpha
+
+
+def _snapped(ratio: float) -> float:
+    """A power of two where it is one but for rounding: multiplying by it is exact."""
+    power = 2.0 ** round(math.log2(ratio))
+    return power if math.isclose(ratio, power, rel_tol=1e-12) else ratio
+
+
+def _describes(folder: Path) -> bool:
+    """Whether a config lies there that was written after the weights, with one lora_alpha."""
+    try:
+        if (folder / CONFIG).stat().st_mtime_ns < (folder / WEIGHTS).stat().st_mtime_ns:
+            return False
+        return not json.loads((folder / CONFIG).read_text(encoding="utf-8"))["alpha_pattern"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def sort_names(config: LoraConfig) -> None:
@@ -216,14 +304,19 @@ def _lines(record: Record) -> list[str]:
         _FOLDED if record.is_folded else _ANCHORED,
         f"- `{record.origin!r}`",
     ]
-    return [*lines, _BAKED] if len(set(record.scaling.values())) > 1 else lines
+    widths = {sum(block.width for block in blocks) for blocks in record.layers.values()}
+    if record.is_folded and len(set(record.scaling.values())) > 1:
+        lines.append(_SCALES.format(what="scales (`alpha_pattern`)"))
+    if len(widths) > 1:
+        lines.append(_SCALES.format(what="ranks (`rank_pattern`)"))
+    return lines
 
 
-def folder_mismatch(folder: Path, record: Record) -> str | None:
+def folder_mismatch(folder: Path, record: Record, ratios: Mapping[str, float]) -> str | None:
     """Why the weights in a folder are not what a record says; None if they are, or are not there.
 
     PEFT writes the weights just before the config. Older ones, which transformers will yet write
-    over, say nothing.
+    over, say nothing. The ratios are those of `StartedConfig.ratios`.
     """
     path = folder / WEIGHTS
     try:
@@ -236,7 +329,7 @@ def folder_mismatch(folder: Path, record: Record) -> str | None:
                 if None in names:
                     return f"the weights of {layer} are not in the file"
                 A, B = (file.get_tensor(name) for name in names)
-                why = layer_mismatch(layer, A, B, blocks, record)
+                why = layer_mismatch(layer, A, B / ratios.get(layer, 1), blocks, record)
                 if why:
                     return why
     except (OSError, SafetensorError):

@@ -14,10 +14,12 @@ from typing import Any
 import peft
 from peft import LoraConfig, PeftModel
 from torch import nn
+from transformers import PreTrainedModel
 
 from ailora.adapters import folding, peft_insides
 from ailora.adapters.attach import NewAdapter, Wanted, put_blocks
 from ailora.adapters.config import AILoRAConfig, private_copy
+from ailora.adapters.one_scale import in_one_scale, reading
 from ailora.adapters.peft_insides import (
     BaseTunerLayer,
     LoraModel,
@@ -142,7 +144,7 @@ def _inject(
         elif isinstance(config, StartedConfig):
             tuner.peft_config[adapter_name] = config
             original(tuner, model, adapter_name, *args, **kwargs)
-            put_blocks(model, adapter_name, config.record, _carrier(tuner, adapter_name, config))
+            put_blocks(model, adapter_name, config, _carrier(tuner, adapter_name, config))
         else:
             _refuse_beside_folded(tuner, model, adapter_name)
             original(tuner, model, adapter_name, *args, **kwargs)
@@ -282,15 +284,41 @@ _converting: list[PeftModel] = []
 
 
 def _save(original: Any, model: PeftModel, *args: Any, **kwargs: Any) -> None:
-    """While PEFT converts a folded adapter, it loads the start beside it for a moment."""
+    """In the files all modules have one scale.
+
+    While PEFT converts a folded adapter, it loads the start beside it for a moment.
+    """
     if kwargs.get("path_initial_model_for_weight_conversion") is None:
-        original(model, *args, **kwargs)
+        with in_one_scale(model, kwargs):
+            original(model, *args, **kwargs)
         return
     _converting.append(model)
     try:
         original(model, *args, **kwargs)
     finally:
         _converting.pop()
+
+
+def _save_with_model(original: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+    """The same where transformers saves the adapters that its own ``add_adapter`` made."""
+    if not getattr(model, "_hf_peft_config_loaded", False):
+        return original(model, *args, **kwargs)
+    with in_one_scale(model, kwargs):
+        return original(model, *args, **kwargs)
+
+
+def _load(
+    original: Any, model: PeftModel, model_id: Any, adapter_name: str, *args: Any, **kwargs: Any
+) -> Any:
+    """Files have one scale, the layers in memory each their own."""
+    config = model.peft_config.get(adapter_name)
+    if getattr(config, "record", None) is None or not config.ratios():
+        return original(model, model_id, adapter_name, *args, **kwargs)
+    names = ("subfolder", "revision", "cache_dir", "token", "local_files_only")
+    where = {name: kwargs[name] for name in names if name in kwargs}
+    files = LoraConfig.from_pretrained(model_id, **where)
+    with reading(model, adapter_name, config.ratios(files)):
+        return original(model, model_id, adapter_name, *args, **kwargs)
 
 
 _MIXED = (
@@ -339,6 +367,8 @@ def step_in() -> None:
     around(LoraModel, "add_weighted_adapter", _derive)
     around(MixedModel, "inject_adapter", _mixed)
     around(PeftModel, "save_pretrained", _save)
+    around(PreTrainedModel, "save_pretrained", _save_with_model)
+    around(PeftModel, "load_adapter", _load)
     around(PeftModel, "create_or_update_model_card", _card)
     around(PeftModel, "_upload_modified_files", _upload)
 

@@ -17,7 +17,11 @@ def export(
     adapter: Annotated[Path, typer.Argument(help="Folder of a LoRA adapter, whoever trained it.")],
     out: Annotated[Path, typer.Option(help="New folder for the adapter, or the merged model.")],
     rank: Annotated[
-        int | None, typer.Option(help="Compress every update to this rank. Default: exact.")
+        str | None,
+        typer.Option(
+            help="Compress: a rank (8), or the share of each update's energy to keep (0.95). "
+            "Default: exact."
+        ),
     ] = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Keep every update as it is, whatever its rank.")
@@ -37,21 +41,33 @@ def export(
         str | None,
         typer.Option(help="Model that the adapter is for. Default: what its files say."),
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            help="vllm, sglang or llama.cpp: refuse what it cannot read, and say how to start it."
+        ),
+    ] = None,
 ) -> None:
     """Write an adapter with one rank and scale 1, for vLLM, PEFT and others; or merge it.
 
     An adapter that ailora trained has rank 2r; --rank makes it smaller and says what that loses.
 
-    Example: `ailora export checkpoint-500 --rank 8 --out served`
+    Example: `ailora export checkpoint-500 --server vllm --out served`
     """
-    from ailora.cli.console import console, quiet_libraries, show, streaming
+    from ailora.cli.console import console, quiet_libraries, say, show, streaming
     from ailora.errors import UserError
     from ailora.offline import export_adapter, merge_adapter
+    from ailora.offline.servers import start_commands
 
     if exact and rank is not None:
         raise UserError(f"--exact and --rank {rank}: give one of them")
-    if merge is not None and base is not None:
-        raise UserError(f"--merge and --base {base}: a merged model has no base; leave --base out")
+    for option, value in (("base", base), ("server", server)):
+        if merge is not None and value is not None:
+            raise UserError(
+                f"--merge and --{option} {value}: a merged model is no adapter; leave --{option} "
+                "out"
+            )
+    kept = None if rank is None else parse_rank(rank)
     quiet_libraries()
     if merge is not None:
         with streaming() as on_progress:
@@ -59,7 +75,7 @@ def export(
                 adapter,
                 merge,
                 out,
-                rank=rank,
+                rank=kept,
                 folded_base=folded_base,
                 start=start,
                 on_progress=on_progress,
@@ -68,15 +84,50 @@ def export(
         console.print(f"model: {merged.folder}", soft_wrap=True)
         return
     exported = export_adapter(
-        adapter, out, rank=rank, folded_base=folded_base, start=start, base=base
+        adapter,
+        out,
+        rank=kept,
+        folded_base=folded_base,
+        start=start,
+        base=base,
+        server=server,
     )
-    if rank is not None:
+    if kept is not None:
         show(
             table(exported), whole=("module", "rank", "Frobenius"), drop=("tail energy", "spectral")
         )
+        console.print(f"lost of dW, all modules together: {exported.lost:.2e} (Frobenius)")
     console.print(f"adapter of rank {exported.rank}: {exported.folder}", soft_wrap=True)
     if exported.base:
         console.print(f"for the model: {exported.base}", soft_wrap=True)
+    if server is not None:
+        console.print("start it with:")
+        for line in start_commands(server, exported.folder, exported.base, exported.rank):
+            say(f"  {line}")
+
+
+def parse_rank(text: str) -> int | float:
+    """A rank, or a share between 0 and 1.
+
+    Raises:
+        UserError: it is neither.
+    """
+    from ailora.errors import UserError
+
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise UserError(
+            f"--rank {text}: give a rank (8), or the share of the energy of dW to keep, between 0 "
+            "and 1 (0.95)"
+        )
+    return share
 
 
 def table(report: ExportReport) -> Table:

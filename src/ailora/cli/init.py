@@ -29,7 +29,11 @@ def init(
     ] = False,
     anchored: Annotated[
         bool,
-        typer.Option("--anchored", help="Write only an adapter for ailora.load_adapter."),
+        typer.Option(
+            "--anchored",
+            help="Write only an adapter, for ailora.load_adapter: the model stays, so that DPO "
+            "and KTO have their reference.",
+        ),
     ] = False,
     bake_rates: Annotated[
         bool,
@@ -49,7 +53,8 @@ def init(
     """Write a starting adapter, and the residual model to train it on, without loading the model.
 
     Any PEFT trainer then trains OUT/adapter on OUT/model; `ailora export --folded-base` makes the
-    result a plain LoRA of the original model. An interrupted run goes on when called again.
+    result a plain LoRA of the original model. OUT/README.md says which training needs more (DPO
+    and KTO: the original as the reference). An interrupted run goes on when called again.
 
     Example: `ailora init meta-llama/Llama-2-7b-hf --out start --bake-rates`
     """
@@ -88,12 +93,17 @@ def next_steps(report: InitReport) -> list[str]:
     adapter = f"adapter: {report.adapter}"
     if report.model is None:
         call = f"ailora.load_adapter(model, {str(report.adapter)!r}, is_trainable=True)"
-        return [adapter, f"load it with {call}"]
+        return [
+            adapter,
+            f"load it with {call}",
+            "a trainer that loads the folder itself trains its frozen half too: see its README.md",
+        ]
     return [
         adapter,
         f"model to train it on: {report.model}",
         "afterwards: ailora export TRAINED --folded-base --out PLAIN",
-        "for DPO, IPO or KTO take --anchored: this model is no reference",
+        "for DPO, IPO or KTO name the original as ref_model, or take --anchored: see "
+        f"{report.adapter.parent / 'README.md'}",
     ]
 
 

@@ -35,6 +35,7 @@ from ailora.checkpoints.writer import OnProgress, stream
 from ailora.errors import UserError
 from ailora.files import write_atomic, write_json
 from ailora.offline.folded_weights import DTYPES, Folded, Folding, report_loss
+from ailora.offline.init_readme import anchored_uses, folded_uses
 
 PLAN = "ailora_init.json"
 
@@ -46,13 +47,6 @@ _NEEDS_THE_MODEL = (
     "target_parameters",
     "trainable_token_indices",
 )
-
-_NOTE = """
-That base is on disk as well, at `{base}`: any PEFT trainer can train this adapter there as it is.
-Afterwards `ailora export TRAINED --folded-base --out PLAIN` makes a plain LoRA of the original.
-Preference training (DPO, IPO, KTO) needs the anchored form: with the adapter off, that base is a
-residual and no reference model.
-"""
 
 # Modules that PEFT trains and saves in full for a task.
 HEADS = {"SEQ_CLS": ["classifier", "score"], **HEADS_ADDED_LATE}
@@ -88,7 +82,8 @@ def init_files(
     5 of the paper; all other tensors byte for byte) and ``out/adapter`` (a stock LoRA adapter of
     rank r that makes it the original again), for any trainer. An interrupted run goes on where it
     was when called again, and ends in the same bytes. An anchored config writes the adapter alone
-    into ``out``, as ``ailora.get_peft_model(...).save_pretrained(out)`` would.
+    into ``out``, as ``ailora.get_peft_model(...).save_pretrained(out)`` would, and with baked rates
+    the scales that modules train at as PEFT's ``alpha_pattern``, for any trainer.
 
     Args:
         model: A folder with config.json and safetensors, or a hub name.
@@ -131,7 +126,9 @@ def _init_folded(
         streamed = stream(checkpoint, target, work, folding.plan_shard, report)
         rows = [row for row in streamed if "tensor" in row]
         folders = (target / START_FOLDER, adapter)
-        _save_folded(structure, config, factors, folders, str(target.absolute()))
+        uses = folded_uses(as_recorded(checkpoint.name), str(target.absolute()))
+        _save_folded(structure, config, factors, folders, str(target.absolute()), uses)
+        write_atomic(out / "README.md", uses.lstrip())
         for folder in folders:  # where a trained adapter's config leads, and what --start is given
             write_json(folder / ORIGIN, {"base_model": as_recorded(checkpoint.name)})
         work.finish(rows)
@@ -230,7 +227,7 @@ def _save_anchored(
     model.name_or_path = base
     with seeded():
         wrapped = get_peft_model(model, config, on_progress=on_weight)
-    _save(wrapped, folder)
+    _save(wrapped, folder, note=anchored_uses(base))
 
 
 def _make_start(
@@ -272,6 +269,7 @@ def _save_folded(
     factors: Mapping[str, Factors],
     folders: Sequence[Path],
     base: str,
+    note: str,
 ) -> None:
     """Write a plain adapter with these starts for the residual model at ``base``.
 
@@ -286,7 +284,7 @@ def _save_folded(
     with seeded():
         wrapped = wrap(model, config, wanted=Wanted(factors=factors, fold=False))
     for folder in folders:
-        _save(wrapped, folder, note=_NOTE.format(base=base))
+        _save(wrapped, folder, note=note)
 
 
 def _map_head(structure: Structure, task_type: str | None) -> None:
@@ -307,9 +305,10 @@ def _map_head(structure: Structure, task_type: str | None) -> None:
             setattr(head.get_submodule(owner), last, nn.Parameter(stored, requires_grad=False))
 
 
-def _save(wrapped: PeftModel, folder: Path, note: str = "") -> None:
+def _save(wrapped: PeftModel, folder: Path, note: str) -> None:
+    for config in wrapped.peft_config.values():
+        config.keeps_scales = True  # a trainer without ailora has its rates from them
     with whole_folder(folder) as temporary:
         wrapped.save_pretrained(str(temporary))
-        if note:
-            readme = temporary / "README.md"
-            write_atomic(readme, readme.read_text(encoding="utf-8") + note)
+        readme = temporary / "README.md"
+        write_atomic(readme, readme.read_text(encoding="utf-8") + note)

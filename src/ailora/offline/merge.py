@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ailora.adapters.folder import CONFIG, AdapterFolder
-from ailora.adapters.record import WEIGHTS
+from ailora.adapters.folder import AdapterFolder
+from ailora.adapters.record import CONFIG, WEIGHTS
 from ailora.checkpoints import Checkpoint, Structure, open_checkpoint
 from ailora.checkpoints.checkpoint import START_FOLDER, opened
 from ailora.checkpoints.header import FLOATS, Header
@@ -28,10 +28,11 @@ from ailora.checkpoints.writer import (
 )
 from ailora.errors import UserError
 from ailora.files import sha256_of, write_json
-from ailora.offline.export import plain_updates, refuse_residual
-from ailora.offline.plain_lora import read_plain
+from ailora.linalg import LowRank
+from ailora.offline.export import Rank, plain_updates, refuse_residual
+from ailora.offline.plain_lora import base_copies, read_plain, without_copies
 from ailora.offline.residual import is_residual, warn_if_moved
-from ailora.offline.whole_modules import fitting_structure, place_whole_modules
+from ailora.offline.whole_modules import fitting_structure, place_whole_modules, stored_value
 
 PLAN = "ailora_merge.json"
 
@@ -68,7 +69,7 @@ def merge_adapter(
     model: str | Path,
     out: Path,
     *,
-    rank: int | None = None,
+    rank: Rank | None = None,
     folded_base: bool = False,
     start: Path | None = None,
     on_progress: OnProgress | None = None,
@@ -83,7 +84,7 @@ def merge_adapter(
         adapter: Folder of a stock LoRA adapter.
         model: Folder or hub name of the model to merge into.
         out: A new or empty folder, or that of the same call interrupted.
-        rank: Compress the updates to this rank first.
+        rank: Compress the updates first, as in `ailora.offline.export.export_adapter`.
         folded_base: As in `ailora.offline.export.export_adapter`; ``model`` is then the original.
         start: As in `ailora.offline.export.export_adapter`.
         on_progress: Called with what is being done, how much of it is done, and of how much.
@@ -95,7 +96,9 @@ def merge_adapter(
     checkpoint = open_checkpoint(model)
     _check_form(read, checkpoint, folded_base)
     plain, _ = plain_updates(read, rank, folded_base, start, checkpoint.folder)
-    merging = _Merging(fitting_structure(checkpoint, plain), plain)
+    structure = fitting_structure(checkpoint, plain)
+    _check_copies(structure, plain)
+    merging = _Merging(structure, _with_heads(structure, without_copies(plain)))
     plan = {
         "model": fingerprint(checkpoint),
         "adapter": [sha256_of(adapter / name) for name in (CONFIG, WEIGHTS)],
@@ -179,6 +182,44 @@ def _check_form(adapter: AdapterFolder, checkpoint: Checkpoint, folded_base: boo
         refuse_residual(adapter)
 
 
+def _check_copies(structure: Structure, adapter: AdapterFolder) -> None:
+    """Raise a UserError if the base that an adapter carries a copy of is another than the model."""
+    for key in sorted(base_copies(adapter)):
+        copy, parameter = adapter.whole[key], key.replace(".base_layer.", ".")
+        stored = stored_value(structure, parameter)
+        if stored.shape != copy.shape or not torch.equal(stored.to(copy.dtype), copy):
+            raise UserError(
+                f"{adapter.folder}: was trained on a model with another {parameter} (shape "
+                f"{tuple(copy.shape)}, here {tuple(stored.shape)}): its vocabulary was resized, or "
+                "it is another model; save that model and merge into it"
+            )
+
+
+def _with_heads(structure: Structure, adapter: AdapterFolder) -> AdapterFolder:
+    """The factors of an output layer tied to the embeddings as its whole weight, which unties it.
+
+    Raises:
+        UserError: the model does not have the weight that they are of.
+    """
+    model: Any = structure.model
+    updates, whole = dict(adapter.updates), dict(adapter.whole)
+    for name, update in adapter.updates.items():
+        if model.get_submodule(name) is model.get_output_embeddings() and structure.sharer(name):
+            weight = stored_value(structure, f"{name}.weight")
+            _check_shape(name, update, weight.shape)
+            whole[f"{name}.weight"] = weight.double() + update.matrix()
+            del updates[name]
+    return replace(adapter, updates=updates, whole=whole)
+
+
+def _check_shape(module: str, update: LowRank, shape: Sequence[int]) -> None:
+    if tuple(shape) != update.shape:
+        raise UserError(
+            f"the adapter's update of {module} is {update.shape}, where the model's weight is "
+            f"{tuple(shape)}; name the model that it was made for"
+        )
+
+
 def _stored_weight(structure: Structure, adapter: AdapterFolder, module: str) -> str:
     """Name of the stored tensor that a module's update is added to."""
     update = adapter.updates[module]
@@ -196,11 +237,7 @@ def _stored_weight(structure: Structure, adapter: AdapterFolder, module: str) ->
         )
     name = structure.tensor_of(parameter)
     shape = structure.checkpoint.entry(name).shape
-    if (shape[::-1] if structure.is_transposed(module) else shape) != update.shape:
-        raise UserError(
-            f"the adapter's update of {module} is {update.shape}, where the model's weight is "
-            f"{shape}; name the model that it was made for"
-        )
+    _check_shape(module, update, shape[::-1] if structure.is_transposed(module) else shape)
     return name
 
 

@@ -46,6 +46,11 @@ def read_plain(folder: Path) -> AdapterFolder:
         UserError: there is none, it is broken, no LoRA, holds NaN, or does more than that.
     """
     adapter = read_adapter(folder)
+    # With bias="all", PEFT saves the biases of whole modules under two more names that it never
+    # reads: those of what was trained, and those that lay there unused.
+    unread = (".modules_to_save.", ".original_module.")
+    whole = {k: v for k, v in adapter.whole.items() if not any(part in k for part in unread)}
+    adapter = replace(adapter, whole=whole)
     config = adapter.config
     for name in _NOT_PLAIN:
         if getattr(config, name, None):
@@ -68,17 +73,35 @@ def _check_whole(adapter: AdapterFolder) -> None:
     """Every tensor stored in full must be of ``modules_to_save``, or a trained bias."""
     config, whole = adapter.config, adapter.whole
     inside = {key for key in whole if _is_saved(key, config.modules_to_save or ())}
+    inside |= base_copies(adapter)
     for key in sorted(whole, key=lambda key: "lora_" not in key):  # these say most
         biased = config.bias != "none" and key.endswith(".bias")
         # ensure_weight_tying stores the tied module as well, which modules_to_save does not name.
         tied = config.ensure_weight_tying and any(
             torch.equal(whole[key], whole[other]) for other in inside
         )
+        if ".lora_embedding_" in key:
+            raise UserError(
+                f"{adapter.folder / WEIGHTS}: adapts the embedding {key.partition('.lora_')[0]}, "
+                "where only linear layers can be exported or merged; load it with PEFT and use "
+                "merge_and_unload"
+            )
         if "lora_" in key or not (biased or tied or key in inside):
             raise UserError(
                 f"{adapter.folder / WEIGHTS}: holds {key!r}, which is neither a factor of a linear "
                 "layer nor part of modules_to_save; load the adapter with PEFT instead"
             )
+
+
+def base_copies(adapter: AdapterFolder) -> set[str]:
+    """The base's own weights of adapted layers, which PEFT saves beside factors of ``lm_head``."""
+    return {f"{name}.base_layer.weight" for name in adapter.updates} & adapter.whole.keys()
+
+
+def without_copies(adapter: AdapterFolder) -> AdapterFolder:
+    """The adapter without `base_copies`."""
+    copies = base_copies(adapter)
+    return replace(adapter, whole={k: v for k, v in adapter.whole.items() if k not in copies})
 
 
 def _is_saved(key: str, modules: Sequence[str]) -> bool:

@@ -74,7 +74,7 @@ def place_whole_modules(structure: Structure, adapter: AdapterFolder) -> WholeMo
         if _is_one_value(names, new):
             values = dict.fromkeys(stored or names[:1], next(iter(new.values())))
         else:
-            values = dict.fromkeys(names, _stored_value(structure, names)) | new
+            values = dict.fromkeys(names, stored_value(structure, *names)) | new
             untied = True
         for name, value in values.items():
             if name in stored:
@@ -137,9 +137,14 @@ def _is_one_value(names: list[str], new: Mapping[str, Tensor]) -> bool:
     return len(new) == len(names) and all(torch.equal(first, value) for value in new.values())
 
 
-def _stored_value(structure: Structure, names: list[str]) -> Tensor:
-    """The checkpoint's value of a parameter with these names."""
-    name = next((name for name in names if name in structure.stored), names[0])
+def stored_value(structure: Structure, *names: str) -> Tensor:
+    """The checkpoint's value of a parameter with these names, or with one that is tied to them.
+
+    Raises:
+        UserError: it is not stored, or in another form.
+    """
+    tied = next((found for found in _tied(structure) if names[0] in found), [])
+    name = next((name for name in (*names, *tied) if name in structure.stored), names[0])
     return structure.checkpoint.tensor(structure.tensor_of(name))
 
 
