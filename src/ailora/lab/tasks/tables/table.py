@@ -182,7 +182,7 @@ def usable_rows(
     Raises:
         UserError: In the end, no row was left. And what ``report`` raises.
     """
-    places, name, kept = dict[str, Place](), Path(table.source).name, 0
+    places, name, kept = dict[str, Place](), str(Path(*Path(table.source).parts[-2:])), 0
     for place, row in watched(table.rows, "checking rows", len(table.rows)):
         try:
             value = convert(row)
