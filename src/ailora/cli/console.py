@@ -56,8 +56,11 @@ def show(table: Table, *, whole: Collection[str], drop: Sequence[str] = ()) -> N
     console.print(Fitted(table, whole=whole, drop=drop), crop=False)
 
 
-def progress() -> Progress:
-    """A bar with the time passed and the time left; nothing where output goes to a file."""
+def progress(*, transient: bool = False) -> Progress:
+    """A bar with the time passed and the time left; nothing where output goes to a file.
+
+    A ``transient`` one is gone once it is done.
+    """
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -67,6 +70,7 @@ def progress() -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console,
+        transient=transient,
         disable=not console.is_terminal,
     )
 

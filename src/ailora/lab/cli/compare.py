@@ -54,7 +54,8 @@ def compare(
 
     All share the order of the rows, the head's start and the budget; only the factors' start and
     the roles' rates differ. Runs that are finished in --out are not run again. Of 'movies', 640
-    rows are trained on and 400 scored, unless --limit and --eval-limit say otherwise.
+    rows are trained on and 400 scored, unless --limit and --eval-limit say otherwise. `ailora data`
+    takes a look at a file first.
 
     Examples: `ailora compare` · `ailora compare --lr 1e-3,2e-3,4e-3,8e-3 --seeds 0,1,2,3,4` ·
     `ailora compare --task reviews.csv --text body --label stars`

@@ -12,7 +12,7 @@ from ailora.cli.endings import one_line
 from ailora.cli.main import app
 from ailora.cli.main import main as run
 from ailora.errors import UserError
-from ailora.lab.cli import analyze, compare, paper, params, report, runs, score, sweep, train
+from ailora.lab.cli import analyze, compare, data, paper, params, report, runs, score, sweep, train
 
 _SAME = "what is finished is kept in {out}, and the same command goes on from there"
 # What a command that is stopped leaves, and how to go on.
@@ -60,7 +60,7 @@ def _is_installed(name: str) -> bool:
 
 
 for command in (
-    *(compare.compare, train.train, score.score, sweep.sweep, runs.runs, report.report),
+    *(compare.compare, train.train, data.data, score.score, sweep.sweep, runs.runs, report.report),
     *(paper.paper, analyze.analyze, params.params),
 ):
     checked = one_line(laboratory(command), KEPT.get(command.__name__, ""))

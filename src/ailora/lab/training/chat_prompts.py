@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -14,6 +14,13 @@ from ailora.lab.training.generate import IGNORED
 
 Turns = Sequence[Mapping[str, str]]
 _MARKED = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+
+
+class Whole(NamedTuple):
+    """Tokens of a conversation and their labels, before it is cut."""
+
+    ids: list[int]
+    labels: list[int]
 
 
 class ChatPrompts:
@@ -63,11 +70,28 @@ class ChatPrompts:
             UserError: The template refuses the turns or does not tell the answers' tokens, or no
                 token of an answer is left within ``max_length``.
         """
+        return self.kept(self.whole(messages, first_learned))
+
+    def whole(self, messages: Turns, first_learned: int = 0) -> Whole:
+        """All tokens of a conversation, and their labels, before it is cut.
+
+        Raises:
+            UserError: The template refuses the turns or does not tell the answers' tokens.
+        """
         ids = self._tokens(messages)
         labels = ids
         if self.on_answer:
             learned = self._learned(messages, ids, first_learned)
             labels = [token if own else IGNORED for token, own in zip(ids, learned, strict=True)]
+        return Whole(ids, labels)
+
+    def kept(self, whole: Whole) -> dict[str, list[int]]:
+        """The columns of `example`.
+
+        Raises:
+            UserError: No token of an answer is left within ``max_length``.
+        """
+        ids, labels = whole
         kept = slice(self.max_length)
         if set(labels[kept]) <= {IGNORED}:
             raise UserError(

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,15 @@ Tokens = Sequence[int]
 OnGenerated = Callable[[int, int], None]  # prompts answered, prompts in all
 
 
+class Uncut(NamedTuple):
+    """Tokens of each row's prompt and answer, and whether a prompt is cut to learn or to answer."""
+
+    prompt: list[int]
+    answer: list[int]
+    cut_to_learn: list[bool]
+    cut_to_answer: list[bool]
+
+
 class Prompts(ABC):
     """What a model reads of a row; a source that is too long loses its end."""
 
@@ -33,6 +42,10 @@ class Prompts(ABC):
     @abstractmethod
     def example(self, source: str, target: str) -> dict[str, list[int]]:
         """Columns ``input_ids``, ``attention_mask`` and ``labels`` of a row to learn from."""
+
+    @abstractmethod
+    def lengths(self, sources: list[str], targets: list[str]) -> Uncut:
+        """Count the tokens of rows before anything is cut."""
 
 
 class EncoderPrompts(Prompts):
@@ -59,6 +72,13 @@ class EncoderPrompts(Prompts):
         ids = self.prompt(source)
         labels = self.tokenizer(text_target=target)["input_ids"]
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
+
+    def lengths(self, sources: list[str], targets: list[str]) -> Uncut:
+        """Tokens of source and target, each with its special tokens."""
+        prompt = list(map(len, self.tokenizer(sources)["input_ids"]))
+        answer = list(map(len, self.tokenizer(text_target=targets)["input_ids"]))
+        cut = [tokens > self.max_length for tokens in prompt]
+        return Uncut(prompt, answer, cut, cut)
 
 
 class DecoderPrompts(Prompts):
@@ -118,6 +138,25 @@ class DecoderPrompts(Prompts):
         hidden = [IGNORED] * len(prompt) if self.on_answer else prompt
         ids = prompt + answer
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": hidden + answer}
+
+    def lengths(self, sources: list[str], targets: list[str]) -> Uncut:
+        """Tokens of the filled template with the start, and of the target with the end token."""
+        filled = [self.before + source + self.after for source in sources]
+        prompt = [len(self.start) + count for count in self._counts(filled)]
+        answer = [count + 1 for count in self._counts(targets)]
+        over = [False] * len(sources)
+        if self.max_source is not None:
+            over = [count > self.max_source for count in self._counts(sources)]
+        most = self.max_length
+        return Uncut(
+            prompt,
+            answer,
+            [o or p + a > most for o, p, a in zip(over, prompt, answer, strict=True)],
+            [o or p > most for o, p in zip(over, prompt, strict=True)],
+        )
+
+    def _counts(self, texts: list[str]) -> Iterator[int]:
+        return map(len, self.tokenizer(texts, add_special_tokens=False)["input_ids"])
 
     def _within(self, source: str, room: int) -> list[int]:
         room -= len(self.start)

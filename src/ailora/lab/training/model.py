@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     set_seed,
@@ -37,18 +38,37 @@ def load_pretrained(
     Raises:
         UserError: No such model, or one that cannot be loaded so.
     """
+    config, tokenizer = load_tokenizer(name, **head)
+    with named_in_errors(name):
+        set_seed(seed)
+        model, loaded = model_class.from_pretrained(
+            resolve(name),
+            config=config,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **SAFE,
+        )
+        _check_loaded(model, loaded)
+    _give_padding(model, tokenizer)
+    return model, tokenizer
+
+
+def load_tokenizer(name: str, **head: Any) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
+    """Load a model's config and tokeniser, and none of its weights.
+
+    Args:
+        name: As for `load_pretrained`.
+        head: Fields of the config that decide the model's head.
+
+    Raises:
+        UserError: No such model, or its tokeniser knows no words.
+    """
     path = resolve(name)
     with named_in_errors(name):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False, **head)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         _check_knows_words(tokenizer)
-        set_seed(seed)
-        model, loaded = model_class.from_pretrained(
-            path, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **SAFE
-        )
-        _check_loaded(model, loaded)
-    _give_padding(model, tokenizer)
-    return model, tokenizer
+    return config, tokenizer
 
 
 def _check_knows_words(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -62,10 +82,10 @@ def _check_knows_words(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def check_length(
-    max_length: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    max_length: int, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     """Raise a UserError if rows of ``max_length`` tokens are longer than the model can read."""
-    known = (tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
+    known = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None))
     longest = min(length for length in known if length is not None)
     if max_length > longest:
         raise UserError(

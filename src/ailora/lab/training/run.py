@@ -124,7 +124,7 @@ def _write_beginning(
 def _prepare(kind: Kind[Any]) -> tuple[nn.Module, PreTrainedTokenizerBase, dict[str, Any]]:
     """Adapted model and tokeniser, with what was measured on the way."""
     base, tokenizer = kind.load()
-    check_length(kind.max_length, base, tokenizer)
+    check_length(kind.max_length, base.config, tokenizer)
     batch = _few(kind, base, tokenizer)
     before = outputs_on(base, batch)
     began = time.perf_counter()

@@ -66,7 +66,7 @@ def score(
             "trained; give a run to score"
         )
     model, tokenizer = kind.load()
-    check_length(kind.max_length, model, tokenizer)
+    check_length(kind.max_length, model.config, tokenizer)
     if adapter is not None:
         model = methods.load(model, adapter)
     with tempfile.TemporaryDirectory() as scratch:

@@ -14,7 +14,7 @@ import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ailora.errors import UserError, instead
@@ -259,7 +259,7 @@ def answer_of(metric: str, text: str) -> Any:
     return _ANSWERS.get(metric, str.strip)(text)
 
 
-def commonest(metric: str, references: Sequence[str]) -> str | None:
+def commonest(metric: str, references: Iterable[str]) -> str | None:
     """The commonest right answer as a text; None for ROUGE, or where no answer is found.
 
     Answers are the same if the metric takes them so: "the answer is 5" and "5" by ``number``.

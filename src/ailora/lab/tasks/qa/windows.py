@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset, Features, Value, concatenate_datasets
@@ -51,32 +51,68 @@ def make_windows(
     Raises:
         UserError: The tokeniser is not a fast one, or the stride leaves no room for the question.
     """
-    if not tokenizer.is_fast:
-        raise UserError(
-            f"{type(tokenizer).__name__} is not a fast tokenizer, so it cannot tell where in a "
-            "context an answer stands; choose a model with a tokenizer.json"
-        )
     room = _room_for_question(tokenizer, max_length, stride)
     questions, cut = _fitting(rows["question"][:], tokenizer, room)
     if cut:
         _log.warning("%d of %d questions cut to %d tokens", cut, len(rows), room)
+    cutting = _cutting(max_length, stride)
     parts = []
     for begin in range(0, len(rows), _ROWS_AT_ONCE):
         batch = rows[begin : begin + _ROWS_AT_ONCE]
         encoded = tokenizer(
             questions[begin : begin + _ROWS_AT_ONCE],
             batch["context"],
-            truncation="only_second",
-            max_length=max_length,
-            stride=stride,
-            return_overflowing_tokens=True,
             return_offsets_mapping=True,
+            **cutting,
         )
         parts.append(_dataset(encoded, batch, begin, tokenizer))
     return concatenate_datasets(parts)
 
 
+class Windows(NamedTuple):
+    """Of each row: tokens of question and context, number of windows, whether a question is cut."""
+
+    question: list[int]
+    context: list[int]
+    windows: list[int]
+    cut: list[bool]
+
+
+def count_windows(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, *, max_length: int, stride: int
+) -> Windows:
+    """Count what `make_windows` makes of rows; for its arguments and errors see there."""
+    room = _room_for_question(tokenizer, max_length, stride)
+    plain = {"add_special_tokens": False, "return_attention_mask": False}
+    whole, contexts = list(rows["question"]), list(rows["context"])
+    questions, _ = _fitting(whole, tokenizer, room)
+    found = tokenizer(questions, contexts, **_cutting(max_length, stride))
+    windows = np.bincount(found["overflow_to_sample_mapping"], minlength=len(rows))
+    lengths = list(map(len, tokenizer(whole, **plain)["input_ids"]))
+    return Windows(
+        question=lengths,
+        context=list(map(len, tokenizer(contexts, **plain)["input_ids"])),
+        windows=windows.tolist(),
+        cut=[length > room for length in lengths],
+    )
+
+
+def _cutting(max_length: int, stride: int) -> dict[str, Any]:
+    """How contexts are cut into windows, as a tokeniser takes it."""
+    return {
+        "truncation": "only_second",
+        "max_length": max_length,
+        "stride": stride,
+        "return_overflowing_tokens": True,
+    }
+
+
 def _room_for_question(tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int) -> int:
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{type(tokenizer).__name__} is not a fast tokenizer, so it cannot tell where in a "
+            "context an answer stands; choose a model with a tokenizer.json"
+        )
     room: int = (max_length - tokenizer.num_special_tokens_to_add(pair=True) - stride) // 2
     if room < 1:
         raise UserError(

@@ -219,7 +219,8 @@ def usable_rows(
     Raises:
         UserError: In the end, no row was left. And what ``report`` raises.
     """
-    places, name, kept, first = dict[str, Place](), Path(table.source).name, 0, ""
+    places, kept, first = dict[str, Place](), 0, ""
+    name = str(Path(*Path(table.source).parts[-2:]))
     for place, row in watched(table.rows, "checking rows", len(table.rows)):
         try:
             value = convert(row)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, ClassVar, Generic, TypeVar
@@ -11,11 +11,18 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 from datasets import Dataset
-from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import (
+    EvalPrediction,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+)
 from transformers.trainer_utils import PredictionOutput
 
 from ailora.lab.settings import RunConfig
 from ailora.lab.tasks import Task
+from ailora.lab.training.model import check_length, load_tokenizer
 
 T = TypeVar("T", bound=Task)
 Scores = dict[str, float]
@@ -60,6 +67,21 @@ class Scored:
         return cls(metrics=metrics, by_group=by_group, outputs=outputs)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """Tokens of some rows before anything is cut.
+
+    Attributes:
+        parts: Number for each row, by what is counted: ``text``, or ``prompt`` and ``answer``.
+        cut: Whether training, or asking, reads a row without some of its tokens.
+        refused: Why a row cannot be learned, by its place among the rows.
+    """
+
+    parts: Mapping[str, Sequence[int]]
+    cut: Sequence[bool]
+    refused: Mapping[int, str] = field(default_factory=dict)
+
+
 class Kind(ABC, Generic[T]):
     """One task and one run's settings, from rows to a model's scores.
 
@@ -70,7 +92,7 @@ class Kind(ABC, Generic[T]):
     subclass says, in the order in which a run asks:
 
     - which model is loaded: `load`, ``new_head``
-    - what it reads: `encode`, `collator`, ``usual_length``
+    - what it reads: `settle`, `encode`, `lengths`, `collator`, ``usual_length``
     - what training watches: `monitored`, ``greater_is_better``, `scorer`
     - what it answers and scores in the end: `final`, `majority`
     - what is shown of that: the records in `Scored.outputs`, `class_names`
@@ -108,6 +130,50 @@ class Kind(ABC, Generic[T]):
 
         Raises:
             UserError: No such model, or one that does not fit the task.
+        """
+
+    @property
+    def model_name(self) -> str:
+        """Name of the base model."""
+        return self.config.model
+
+    def settle(self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Check and set what depends on the model's config and tokeniser, before `encode`.
+
+        Raises:
+            UserError: The model does not fit the task or the settings.
+        """
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokeniser, as `load` gives it, without the model.
+
+        Raises:
+            UserError: As `load`; or the model cannot read ``max_length`` tokens.
+        """
+        config, tokenizer = load_tokenizer(self.model_name)
+        self.settle(config, tokenizer)
+        check_length(self.max_length, config, tokenizer)
+        return tokenizer
+
+    @abstractmethod
+    def lengths(
+        self,
+        rows: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        learned: bool = True,
+        first: int = 1,
+    ) -> Lengths:
+        """Tokens of some rows, counted as `encode` makes them.
+
+        Args:
+            rows: A few of them: they are held in memory.
+            tokenizer: As `load_tokenizer` or `load` gives it.
+            learned: Whether the rows' answers are learned or only asked for.
+            first: Number of the first row in its split, for messages.
+
+        Raises:
+            UserError: As `encode`.
         """
 
     @abstractmethod

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ailora.errors import UserError
 from ailora.lab.settings import RunConfig
 from ailora.lab.tasks import ChatTask
 from ailora.lab.training.chat_prompts import ChatPrompts
-from ailora.lab.training.generate import end_tokens
+from ailora.lab.training.generate import IGNORED, end_tokens
+from ailora.lab.training.kinds.base import Lengths
 from ailora.lab.training.kinds.generation import Columns, Generation, Row
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,11 @@ class Chat(Generation):
     def __init__(self, task: ChatTask, config: RunConfig) -> None:
         super().__init__(task, config)
         self._asked: dict[int, tuple[Dataset, list[list[int]]]] = {}  # by id of the rows; held here
+        if config.max_source_tokens:
+            raise UserError(
+                f"max_source_tokens={config.max_source_tokens}: conversations are cut by "
+                "max_length alone; leave it out"
+            )
 
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """A decoder whose tokeniser has a chat template, after a look at all rows to be answered.
@@ -37,12 +43,19 @@ class Chat(Generation):
             UserError: As `Generation.load`; an encoder-decoder, no chat template, or one that
                 refuses a row of selection or test.
         """
-        if self.config.max_source_tokens:
-            raise UserError(
-                f"max_source_tokens={self.config.max_source_tokens}: conversations are cut by "
-                "max_length alone; leave it out"
-            )
         model, tokenizer = super().load()
+        for rows in (self.task.selection, self.task.test):
+            self.prompts_of(rows, tokenizer)
+        self._check_end(model, tokenizer)
+        return model, tokenizer
+
+    def settle(self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        """As `Generation.settle`, and the chat template.
+
+        Raises:
+            UserError: As there; an encoder-decoder, or no chat template.
+        """
+        super().settle(config, tokenizer)
         name = self.config.model
         if not self._writes_only:
             raise UserError(
@@ -56,10 +69,38 @@ class Chat(Generation):
                 f"model {name!r}: its tokenizer has no chat template, which conversations go "
                 'into; give a jinja file (chat_template="FILE") or a model trained to chat'
             )
-        for rows in (self.task.selection, self.task.test):
-            self.prompts_of(rows, tokenizer)
-        self._check_end(model, tokenizer)
-        return model, tokenizer
+
+    def lengths(
+        self,
+        rows: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        learned: bool = True,
+        first: int = 1,
+    ) -> Lengths:
+        """Tokens of whole conversations and of what is learned of them; or of prompts alone."""
+        prompts = self._chat_prompts(tokenizer)
+        if not learned:
+            asked = self._prompts_in(rows, prompts, first)
+            counts = list(map(len, asked))
+            return Lengths(parts={"prompt": counts}, cut=[n > self.max_length for n in counts])
+        whole, own, refused = [], [], {}
+        for number, row in enumerate(rows):
+            try:
+                found = prompts.whole(row["messages"], row["first_learned"])
+                prompts.kept(found)
+            except UserError as error:  # noqa: PERF203 - each row may be the one
+                refused[number] = self._refused(first + number, error)
+                whole.append(0)
+                own.append(0)
+            else:
+                whole.append(len(found.ids))
+                own.append(sum(label != IGNORED for label in found.labels))
+        return Lengths(
+            parts={"conversation": whole, "learned": own},
+            cut=[count > self.max_length for count in whole],
+            refused=refused,
+        )
 
     def examples(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[Row], Columns]:
         """Tokens of a whole conversation; see `ChatPrompts.example` for what is refused."""
@@ -75,12 +116,7 @@ class Chat(Generation):
         if id(rows) in self._asked:
             return self._asked[id(rows)][1]
         prompts = self._chat_prompts(tokenizer)
-        found = []
-        for number, messages in enumerate(rows["messages"], start=1):
-            try:
-                found.append(prompts.prompt(messages))
-            except UserError as error:  # noqa: PERF203 - each row may be the broken one
-                raise UserError(f"{self.task.name}, row {number}: {error}") from error
+        found = self._prompts_in(rows, prompts)
         long = sum(len(prompt) > self.max_length for prompt in found)
         if long:
             logger.warning(
@@ -89,6 +125,15 @@ class Chat(Generation):
             )
         self._asked[id(rows)] = (rows, list(map(prompts.fitting, found)))
         return self._asked[id(rows)][1]
+
+    def _prompts_in(self, rows: Dataset, prompts: ChatPrompts, first: int = 1) -> list[list[int]]:
+        found = []
+        for number, messages in enumerate(rows["messages"], start=first):
+            try:
+                found.append(prompts.prompt(messages))
+            except UserError as error:  # noqa: PERF203 - each row may be the broken one
+                raise UserError(f"{self.task.name}, row {number}: {error}") from error
+        return found
 
     def _check_end(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Warn if the template closes answers without a token at which generating stops."""

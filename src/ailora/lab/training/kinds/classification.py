@@ -19,9 +19,11 @@ from transformers import (
 )
 
 from ailora.lab.tasks import TextTask, compute
+from ailora.lab.tasks.classification.text import text_columns
 from ailora.lab.training.kinds.base import (
     Collator,
     Kind,
+    Lengths,
     OnCount,
     Scored,
     Scorer,
@@ -56,12 +58,23 @@ class Classification(Kind[TextTask]):
 
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """Token ids and the label of each row."""
-        texts = [list(rows["text"])]
-        if "text_pair" in rows.column_names:
-            texts.append(list(rows["text_pair"]))
-        columns = dict(tokenizer(*texts, truncation=True, max_length=self.max_length))
+        columns = dict(tokenizer(*_texts(rows), truncation=True, max_length=self.max_length))
         columns["labels"] = list(rows["label"])
         return Dataset.from_dict(columns)
+
+    def lengths(
+        self,
+        rows: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        learned: bool = True,
+        first: int = 1,
+    ) -> Lengths:
+        """Tokens of the text, or of both texts, with the special ones."""
+        found = tokenizer(*_texts(rows), return_attention_mask=False, return_token_type_ids=False)
+        counts = list(map(len, found["input_ids"]))
+        what = "both texts" if self.task.has_pair else "text"
+        return Lengths(parts={what: counts}, cut=[count > self.max_length for count in counts])
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Collator:
         """Pads to the longest row of the batch."""
@@ -127,6 +140,10 @@ class Classification(Kind[TextTask]):
             {"label": labels[label], "predicted": labels[chosen]}
             for label, chosen in zip(rows["label"], logits.argmax(axis=-1), strict=True)
         )
+
+
+def _texts(rows: Dataset) -> list[list[str]]:
+    return [list(rows[name]) for name in text_columns(rows)]
 
 
 def _head(task: TextTask) -> dict[str, Any]:

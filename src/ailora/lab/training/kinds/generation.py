@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     DataCollatorForSeq2Seq,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -22,6 +23,7 @@ from ailora.errors import UserError
 from ailora.lab.settings import RunConfig
 from ailora.lab.tasks import GenerationTask
 from ailora.lab.tasks.generation.text_scores import answer_of, commonest, score
+from ailora.lab.tasks.tables.stored import rows_of
 from ailora.lab.training.generate import (
     IGNORED,
     DecoderPrompts,
@@ -30,7 +32,7 @@ from ailora.lab.training.generate import (
     Search,
     generate,
 )
-from ailora.lab.training.kinds.base import Collator, Kind, OnCount, Scored, Scores
+from ailora.lab.training.kinds.base import Collator, Kind, Lengths, OnCount, Scored, Scores
 from ailora.lab.training.model import load_pretrained
 
 logger = logging.getLogger(__name__)
@@ -64,16 +66,28 @@ class Generation(Kind[GenerationTask]):
 
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """A decoder or an encoder-decoder, with its own output layer."""
-        name = "demo-decoder" if self.config.model == "demo" else self.config.model
-        model, tokenizer = load_pretrained(name, _TextModel, seed=self.config.seed)
-        self._writes_only = not model.config.is_encoder_decoder
+        model, tokenizer = load_pretrained(self.model_name, _TextModel, seed=self.config.seed)
+        self.settle(model.config, tokenizer)
+        return model, tokenizer
+
+    @property
+    def model_name(self) -> str:
+        """Name of the base model; the embedded one is a decoder here."""
+        return "demo-decoder" if self.config.model == "demo" else self.config.model
+
+    def settle(self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Whether the model is a decoder, and what its rows' lengths are.
+
+        Raises:
+            UserError: No end token, or no room for prompt and answer.
+        """
+        self._writes_only = not config.is_encoder_decoder
         if tokenizer.eos_token_id is None:
-            raise UserError(f"model {name!r}: its tokenizer has no end token to stop at")
+            raise UserError(f"model {self.model_name!r}: its tokenizer has no end token to stop at")
         tokenizer.padding_side = "right"
         if self._source_tokens and not self.config.max_length:
             self.max_length = self._source_tokens + self._tokens_beside(tokenizer)
-        self._check_room(model)
-        return model, tokenizer
+        self._check_room(config)
 
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """Tokens of prompt and target with labels, or of source and target.
@@ -89,10 +103,7 @@ class Generation(Kind[GenerationTask]):
             try:
                 found = example(row)
             except UserError as error:
-                left_out.append(f"{self.task.name}, row {number}: {error}")
-                if self.config.on_broken != "skip":
-                    hint = '(or leave such rows out: on_broken="skip")'
-                    raise UserError(f"{left_out[0]} {hint}") from error
+                left_out.append(self._refused(number, error))
                 continue
             for name, column in columns.items():
                 column.append(found[name])
@@ -101,6 +112,35 @@ class Generation(Kind[GenerationTask]):
         if left_out and not columns["labels"]:
             raise UserError(f"none of {len(rows)} rows can be learned; {left_out[0]}")
         return Dataset.from_dict(columns)
+
+    def lengths(
+        self,
+        rows: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        learned: bool = True,
+        first: int = 1,
+    ) -> Lengths:
+        """Tokens of prompt and answer, with all special tokens."""
+        found = self._prompts(tokenizer).lengths(list(rows["source"]), list(rows["target"]))
+        cut = found.cut_to_learn if learned else found.cut_to_answer
+        example, refused = self.examples(tokenizer), {}
+        for number, row in enumerate(rows):
+            if learned and cut[number]:
+                try:
+                    example(row)
+                except UserError as error:
+                    refused[number] = self._refused(first + number, error)
+        return Lengths(
+            parts={"prompt": found.prompt, "answer": found.answer}, cut=cut, refused=refused
+        )
+
+    def _refused(self, number: int, error: UserError) -> str:
+        """Say which row cannot be learned, and raise that unless such rows are left out."""
+        said = f"{self.task.name}, row {number}: {error}"
+        if self.config.on_broken != "skip":
+            raise UserError(f'{said} (or leave such rows out: on_broken="skip")') from error
+        return said
 
     def examples(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[Row], Columns]:
         """What makes ``input_ids``, ``attention_mask`` and ``labels`` of a row to learn from."""
@@ -153,7 +193,8 @@ class Generation(Kind[GenerationTask]):
     def majority(self) -> float | None:
         """The commonest training answer for every row; None for scores that compare words."""
         metric = self.task.metrics[0]
-        answer = commonest(metric, [row[0] for row in self.task.train["references"]])
+        rows = rows_of(self.task.train, ["references"])
+        answer = commonest(metric, (references[0] for (references,) in rows))
         if answer is None:
             return None
         scores = [score([metric], answer, row)[metric] for row in self.task.test["references"]]
@@ -204,9 +245,9 @@ class Generation(Kind[GenerationTask]):
         template = tokenizer(self.task.template.replace("{source}", ""))["input_ids"]
         return len(template) + self.search.max_new_tokens
 
-    def _check_room(self, model: PreTrainedModel) -> None:
+    def _check_room(self, config: PretrainedConfig) -> None:
         """A decoder needs positions for the prompt and the answer."""
-        positions = getattr(model.config, "max_position_embeddings", None)
+        positions = getattr(config, "max_position_embeddings", None)
         longest = self.max_length + self.search.max_new_tokens
         if self._writes_only and positions is not None and longest > positions:
             raise UserError(

@@ -28,10 +28,11 @@ from ailora.lab.tasks.qa.answers import (
     best_threshold,
     score_questions,
 )
-from ailora.lab.tasks.qa.windows import LABELS, make_windows
+from ailora.lab.tasks.qa.windows import LABELS, count_windows, make_windows
 from ailora.lab.training.kinds.base import (
     Collator,
     Kind,
+    Lengths,
     OnCount,
     Scored,
     Scorer,
@@ -73,6 +74,24 @@ class QuestionAnswering(Kind[QATask]):
         return make_windows(
             rows, tokenizer, max_length=self.max_length, stride=self.config.doc_stride
         )
+
+    def lengths(
+        self,
+        rows: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        learned: bool = True,
+        first: int = 1,
+    ) -> Lengths:
+        """Tokens of question and context without special ones, and the number of windows.
+
+        Of a question the end may be cut; a context is read in as many windows as it needs.
+        """
+        found = count_windows(
+            rows, tokenizer, max_length=self.max_length, stride=self.config.doc_stride
+        )
+        parts = {"question": found.question, "context": found.context, "windows": found.windows}
+        return Lengths(parts=parts, cut=found.cut)
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Collator:
         """Pads on the right to the longest window of the batch, whichever side is usual."""
