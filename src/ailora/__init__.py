@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         create_optimizer,
         get_peft_model,
         load_adapter,
+        log_roles,
         presets,
     )
     from ailora.linalg import Triplets, decompose
@@ -34,6 +35,7 @@ __all__ = [
     "get_peft_model",
     "inspect",
     "load_adapter",
+    "log_roles",
     "presets",
 ]
 

@@ -67,4 +67,5 @@ def test_a_task_of_one_file(tiny_model: Path, tmp_path: Path) -> None:
 def test_no_example_is_without_its_test() -> None:
     here = {"classifier", "instructions", "questions", "my_task"}
     other_trainers = {"peft_trainer", "trl_sft", "offline_files", "serve_exported", "analyse_run"}
+    other_trainers |= {"sentence_transformers_sts", "lm_eval_harness"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == here | other_trainers

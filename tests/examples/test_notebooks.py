@@ -74,7 +74,12 @@ def test_what_the_weights_do(executed: NotebookRun) -> None:
     tables = [
         one.data["text/plain"] for one in outputs(notebook) if "text/html" in one.get("data", {})
     ]
-    assert len(tables) == 2 and "effective_rank" in tables[1]
+    shown = [
+        one.data["text/html"] for one in outputs(notebook) if "text/html" in one.get("data", {})
+    ]
+    assert len(tables) == 3 and "effective_rank" in tables[2]
+    (scores,) = (html for html in shown if "accuracy" in html)
+    assert "<td>" in scores and "(adapter)" in scores
 
 
 def test_no_notebook_is_without_its_test() -> None:

@@ -30,6 +30,10 @@ OTHER: dict[str, Any] = {
     "batch_size": 8,
     "micro_batch_size": 8,
     "warmup_ratio": 0.1,
+    "warmup_steps": 10,
+    "optim": "sgd",
+    "report_to": ("tensorboard",),
+    "logging_steps": 5,
     "weight_decay": 0.1,
     "lr_scheduler_type": "cosine",
     "max_grad_norm": 0.5,
@@ -70,12 +74,16 @@ def test_every_field_is_tried_below() -> None:
     assert OTHER.keys() == {field.name for field in fields(RunConfig)}
 
 
-def test_where_equal_data_lies_makes_no_other_run() -> None:
-    here, there = RunConfig(data="here"), RunConfig(data="there")
-    assert here.run_id("movies", "rows") == there.run_id("movies", "rows")
+SAME_WEIGHTS = {"data", "report_to", "logging_steps"}
 
 
-@pytest.mark.parametrize("name", sorted(OTHER.keys() - {"data"}))
+@pytest.mark.parametrize("name", sorted(SAME_WEIGHTS))
+def test_where_data_lies_and_who_watches_makes_no_other_run(name: str) -> None:
+    usual, changed = RunConfig(), replace(RunConfig(), **{name: OTHER[name]})
+    assert usual.run_id("movies", "rows") == changed.run_id("movies", "rows")
+
+
+@pytest.mark.parametrize("name", sorted(OTHER.keys() - SAME_WEIGHTS))
 def test_a_changed_field_is_another_run(name: str) -> None:
     usual, changed = RunConfig(), replace(RunConfig(), **{name: OTHER[name]})
     assert usual.run_id("movies", "data") != changed.run_id("movies", "data")
@@ -127,6 +135,14 @@ def test_equal_settings_are_one_run_however_they_are_written(
         ("anchored", "floating"),
         ("bake_rates", "baking"),
         ("warmup_ratio", 1),
+        ("warmup_steps", -1),
+        ("warmup_steps", 0.5),
+        ("max_grad_norm", -1),
+        ("optim", "galore_adamw"),
+        ("optim", "lomo"),
+        ("lr_scheduler_type", "reduce_lr_on_plateau"),
+        ("report_to", "wandb"),
+        ("logging_steps", 0),
         ("weight_decay", -1),
         ("weight_decay", float("inf")),
         ("precision", "fp8"),
@@ -155,6 +171,11 @@ def test_a_value_out_of_range_is_named_in_one_line(name: str, value: Any) -> Non
     assert repr(value) in message or repr(float(value)) in message
 
 
+def test_a_rate_that_is_baked_in_is_refused_with_plain_gradients() -> None:
+    with pytest.raises(UserError, match="bake_rates=True with optim='sgd': a rate that is baked"):
+        RunConfig(bake_rates=True, optim="sgd")
+
+
 def test_every_setting_says_what_it_is_for() -> None:
     for one in SETTINGS.values():
         assert len(one.help.split()) >= 2
@@ -179,11 +200,11 @@ def test_a_new_default_renames_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_new_setting_renames_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     config = RunConfig(lr=1e-3)
     name = config.run_id("t", "d")
-    monkeypatch.setattr(settings, "asdict", lambda one: {**asdict(one), "optim": "adamw"})
-    with_one_more = {**SETTINGS, "optim": replace(SETTINGS["label"], first="adamw")}
+    monkeypatch.setattr(settings, "asdict", lambda one: {**asdict(one), "newest": "usual"})
+    with_one_more = {**SETTINGS, "newest": replace(SETTINGS["label"], first="usual")}
     monkeypatch.setattr(settings, "SETTINGS", with_one_more)
     assert config.run_id("t", "d") == name
-    with_one_more["optim"] = replace(SETTINGS["label"], first="other")
+    with_one_more["newest"] = replace(SETTINGS["label"], first="other")
     assert config.run_id("t", "d") != name
 
 

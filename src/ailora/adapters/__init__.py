@@ -4,6 +4,7 @@ from ailora.adapters import optimizer, presets, wrap
 from ailora.adapters.config import AILoRAConfig, Role
 from ailora.adapters.load import load_adapter
 from ailora.adapters.optimizer import create_optimizer
+from ailora.adapters.role_scalars import log_roles
 from ailora.adapters.wrap import get_peft_model
 
 wrap.step_in()
@@ -15,5 +16,6 @@ __all__ = [
     "create_optimizer",
     "get_peft_model",
     "load_adapter",
+    "log_roles",
     "presets",
 ]

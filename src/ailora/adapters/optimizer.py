@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -75,6 +75,17 @@ def create_optimizer(
     Raises:
         UserError: the model has nothing to train, or lr is not a positive number.
     """
+    return optimizer_cls(parameter_groups(model, lr=lr, weight_decay=weight_decay), lr=lr, **kwargs)
+
+
+def parameter_groups(
+    model: nn.Module, *, lr: float, weight_decay: float = 0.0
+) -> list[dict[str, Any]]:
+    """The groups of `create_optimizer`, lowest rate first.
+
+    Raises:
+        UserError: As there.
+    """
     lr = positive("lr", lr)
     ratios = rate_by_parameter(model)
     decaying = set(get_parameter_names(model, [nn.LayerNorm], _NO_DECAY))
@@ -83,19 +94,15 @@ def create_optimizer(
         if parameter.requires_grad:
             groups.setdefault((ratios.get(name, 1.0), name in decaying), []).append(parameter)
     _assert_each_once(model, groups)
-    return optimizer_cls(
-        [
-            {
-                "params": parameters,
-                "lr": lr * ratio,
-                "weight_decay": weight_decay if decays else 0.0,
-                RATES: True,
-            }
-            for (ratio, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
-        ],
-        lr=lr,
-        **kwargs,
-    )
+    return [
+        {
+            "params": parameters,
+            "lr": lr * ratio,
+            "weight_decay": weight_decay if decays else 0.0,
+            RATES: True,
+        }
+        for (ratio, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
 
 
 def rate_by_parameter(model: nn.Module) -> dict[str, float]:
@@ -131,10 +138,11 @@ class _Held:
 
 @dataclass
 class _Known:
-    """What is remembered about an optimiser: its number of parameters, and its factors."""
+    """What is remembered of an optimiser: how many parameters, its factors, its last rates."""
 
     parameters: int
     held: list[_Held]
+    rates: list[float] = field(default_factory=list)  # of each group
 
 
 _known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
@@ -158,6 +166,8 @@ def _before_step(optimizer: Optimizer, *_: Any) -> None:
         if known.held:
             _check_optimizer(optimizer, known.held)
             _warn_if_rates_are_ignored(optimizer, known.held)
+    if known.held:  # schedulers change them before anybody logs
+        known.rates = [float(group["lr"]) for group in optimizer.param_groups]
     noted = []
     for held in known.held:
         group = optimizer.param_groups[held.group]
@@ -236,6 +246,35 @@ def _ignores_rates(optimizer: Optimizer, held: list[_Held]) -> bool:
     return False
 
 
+def rates_of_last_step(optimizer: Any) -> dict[str, float]:
+    """The rate of each role in an optimiser's last step, by role.
+
+    Where A and B have different ones (LoRA+) the names are ``role/A`` and ``role/B``; of a role
+    with several rates, by groups of the user's own, it is the last. Empty before the first step,
+    and for an optimiser whose steps torch does not announce.
+
+    Args:
+        optimizer: A torch optimiser, or accelerate's wrapper of one.
+    """
+    known = _known.get(getattr(optimizer, "optimizer", optimizer))
+    if known is None or not known.rates:
+        return {}
+    found: dict[str, dict[str, float]] = {}
+    for one in known.held:
+        scaled = optimizer.param_groups[one.group].get(RATES)
+        first = one.factor.blocks[0].lr_ratio
+        for block in one.factor.blocks:
+            rate = known.rates[one.group] * (block.lr_ratio / first if scaled else 1.0)
+            found.setdefault(block.role, {})[one.factor.side] = rate
+    rates: dict[str, float] = {}
+    for role, sides in found.items():
+        if sides.get("A") == sides.get("B"):
+            rates[role] = sides["A"]
+        else:
+            rates |= {f"{role}/{side}": rate for side, rate in sides.items()}
+    return rates
+
+
 def _is_mixed(factor: Factor) -> bool:
     return len({block.lr_ratio for block in factor.blocks}) > 1
 
@@ -254,7 +293,7 @@ def _rescale(factor: Factor, start: Tensor) -> None:
     weight.copy_(start + scale * (weight - start))
 
 
-def _whole(weight: Tensor) -> Tensor:
+def gathered(weight: Tensor) -> Tensor:
     """The matrix; gathered from all ranks (a collective call) where FSDP2 holds it in shards."""
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
@@ -267,7 +306,7 @@ def _anchor(held: _Held) -> Tensor:
     explains the matrix exactly.
     """
     factor = held.factor
-    matrix = _whole(factor.weight.detach())
+    matrix = gathered(factor.weight.detach())
     if matrix.ndim != 2:
         raise UserError(
             "these factors lie in pieces of one flat parameter (FSDP version 1), where weight "
@@ -293,7 +332,7 @@ def _anchor(held: _Held) -> Tensor:
 
 
 def _put_back(factor: Factor, anchor: Tensor) -> None:
-    whole = _whole(factor.weight.detach())
+    whole = gathered(factor.weight.detach())
     matrix = whole.clone() if whole is not factor.weight else whole
     done = 0
     for block, start in placed(factor.blocks):

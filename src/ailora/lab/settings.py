@@ -32,6 +32,7 @@ def _setting(
     above: float | None = None,
     below: float | None = None,
     passed_on: bool = False,
+    names_run: bool = True,
     off: str = "",
 ) -> Any:
     """One field of `RunConfig`.
@@ -46,12 +47,14 @@ def _setting(
         above: Bound that a value must exceed.
         below: Bound that a value must stay under.
         passed_on: Whether transformers' ``TrainingArguments`` take it as it is, by this name.
+        names_run: Whether another value makes another run; else the weights are the same.
         off: What the option for False is called; by default ``no-`` and the name.
     """
     first = default if first is _AS_TODAY else first
     bounds = {"at_least": at_least, "above": above, "below": below}
     known = {"help": help, "group": group, "first": first, "bounds": bounds}
-    return field(default=default, metadata={**known, "passed_on": passed_on, "off": off})
+    known |= {"passed_on": passed_on, "names_run": names_run, "off": off}
+    return field(default=default, metadata=known)
 
 
 _method = functools.partial(_setting, group="Method")
@@ -105,10 +108,28 @@ class RunConfig:
     warmup_ratio: float = _training(
         0.06, "Share of the steps over which the rate rises.", at_least=0, below=1
     )
-    lr_scheduler_type: Literal["linear", "cosine", "constant_with_warmup"] = _trainer(
-        "linear", "How the rate falls after that: linear or cosine; constant_with_warmup keeps it."
+    warmup_steps: int | None = _training(
+        None, "Steps over which the rate rises, in place of that share.", at_least=0
     )
-    max_grad_norm: float = _trainer(1.0, "Longer gradients are cut to this norm.", above=0)
+    lr_scheduler_type: Literal[
+        "linear", "cosine", "constant_with_warmup", "constant", "inverse_sqrt"
+    ] = _trainer(
+        "linear",
+        "How the rate falls after that; constant_with_warmup keeps it, constant has no warm-up "
+        "either.",
+    )
+    # Of Trainer's, those that take a rate for each group and none that look at whole matrices of
+    # the model (GaLore, APOLLO, LOMO): an anchored factor is a matrix of its own kind.
+    optim: Literal[
+        "adamw_torch_fused", "adamw_torch", "adafactor", "sgd", "adagrad", "rmsprop",
+        "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "lion_32bit",
+    ] = _trainer(
+        "adamw_torch_fused",
+        "Optimiser by Trainer's name, of those in which each role keeps its rate.",
+    )  # fmt: skip
+    max_grad_norm: float = _trainer(
+        1.0, "Longer gradients are cut to this norm; 0 cuts none.", at_least=0
+    )
     weight_decay: float = _trainer(0.0, "Decoupled weight decay, as in AdamW.", at_least=0)
     evaluations: int | None = _training(
         None, "Evaluations spread over the run. Default: one per epoch.", at_least=1
@@ -128,6 +149,17 @@ class RunConfig:
     precision: Literal["auto", "fp32", "bf16"] = _training(
         "auto", "auto takes bf16 where the processor computes in it natively."
     )
+    report_to: Sequence[str] | None = _training(
+        None,
+        "Trackers by Trainer's names, such as tensorboard,wandb. Default: none.",
+        names_run=False,
+    )
+    logging_steps: int | None = _training(
+        None,
+        "Steps between two logs to the trackers. Default: those between evaluations.",
+        at_least=1,
+        names_run=False,
+    )
     seed: int = _trainer(
         0,
         "Seed of the head's start, the order of the rows, dropout and random starts.",
@@ -144,7 +176,9 @@ class RunConfig:
         "owner/set or owner/set:config.",
     )
     data: str | None = _data(
-        None, "Folder with the paper's tasks, each in a folder of its name. Default: the hub."
+        None,
+        "Folder with the paper's tasks, each in a folder of its name. Default: the hub.",
+        names_run=False,  # the data counts by its fingerprint, wherever it was found
     )
     limit: int | None = _data(None, "Most rows to train on. Default: all.", at_least=1)
     eval_limit: int | None = _data(
@@ -229,6 +263,11 @@ class RunConfig:
                 f"micro_batch_size={self.micro_batch_size!r}: must divide the batch size, "
                 f"{self.batch_size}"
             )
+        if self.bake_rates and self.optim == "sgd":
+            raise UserError(
+                "bake_rates=True with optim='sgd': a rate that is baked in counts twice there, "
+                "since plain gradients have the factors' size; leave bake_rates out"
+            )
 
     @classmethod
     def from_json(cls, made_of: Mapping[str, Any]) -> RunConfig:
@@ -268,13 +307,13 @@ class RunConfig:
     def identity(self, fingerprint: str) -> str:
         """Hash of the settings that differ from their first default, and of the data.
 
-        Neither a new setting nor a new default changes it, and what is None is not said. The data
-        counts by its fingerprint, not by the folder it was found in.
+        Neither a new setting nor a new default changes it, and what is None is not said, nor what
+        leaves the weights as they are.
         """
         differ = {
             name: value
             for name, value in asdict(self).items()
-            if name != "data" and value is not None and value != SETTINGS[name].first
+            if SETTINGS[name].names_run and value is not None and value != SETTINGS[name].first
         }
         made_of = json.dumps({**differ, "data": fingerprint}, sort_keys=True)
         return hashlib.sha256(made_of.encode()).hexdigest()[:10]
@@ -289,7 +328,7 @@ class Setting:
         kind: int, float, str, bool, ``Sequence`` (of texts) or ``Mapping`` (roles to ranks).
         choices: The texts that are allowed; empty for any.
         optional: Whether None is allowed.
-        default, first, help, group, passed_on, off: As in the field.
+        default, first, help, group, passed_on, names_run, off: As in the field.
         bounds: ``at_least``, ``above``, ``below``; None where there is none.
     """
 
@@ -303,6 +342,7 @@ class Setting:
     group: str
     bounds: Mapping[str, float | None]
     passed_on: bool
+    names_run: bool
     off: str
 
     @property

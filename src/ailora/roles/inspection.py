@@ -10,6 +10,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ailora.errors import UserError
+from ailora.html_table import html_table
 from ailora.linalg import decompose
 from ailora.roles.find import assign_roles, find_projections
 from ailora.roles.projection import (
@@ -60,7 +61,10 @@ class ProjectionInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """The projections of a model, in its own order; ``str()`` and rich show them as a table."""
+    """The projections of a model, in its own order.
+
+    ``str()``, rich and notebooks show them as a table.
+    """
 
     rows: tuple[ProjectionInfo, ...]
 
@@ -86,6 +90,10 @@ class Inspection:
 
     def __rich__(self) -> Table:
         return self.table()
+
+    def _repr_html_(self) -> str:
+        header, *body = self._cells()
+        return html_table(header, body)
 
     def __str__(self) -> str:
         lines = self._cells()

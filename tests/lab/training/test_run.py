@@ -230,7 +230,8 @@ def test_settings_that_are_passed_on_reach_trainer(
         raise RuntimeError("seen")
 
     monkeypatch.setattr(run, "run_to_end", stop)
-    others = {"lr_scheduler_type": "cosine", "max_grad_norm": 0.25, "weight_decay": 0.5, "seed": 3}
+    others = {"lr_scheduler_type": "cosine", "max_grad_norm": 0.25, "weight_decay": 0.5}
+    others |= {"optim": "sgd", "seed": 3}
     assert config.trainer_options().keys() == others.keys()
     with pytest.raises(RuntimeError, match="seen"):
         train(replace(config, **others), task, tmp_path)

@@ -95,6 +95,7 @@ def measure(config: RunConfig) -> Cost:
         evaluations=1,
         monitor_rows=None,
         early_stopping=None,
+        report_to=None,
     )
     task = load_task(small.task, **small.task_options())
     ends: list[float] = []

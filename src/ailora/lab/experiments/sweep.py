@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ailora.files import write_json
+from ailora.html_table import html_table
 from ailora.lab.experiments.best_rates import at_best_rates, best_rates
 from ailora.lab.experiments.jobs import (
     Elsewhere,
@@ -26,6 +27,7 @@ from ailora.lab.training import RunConfig
 
 POLL = 2.0  # seconds between two looks at a run that another process is doing
 AGENDA = "sweep.json"  # in the folder of runs
+_SHOWN = ("method", "task", "lr", "seed")  # settings that notebooks show of each run
 
 
 class Engine(Protocol):
@@ -60,6 +62,18 @@ class Outcome:
     def reported(self) -> tuple[Run, ...]:
         """The runs at their setting's own rate."""
         return at_best_rates(self.runs, self.rates)
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for run in self.runs:
+            config, metric = run["config"], run["data"]["metric"]
+            scores = (f"{run['metrics'][split][metric]:.4f}" for split in ("selection", "test"))
+            rows.append((*(str(config[name]) for name in _SHOWN), metric, *scores))
+        failed = (
+            f"failed: {', '.join(str(one.config.get(name)) for name in _SHOWN)}: {one.reason}"
+            for one in self.failed
+        )
+        return html_table((*_SHOWN, "metric", "selection", "test"), rows, notes=failed)
 
 
 def sweep(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ailora.errors import UserError
+from ailora.html_table import html_table
 from ailora.lab.experiments.wording import counted, metric_label, number_words
 from ailora.lab.methods.table import METHODS
 from ailora.lab.statistics import ENOUGH, Paired, Spread, paired, spread
@@ -60,6 +61,20 @@ class Comparison:
         return metric_label(self.runs[0]["data"])
 
     @property
+    def title(self) -> str:
+        """What was compared: model, task and metric."""
+        config = self.runs[0]["config"]
+        return f"{config['model']} on {config['task']}: {self.metric_label} on the test split"
+
+    @property
+    def notes(self) -> list[str]:
+        """What belongs below the scores: the caveat, and what the metric is beside and of."""
+        majority, scored = self.runs[0]["majority"], metric_words(self.runs[0]["data"])
+        always = "" if majority is None else f"Always the commonest class: {majority:.4f}."
+        which = f"{scored[:1].upper()}{scored[1:]}." if scored else ""
+        return [note for note in (self.caveat, always, which) if note]
+
+    @property
     def methods(self) -> list[str]:
         """The methods that have runs, in one fixed order."""
         present = {method_of(run) for run in self.runs}
@@ -101,6 +116,20 @@ class Comparison:
                 f" With {counted(fewest, 'seed')} nothing can be concluded about which is best."
             )
         return words + self._beyond_the_rates()
+
+    def _repr_html_(self) -> str:
+        header = ("method", self.metric, "seeds", "minus LoRA [95 % CI]", "lr")
+        rows = [
+            (
+                name_of(one.method),
+                one.score,
+                str(one.spread.n),
+                one.difference,
+                number_words(one.rate),
+            )
+            for one in summarize(self)
+        ]
+        return html_table(header, rows, title=self.title, notes=self.notes)
 
     def _beyond_the_rates(self) -> str:
         """A warning of methods whose best rate may lie outside those that were tried."""
@@ -157,6 +186,22 @@ class Summary:
     def verdict(self) -> str:
         """What can be concluded from the difference to LoRA, in words."""
         return "" if self.paired is None else self.paired.verdict("LoRA")
+
+    @property
+    def score(self) -> str:
+        """Mean and standard deviation over the seeds, as tables write them."""
+        sd = self.spread.sd
+        return f"{self.spread.mean:.4f}" + ("" if sd is None else f" ± {sd:.4f}")
+
+    @property
+    def difference(self) -> str:
+        """The difference to LoRA with its interval, as tables write it."""
+        if self.paired is None or self.paired.difference is None:
+            return "-"
+        if self.paired.student is None:
+            return _signed(self.paired.difference, 4)
+        low, high = self.paired.student
+        return f"{_signed(self.paired.difference, 4)} [{_signed(low, 3)}, {_signed(high, 3)}]"
 
 
 def summarize(comparison: Comparison) -> list[Summary]:
@@ -221,6 +266,10 @@ def name_of(method: str) -> str:
 def score_of(run: Run, split: str = "test") -> float:
     """A run's headline score."""
     return float(run["metrics"][split][run["data"]["metric"]])
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:+.{digits}f}"  # adding 0 turns -0 into 0
 
 
 def _by_seed(comparison: Comparison, method: str) -> dict[int, float]:

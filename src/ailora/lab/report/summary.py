@@ -14,13 +14,11 @@ from ailora.lab.report.comparison import (
     Run,
     Summary,
     method_of,
-    metric_words,
     name_of,
     score_of,
     summarize,
 )
 from ailora.lab.report.text_tables import Rows
-from ailora.lab.statistics import Paired, Spread
 
 # Columns that a narrow terminal may do without, the first to go first.
 SUMMARY_DROP = ("step 0", "start s", "train s", "params", "lr", "minus LoRA [95 % CI]")
@@ -52,31 +50,14 @@ def _summary_row(summary: Summary, runs: list[Run], with_n: bool) -> list[str]:
     parameters = runs[0]["parameters"]
     return [
         name_of(summary.method),
-        _with_spread(summary.spread) + (f" ({summary.spread.n})" if with_n else ""),
-        _difference(summary.paired),
+        summary.score + (f" ({summary.spread.n})" if with_n else ""),
+        summary.difference,
         number_words(summary.rate),
         f"{parameters['adapter']:,} + {parameters['head']:,}",
         f"{fmean(run['seconds']['init'] for run in runs):.2f}",
         f"{fmean(run['seconds']['train'] for run in runs):.1f}",
         f"{max(run['step0_deviation'] for run in runs):.2g}",
     ]
-
-
-def _with_spread(spread: Spread) -> str:
-    return f"{spread.mean:.4f}" + ("" if spread.sd is None else f" ± {spread.sd:.4f}")
-
-
-def _difference(against: Paired | None) -> str:
-    if against is None or against.difference is None:
-        return "-"
-    if against.student is None:
-        return _signed(against.difference, 4)
-    low, high = against.student
-    return f"{_signed(against.difference, 4)} [{_signed(low, 3)}, {_signed(high, 3)}]"
-
-
-def _signed(value: float, digits: int) -> str:
-    return f"{round(value, digits) + 0.0:+.{digits}f}"  # adding 0 turns -0 into 0
 
 
 def search_rows(comparison: Comparison) -> tuple[list[str], Rows]:
@@ -112,16 +93,12 @@ def _without(comparison: Comparison, method: str, rate: float) -> str:
 def summary_table(comparison: Comparison) -> Table:
     """The summary for the terminal."""
     # Text, since rich would read a path such as data/[old]/x.csv as markup.
-    table = Table(title=Text(f"{_task(comparison)}: {comparison.metric_label} on the test split"))
+    table = Table(title=Text(comparison.title))
     for index, title in enumerate(summary_header(comparison)):
         table.add_column(_on_two_lines(title), justify="left" if index == 0 else "right")
     for row in summary_rows(comparison):
         table.add_row(*map(_on_two_lines, row))
-    majority = comparison.runs[0]["majority"]
-    always = "" if majority is None else f" Always the commonest class: {majority:.4f}."
-    scored = metric_words(comparison.runs[0]["data"])
-    which = f" {scored[:1].upper()}{scored[1:]}." if scored else ""
-    table.caption = Text(comparison.caveat + always + which)
+    table.caption = Text(" ".join(comparison.notes))
     table.caption_justify = "left"
     return table
 
@@ -129,8 +106,3 @@ def summary_table(comparison: Comparison) -> Table:
 def _on_two_lines(cell: str) -> Text:
     """Broken before its second part, so that the table fits 100 columns."""
     return Text(re.sub(r" (?=[\[(]|\+ |s$)", "\n", cell))
-
-
-def _task(comparison: Comparison) -> str:
-    config = comparison.runs[0]["config"]
-    return f"{config['model']} on {config['task']}"

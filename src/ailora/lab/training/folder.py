@@ -24,13 +24,14 @@ class RunFolder:
     """What a run leaves behind.
 
     config.json, metrics.jsonl, checkpoints/, adapter/, predictions-*.jsonl and, written last,
-    result.json.
+    result.json; where TensorBoard is asked for, its events in tensorboard/.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
+        self.events = path / "tensorboard"
 
     @property
     def started(self) -> bool:
@@ -59,7 +60,8 @@ class RunFolder:
 
     def clear(self) -> None:
         """Forget an unfinished run."""
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        for folder in (self.checkpoints, self.events):
+            shutil.rmtree(folder, ignore_errors=True)
         for name in ("metrics.jsonl", "result.json", FAILED):
             (self.path / name).unlink(missing_ok=True)
 

@@ -33,7 +33,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     """Writes one line per evaluation into the run's folder.
 
     A line holds the step, the epoch, the seconds of training steps so far (over all sessions of a
-    resumed run), the mean training loss since the last line, and the scores.
+    resumed run), the mean training loss since the last line, the scores, and each role's learning
+    rate and movement (`ailora.log_roles`).
 
     Args:
         folder: The run's folder.
@@ -43,10 +44,18 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     def __init__(self, folder: RunFolder, metrics: tuple[str, ...]) -> None:
         self.folder = folder
         self.metrics = metrics
-        self.loss: float | None = None
+        self.losses: list[tuple[float, int]] = []  # since the last line, each with its steps
+        self.logged = 0
+        self.roles: dict[str, float] = {}
         history = folder.history()
         self.seconds: float = history[-1]["seconds"] if history else 0.0
         self.began = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """A resumed run was logged up to its checkpoint."""
+        self.logged = state.global_step
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -57,8 +66,9 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Add the seconds of the step."""
+        """Add the seconds of the step; let the loss be known when an evaluation needs it."""
         self.seconds += time.perf_counter() - self.began
+        control.should_log |= control.should_evaluate
 
     def on_log(
         self,
@@ -68,14 +78,17 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """Keep the last training loss; stop a run whose loss is no longer a number."""
-        loss = (logs or {}).get("loss")
-        if loss is None:
+        """Keep the training loss; stop a run whose loss is no longer a number."""
+        logs = logs or {}
+        if logs.get("loss") is None:
             return
-        self.loss = float(loss)
-        if not math.isfinite(self.loss):
+        loss = float(logs["loss"])
+        self.losses.append((loss, state.global_step - self.logged))
+        self.logged = state.global_step
+        self.roles = {name: v for name, v in logs.items() if name.startswith(("lr/", "moved/"))}
+        if not math.isfinite(loss):
             raise DivergedError(
-                f"training diverged: the loss is {self.loss} at step {state.global_step}; "
+                f"training diverged: the loss is {loss} at step {state.global_step}; "
                 "lower the learning rate"
             )
 
@@ -91,9 +104,16 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         if f"eval_{self.metrics[0]}" not in metrics or not state.is_world_process_zero:
             return
         entry: dict[str, Any] = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4)}
-        entry |= {"seconds": round(self.seconds, 4), "loss": self.loss}
+        entry |= {"seconds": round(self.seconds, 4), "loss": self._mean_loss()}
         entry |= {_recorded(name): metrics[f"eval_{name}"] for name in self.metrics}
-        self.folder.log(entry)
+        self.folder.log(entry | self.roles)
+        self.losses.clear()
+
+    def _mean_loss(self) -> float | None:
+        """Over the steps since the last line; as Trainer has it where it logged once."""
+        if len(self.losses) < 2:
+            return self.losses[0][0] if self.losses else None
+        return sum(loss * n for loss, n in self.losses) / sum(n for _, n in self.losses)
 
 
 def _recorded(name: str) -> str:

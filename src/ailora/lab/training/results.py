@@ -13,11 +13,36 @@ from pathlib import Path
 from typing import Any
 
 from ailora.errors import UserError
+from ailora.html_table import html_table
 from ailora.lab.settings import SETTINGS, current_settings
 
 SCHEMA = 3
 _OURS = {"config", "schema"}
-Result = dict[str, Any]
+
+
+class Result(dict[str, Any]):
+    """What stands in a run's ``result.json``, as a dictionary; notebooks show its scores."""
+
+    def _repr_html_(self) -> str:
+        config, data, metrics = (self[name] for name in ("config", "data", "metrics"))
+        names = dict.fromkeys(name for own in metrics.values() for name in own)
+        rows = [
+            (str(name), *(f"{own[name]:.4f}" if name in own else "" for own in metrics.values()))
+            for name in names
+        ]
+        counts = ("rows", *(str(data.get(split, "")) for split in metrics))
+        return html_table(
+            ("", *metrics),
+            [counts, *rows],
+            title=f"{config['method']} on {config['task']}",
+            notes=[self._trained()],
+        )
+
+    def _trained(self) -> str:
+        parameters = self.get("parameters", {})
+        found = {name: parameters[name] for name in ("adapter", "head") if name in parameters}
+        words = " + ".join(f"{value:,} ({name})" for name, value in found.items())
+        return f"{words} trainable parameters" if words else ""
 
 
 class DamagedError(UserError):
@@ -56,7 +81,7 @@ def read_result(path: Path) -> Result | None:
 
 def stamped(result: Mapping[str, Any]) -> Result:
     """The result as it is written: with the number of today's schema."""
-    return {**result, "schema": SCHEMA}
+    return Result({**result, "schema": SCHEMA})
 
 
 def settings_damage(config: Any) -> str:
@@ -74,7 +99,7 @@ def settings_damage(config: Any) -> str:
     return ""
 
 
-def _damage(result: Result) -> str:
+def _damage(result: Mapping[str, Any]) -> str:
     """The first thing in a result that is not as a run writes it; empty where nothing is."""
     for name in ("config", "data", "metrics"):
         if name not in result:

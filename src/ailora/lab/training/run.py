@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from ailora.adapters.update import update_norms
 from ailora.errors import UserError
@@ -27,7 +27,7 @@ from ailora.lab.training.kinds import Kind, Scored, kind_of
 from ailora.lab.training.machine import alone_in, environment, gather, settle_fsdp, state
 from ailora.lab.training.model import check_length, outputs_on
 from ailora.lab.training.monitoring import OnProgress
-from ailora.lab.training.trainer import build_trainer, run_to_end, some
+from ailora.lab.training.trainer import build_trainer, check_trainer, run_to_end, some
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ def train(
     out: Path,
     *,
     resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
     on_progress: OnProgress = lambda step, steps, what: None,
 ) -> dict[str, Any]:
     """Train one adapter and leave a finished run folder below ``out``.
@@ -49,6 +50,8 @@ def train(
         task: The data that ``config.task`` names.
         out: Folder of runs; this one's is named by `RunConfig.run_id`.
         resume: Continue an unfinished run from its last checkpoint, to the same end weights.
+        callbacks: Callbacks of transformers' Trainer. They do not count in the run's name: give one
+            that changes the training a folder of its own.
         on_progress: Called with (step, steps, what) after every step.
 
     Returns:
@@ -69,7 +72,9 @@ def train(
         return finished
     with alone_in(folder.path) as check:
         # Another process may have finished it just before this one held the folder.
-        return folder.result() or _train(config, task, folder, resume, check, on_progress)
+        return folder.result() or _train(
+            config, task, folder, resume, callbacks, check, on_progress
+        )
 
 
 def _train(
@@ -77,6 +82,7 @@ def _train(
     task: Task,
     folder: RunFolder,
     resume: bool,
+    callbacks: Sequence[TrainerCallback],
     check: Callable[[], None],
     on_progress: OnProgress,
 ) -> dict[str, Any]:
@@ -85,11 +91,18 @@ def _train(
         on_progress(step, steps, what)
 
     checkpoint = _last_checkpoint(folder, resume)
+    check_trainer(config)
     kind = kind_of(task, config)
     model, tokenizer, measured = _prepare(kind)
     _begin(folder, config, task, checkpoint)  # nothing is written for settings that do not work
     trainer = build_trainer(
-        kind, folder, model, tokenizer, on_progress=tell, fresh=checkpoint is None
+        kind,
+        folder,
+        model,
+        tokenizer,
+        on_progress=tell,
+        fresh=checkpoint is None,
+        callbacks=callbacks,
     )
     run_to_end(trainer, checkpoint)
     return _finish(kind, folder, trainer, measured, tell)

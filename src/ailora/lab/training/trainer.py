@@ -23,12 +23,17 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
+    TrainerCallback,
     TrainerState,
     TrainingArguments,
 )
+from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 from transformers.trainer_pt_utils import get_length_grouped_indices
+from transformers.utils import is_bitsandbytes_available
 
-from ailora.adapters import create_optimizer
+from ailora.adapters import log_roles
+from ailora.adapters.optimizer import parameter_groups
+from ailora.errors import UserError
 from ailora.lab import methods
 from ailora.lab.settings import RunConfig
 from ailora.lab.training.folder import STATE, RunFolder
@@ -45,6 +50,7 @@ def build_trainer(
     *,
     on_progress: OnProgress,
     fresh: bool,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Trainer:
     """A Trainer that writes its evaluations and checkpoints into the run's folder.
 
@@ -55,14 +61,15 @@ def build_trainer(
         tokenizer: Its tokeniser.
         on_progress: Called with (step, steps, what) after every step.
         fresh: Whether the run begins at step 0, which is then evaluated too.
+        callbacks: The caller's; they are called after the run's own.
     """
     config = kind.config
     rows = kind.encoded(kind.task.train, tokenizer)
     watched = some(kind.task.selection, config.monitor_rows)
     encoded = kind.encoded(watched, tokenizer)
-    callbacks = [Recorder(folder, kind.monitored), Progress(on_progress)]
+    own = [Recorder(folder, kind.monitored), Progress(on_progress)]
     if config.early_stopping:
-        callbacks.append(EarlyStoppingCallback(config.early_stopping))
+        own.append(EarlyStoppingCallback(config.early_stopping))
     trainer = RunTrainer(
         model=model,
         args=_arguments(kind, folder, rows, fresh),
@@ -71,10 +78,28 @@ def build_trainer(
         data_collator=kind.collator(tokenizer, model),
         processing_class=tokenizer,
         compute_metrics=kind.scorer(watched, encoded),
-        callbacks=callbacks,
+        callbacks=[*own, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback):  # beside what is removed in the end
+            callback.logging_dir = callback.logging_dir or str(folder.events)
+    log_roles(trainer)
     return trainer
+
+
+def check_trainer(config: RunConfig) -> None:
+    """Raise a UserError if a run's trackers or optimiser are not there; nothing is written."""
+    try:
+        for tracker in get_reporting_integration_callbacks(_trackers(config)):
+            tracker()
+    except (ValueError, RuntimeError, ImportError) as error:
+        said = str(error).strip().partition("\n")[0]
+        raise UserError(f"report_to={config.report_to!r}: {said}") from error
+    if config.optim.endswith(_OF_BITSANDBYTES) and not is_bitsandbytes_available():
+        raise UserError(
+            f"optim={config.optim!r}: needs bitsandbytes; pip install 'ailora[quantized]'"
+        )
 
 
 def build_evaluator(
@@ -88,7 +113,7 @@ def build_evaluator(
     """A Trainer that only predicts; ``folder`` is scratch."""
     trainer = Trainer(
         model=model,
-        args=TrainingArguments(str(folder), **_common_arguments(kind.config)),
+        args=TrainingArguments(str(folder), report_to="none", **_common_arguments(kind.config)),
         data_collator=kind.collator(tokenizer, model),
         processing_class=tokenizer,
         callbacks=[Progress(on_progress)],
@@ -122,6 +147,10 @@ def run_to_end(trainer: Trainer, checkpoint: Path | None) -> None:
         _shard(trainer)
 
 
+# Ends of the names of the optimisers that are bitsandbytes's.
+_OF_BITSANDBYTES = ("_8bit", "_32bit")
+
+
 class RunTrainer(Trainer):  # type: ignore[misc]
     """Trainer with each role's learning rate, and its rows in `LengthGroupedOrder`.
 
@@ -139,14 +168,14 @@ class RunTrainer(Trainer):  # type: ignore[misc]
         self.model_accepts_loss_kwargs &= self._loss_shifts_labels
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW, made here and not before: FSDP has to exchange the parameters in it."""
+        """Trainer's own with the roles' groups, made when it asks: FSDP exchanges parameters."""
         if self.optimizer is None:
-            # Fused as Trainer's own is: a plain loop over the parameters takes three times as long.
-            self.optimizer = create_optimizer(
-                self.model, lr=self.args.learning_rate, weight_decay=self.args.weight_decay,
-                fused=True,
-            )  # fmt: skip
-        return self.optimizer
+            made, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            groups = parameter_groups(
+                self.model, lr=self.args.learning_rate, weight_decay=self.args.weight_decay
+            )
+            self.optimizer_cls_and_kwargs = made, {**options, "params": groups}
+        return cast("torch.optim.Optimizer", super().create_optimizer())
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedOrder:
         rows = self.train_dataset if train_dataset is None else train_dataset
@@ -248,7 +277,8 @@ def _arguments(kind: Kind[Any], folder: RunFolder, rows: Dataset, fresh: bool) -
         gradient_accumulation_steps=config.batch_size // micro,
         num_train_epochs=config.epochs,
         learning_rate=config.lr,
-        warmup_steps=config.warmup_ratio,  # below 1 it is a share of the steps
+        # Below 1 it is a share of the steps.
+        warmup_steps=config.warmup_ratio if config.warmup_steps is None else config.warmup_steps,
         bf16=bf16,
         eval_strategy="steps",
         eval_steps=every,
@@ -257,15 +287,23 @@ def _arguments(kind: Kind[Any], folder: RunFolder, rows: Dataset, fresh: bool) -
         save_steps=every,
         save_total_limit=2,  # the best and the last; at 1, Trainer ends by deleting the last
         logging_strategy="steps",
-        logging_steps=every,
+        logging_steps=config.logging_steps or every,
         logging_nan_inf_filter=False,  # it would show the last finite loss of a diverged run
         load_best_model_at_end=config.early_stopping is not None,
         metric_for_best_model=f"eval_{kind.monitored[0]}",
         greater_is_better=kind.greater_is_better,
         restore_callback_states_from_checkpoint=True,
+        report_to=_trackers(config),
+        run_name=folder.path.name,
         **config.trainer_options(),
         **_common_arguments(config),
     )
+
+
+def _trackers(config: RunConfig) -> str | list[str]:
+    """The trackers as Trainer takes them."""
+    named = list(config.report_to or ["none"])
+    return named[0] if named in (["none"], ["all"]) else named
 
 
 def _common_arguments(config: RunConfig) -> dict[str, Any]:
@@ -276,7 +314,6 @@ def _common_arguments(config: RunConfig) -> dict[str, Any]:
         "train_sampling_strategy": "group_by_length",  # for evaluations; training has its own
         "use_cpu": not torch.accelerator.is_available(),  # said so, a processor may have bf16 too
         "dataloader_pin_memory": torch.cuda.is_available(),
-        "report_to": "none",
         "disable_tqdm": True,
         "log_level": "error",
     }
