@@ -15,7 +15,7 @@ MODULES = {
     ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((SRC / "ailora").rglob("*.py"))
 }
-FOUNDATION = {"errors", "files"}
+FOUNDATION = {"errors", "files", "versions"}
 METHOD = FOUNDATION | {"linalg", "cache", "roles", "adapters"}
 LIBRARY = METHOD | {"pretrained", "checkpoints", "offline"}
 
@@ -23,6 +23,7 @@ LIBRARY = METHOD | {"pretrained", "checkpoints", "offline"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
+    "versions": {"errors"},
     "pretrained": {"errors"},
     "linalg": {"errors"},
     "cache": FOUNDATION | {"linalg"},
