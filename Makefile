@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 DEMO_OUT ?= demo
 
-.PHONY: demo test test-slow test-deepspeed lint format docs bench architectures gallery lock clean help
+.PHONY: demo test test-slow test-oldest test-versions test-deepspeed lint format docs bench architectures gallery lock clean help
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,12 @@ test: $(VENV)/.installed-dev ## the test suite, on all processors
 
 test-slow: $(VENV)/.installed-dev ## the tests that take minutes: several processes, kills, notebooks
 	@$(BIN)/python -m pytest -m slow
+
+test-oldest: $(VENV)/.installed-dev ## the library's tests with the oldest PEFT and transformers
+	@$(BIN)/nox -s oldest
+
+test-versions: $(VENV)/.installed-dev ## the same in every environment of noxfile.py (gigabytes)
+	@$(BIN)/nox
 
 test-deepspeed: $(VENV)/.installed-dev ## the tests of DeepSpeed, which is installed beside the rest
 	@$(PIP) --no-deps --target $(VENV)/deepspeed --upgrade \

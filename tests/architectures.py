@@ -144,7 +144,8 @@ _MENDED: Mapping[str, Mapping[str, Any]] = {
     "zamba": {
         "attention_hidden_size": 64,
         "attention_head_dim": 16,
-        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        # "mamba" in transformers 4
+        "layers_block_type": [hf.ZambaConfig().layers_block_type[0], "hybrid"] * 2,
         "num_hidden_layers": 4,
     },
     "zaya": {"num_experts_per_tok": 1},

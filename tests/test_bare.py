@@ -15,11 +15,12 @@ import pytest
 from tests.test_imports import MODULES
 
 LIBRARY = sorted(name for name in MODULES if not name.startswith("ailora.lab"))
-PACKAGES = {
-    re.split(r"[^\w.-]", line, maxsplit=1)[0].lower()
+DECLARED = [
+    (re.split(r"[^\w.-]", line, maxsplit=1)[0].lower(), line)
     for line in metadata.requires("ailora") or ()
-    if re.search(r"extra == .lab\b", line)
-}
+]
+PACKAGES = {name for name, line in DECLARED if re.search(r"extra == .lab\b", line)}
+PACKAGES -= {name for name, line in DECLARED if "extra ==" not in line}
 IMPORTED_AS = {"scikit-learn": "sklearn", "rouge-score": "rouge_score", "attrs": "attr"}
 
 # Every package of the extra `lab` that nothing else of the library brings is made not to be there,

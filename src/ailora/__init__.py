@@ -52,7 +52,15 @@ def __getattr__(name: str) -> Any:
     """Import torch, transformers and PEFT only when something that needs them is asked for."""
     if name not in __all__:
         raise AttributeError(f"module 'ailora' has no attribute {name!r}")
-    return getattr(import_module(_HOME.get(name, "ailora.adapters")), name)
+    try:
+        return getattr(import_module(_HOME.get(name, "ailora.adapters")), name)
+    except ImportError as error:
+        from ailora.versions import misfit_of  # noqa: PLC0415 - nothing is imported before it is used
+
+        found = misfit_of(error)
+        if found is None:
+            raise
+        raise found from error
 
 
 def __dir__() -> list[str]:

@@ -216,7 +216,9 @@ def llama_of(fused: hf.PreTrainedModel) -> hf.PreTrainedModel:
     wanted = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
               "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_parameters",
               "max_position_embeddings", "pad_token_id", "tie_word_embeddings")  # fmt: skip
-    model = hf.LlamaForCausalLM(hf.LlamaConfig(**{name: config[name] for name in wanted})).eval()
+    model = hf.LlamaForCausalLM(
+        hf.LlamaConfig(**{name: config[name] for name in wanted if name in config})
+    ).eval()
     weights = {}
     for key, value in fused.state_dict().items():
         names, sizes = [key], [value.shape[0]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import peft
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
@@ -9,7 +10,7 @@ from peft import LoraConfig, PeftModel
 import ailora
 from ailora import AILoRAConfig, Role, presets
 from ailora.errors import UserError
-from tests.adapters.models import Q0, base_weights, batch, logits, move, same, tiny, train
+from tests.adapters.models import Q0, base_weights, batch, factors, logits, move, same, tiny, train
 
 
 @pytest.fixture
@@ -138,3 +139,25 @@ def test_nothing_is_started_on_merged_weights(model: PeftModel) -> None:
     model.merge_adapter()
     with pytest.raises(UserError, match=r"merged into this model's weights; unmerge_adapter\(\)"):
         ailora.get_peft_model(model, AILoRAConfig(r=2), "second")
+
+
+def test_a_later_cast_leaves_an_added_adapter_as_it_was_trained() -> None:
+    """PEFT casts an adapter where it is added (not before 0.19), and again where it is loaded."""
+    model = peft.get_peft_model(tiny(torch.bfloat16), AILoRAConfig(r=2))
+    model.add_adapter("other", AILoRAConfig(r=2))
+    move(model, Q0, "other")
+    moved = [factor.weight.detach().clone() for factor in factors(model, Q0, "other")]
+    model.base_model._cast_adapter_dtype("other")
+    for factor, wanted in zip(factors(model, Q0, "other"), moved, strict=True):
+        assert torch.equal(factor.weight, wanted.to(factor.weight.dtype))
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_our_own_call_casts_what_it_adds_as_pefts_casts_the_first(autocast: bool) -> None:
+    model = peft.get_peft_model(
+        tiny(torch.bfloat16), AILoRAConfig(r=2), autocast_adapter_dtype=autocast
+    )
+    ailora.get_peft_model(model, AILoRAConfig(r=2), "other", autocast_adapter_dtype=autocast)
+    for first, second in zip(factors(model, Q0), factors(model, Q0, "other"), strict=True):
+        assert first.weight.dtype == second.weight.dtype
+        assert torch.equal(first.weight, second.weight)

@@ -305,8 +305,12 @@ def test_a_mixed_model_is_refused_by_name() -> None:
 
 @pytest.fixture
 def transformers_takes_this_peft(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its version check reads the installed one's number."""
-    monkeypatch.setattr(hf.integrations.peft, "check_peft_version", lambda **_: None)
+    """Its version check reads the installed one's number; it is switched off where it refuses."""
+    module = hf.integrations.peft
+    try:
+        module.check_peft_version(min_version=module.MIN_PEFT_VERSION)
+    except (ImportError, ValueError):  # 5.24 asks for a PEFT that is not released
+        monkeypatch.setattr(module, "check_peft_version", lambda **_: None)
 
 
 @pytest.mark.usefixtures("transformers_takes_this_peft")

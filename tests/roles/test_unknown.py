@@ -11,7 +11,7 @@ from torch import nn
 
 from ailora.errors import UserError
 from ailora.roles import find_projections
-from tests.architectures import build
+from tests.architectures import HEADS_OF, build
 
 
 def _linears(**sizes: tuple[int, int]) -> dict[str, nn.Module]:
@@ -113,6 +113,16 @@ def test_a_state_space_block_is_known_by_its_parameters() -> None:
         find_projections(_model(block))
 
 
+def tower_of(model_type: str) -> nn.Module:
+    if model_type not in HEADS_OF:
+        pytest.skip("this transformers does not have it yet")
+    if hf.__version__.startswith("4.") and model_type == "phi4_multimodal":
+        pytest.skip("transformers 4 does not build it from a config without images")
+    if hf.__version__.startswith("4.") and model_type == "granite_speech":
+        pytest.skip("in transformers 4 its encoder has no config of its own: refused by name")
+    return build(model_type, device="meta")
+
+
 @pytest.mark.parametrize(
     ("model_type", "towers"),
     [
@@ -125,7 +135,7 @@ def test_a_state_space_block_is_known_by_its_parameters() -> None:
     ],
 )
 def test_towers_for_images_and_sound_are_left_out(model_type: str, towers: str) -> None:
-    model = build(model_type, device="meta")
+    model = tower_of(model_type)
     assert any(towers in name for name, _ in model.named_modules())
     found = find_projections(model)
     assert found and not any(towers in p.name for p in found)
@@ -154,6 +164,8 @@ def test_architectures_without_plain_roles_are_refused_by_name(model_type: str) 
 
 
 def test_a_key_that_is_the_value_as_well_is_not_taken_for_a_key_alone() -> None:
+    if "gemma4_text" not in HEADS_OF:
+        pytest.skip("this transformers does not have it yet")
     model = build("gemma4_text", device="meta", attention_k_eq_v=True)
     with pytest.raises(UserError, match="a key but no value of its own"):
         find_projections(model, ["q", "v"])

@@ -34,11 +34,13 @@ class Wanted:
         fold: Whether ``anchored=False`` takes the start out of the weights; a checkpoint's files
             have it taken out already.
         on_progress: See `ailora.adapters.selection.make_factors`.
+        autocast_adapter_dtype: As in PEFT, for a PEFT whose `add_adapter` does not take it.
     """
 
     factors: Mapping[str, Factors] | None = None
     fold: bool = True
     on_progress: OnWeight | None = None
+    autocast_adapter_dtype: bool = False
 
 
 # PEFT adds the heads of these two tasks to the caller's config after the injection.

@@ -6,10 +6,12 @@ import os
 import sys
 from typing import Any
 
+import peft
 from torch import nn
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ailora.adapters.config import AILoRAConfig
+from ailora.adapters.peft_insides import saves_lora_only_biases
 from ailora.errors import UserError
 from ailora.roles.projection import check_not_packed
 
@@ -22,6 +24,10 @@ FSDP1 = (
     "FSDP version 1 was never tried with these factors; set fsdp_version: 2 (accelerate launch "
     "--fsdp_version 2), or use the files of `ailora init` on a plain LoRA"
 )
+BIASES = (
+    "bias='lora_only': PEFT {} trains these biases and leaves them out of what it saves; use "
+    "bias='all', bias='none' or peft>=0.21"
+)
 UNSLOTH = (
     "Unsloth is imported: its kernels take LoRA weights past the layers that keep their anchors; "
     "train the files of `ailora init` with it, or leave Unsloth out"
@@ -33,7 +39,10 @@ def check_compatible(config: AILoRAConfig) -> None:
 
     ``accelerate launch`` and DeepSpeed's integration in transformers announce themselves by
     environment variables. Folded and Gaussian factors are plain LoRA and work with all of them.
+    Biases that PEFT trains and does not save are refused for any factors.
     """
+    if config.bias == "lora_only" and not saves_lora_only_biases():
+        raise UserError(BIASES.format(peft.__version__))
     if not (config.anchored and config.is_spectral):
         return
     if fsdp_version() == 1:

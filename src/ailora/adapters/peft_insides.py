@@ -1,8 +1,9 @@
 """Everything that this library takes for granted about PEFT's insides, and where it steps in.
 
-Whatever is read, called or wrapped here is not PEFT's public API. It is looked for at import, so a
-PEFT that lacks it says so in one line; what each of them does has a test in
-``tests/adapters/test_peft_contract.py``.
+Whatever is read, called or wrapped here is not PEFT's public API. It is looked for when something
+of ``ailora.adapters`` is asked for first, so a PEFT that lacks it says so in one line; what each of
+them does has a test in ``tests/adapters/test_peft_contract.py``. Where versions differ, this module
+looks at what there is, not at the version's number.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import copy
-from functools import wraps
+from functools import lru_cache, wraps
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
-import peft
-from peft import LoraConfig, PeftModel
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners import tuners_utils
 from peft.tuners.lora import LoraLayer, LoraModel
 from peft.tuners.mixed import MixedModel
@@ -26,6 +27,7 @@ from peft.utils import other
 from torch import nn
 
 from ailora.errors import UserError
+from ailora.versions import misfit
 
 T = TypeVar("T")
 
@@ -39,8 +41,8 @@ _NEEDED: tuple[tuple[Any, str, tuple[str, ...]], ...] = (
     (BaseTunerLayer, "enable_adapters", ("enabled",)),
     (MixedModel, "inject_adapter", ("model", "adapter_name")),
     (PeftModel, "save_pretrained", ("path_initial_model_for_weight_conversion",)),
-    (PeftModel, "create_or_update_model_card", ("output_dir",)),
-    (PeftModel, "_upload_modified_files", ("working_dir",)),
+    (PeftModel, "add_adapter", ("adapter_name", "peft_config")),
+    (PeftModel, "load_adapter", ("model_id", "adapter_name", "autocast_adapter_dtype")),
     (tuners_utils, "check_target_module_exists", ("config", "key")),
     (tuners_utils, "_maybe_include_all_linear_layers", ("peft_config", "model")),
     (other, "get_pattern_key", ("pattern_keys", "key_to_match")),
@@ -55,13 +57,14 @@ def _check_peft() -> None:
         if not callable(function) or lacking:
             where = f"{getattr(owner, '__name__', owner)}.{name}"
             what = f"takes no {lacking[0]!r}" if callable(function) else "is not there"
-            raise ImportError(
-                f"ailora does not fit peft {peft.__version__}: {where} {what}; install a version "
-                "that docs/compatibility.md lists"
-            )
+            raise misfit("peft", f"{where} {what}")
 
 
 _check_peft()
+
+# From 0.19 on, `PeftModel.add_adapter` keeps factors over 16-bit weights in fp32, as
+# `get_peft_model` always has.
+ADDING_CASTS = "autocast_adapter_dtype" in inspect.signature(PeftModel.add_adapter).parameters
 
 
 # --- Which modules PEFT adapts ---------------------------------------------------------------
@@ -259,15 +262,33 @@ def base_layer(module: nn.Module) -> nn.Module:
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 
+@lru_cache
+def saves_lora_only_biases() -> bool:
+    """Whether the biases that ``bias="lora_only"`` trains are saved; before PEFT 0.21 they are not.
+
+    The caller's random state is left alone.
+    """
+    with torch.random.fork_rng(devices=[]):
+        tiny = LoraModel(
+            nn.ModuleDict({"layer": nn.Linear(1, 1)}),
+            LoraConfig(r=1, target_modules=["layer"], bias="lora_only"),
+            "default",
+        )
+    return any(name.endswith("bias") for name in get_peft_model_state_dict(tiny))
+
+
 # --- Where this library steps in -------------------------------------------------------------
 
 Original = Callable[..., Any]
 
 
 def around(owner: type, name: str, replacement: Callable[..., Any]) -> None:
-    """Call ``replacement(original, self, ...)`` in place of a method; once per process."""
-    original = getattr(owner, name)
-    if getattr(original, "_ailora", False):
+    """Call ``replacement(original, self, ...)`` in place of a method; once per process.
+
+    A method that `_NEEDED` does not list may be missing: then nothing happens.
+    """
+    original = getattr(owner, name, None)
+    if original is None or getattr(original, "_ailora", False):
         return
 
     @wraps(original)
@@ -278,11 +299,20 @@ def around(owner: type, name: str, replacement: Callable[..., Any]) -> None:
     setattr(owner, name, method)
 
 
+def argument(method: Original, name: str, self: Any, args: Any, kwargs: Any) -> Any:
+    """What a call of a method gives for a parameter, or its default."""
+    given = inspect.signature(method).bind(self, *args, **kwargs)
+    given.apply_defaults()
+    return given.arguments[name]
+
+
 __all__ = [
+    "ADDING_CASTS",
     "BaseTunerLayer",
     "LoraLayer",
     "LoraModel",
     "MixedModel",
+    "argument",
     "around",
     "base_layer",
     "from_pattern",
@@ -293,6 +323,7 @@ __all__ = [
     "merged_adapters",
     "pattern",
     "pattern_fits",
+    "saves_lora_only_biases",
     "selecting",
     "stays",
     "taken_for_experts",

@@ -8,6 +8,7 @@ refusal comes before anything is changed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from ailora.adapters.attach import NewAdapter, Wanted, put_blocks
 from ailora.adapters.config import AILoRAConfig, private_copy
 from ailora.adapters.one_scale import in_one_scale, reading
 from ailora.adapters.peft_insides import (
+    ADDING_CASTS,
     BaseTunerLayer,
     LoraModel,
     MixedModel,
+    argument,
     around,
     is_called_by,
 )
@@ -82,7 +85,7 @@ def wrap(
             "or call peft.get_peft_model for PEFT's own configs"
         )
     given = private_copy(config)
-    given._wanted = wanted
+    given._wanted = replace(wanted or Wanted(), autocast_adapter_dtype=autocast_adapter_dtype)
     if isinstance(model, peft.PeftMixedModel):
         raise UserError(_MIXED)
     if not isinstance(model, PeftModel):
@@ -107,7 +110,8 @@ def add_adapter(
 ) -> None:
     """Add an adapter to a PEFT model; the only one it has is the active one."""
     alone = not model.peft_config
-    model.add_adapter(adapter_name, config, autocast_adapter_dtype=autocast_adapter_dtype)
+    options = {"autocast_adapter_dtype": autocast_adapter_dtype} if ADDING_CASTS else {}
+    model.add_adapter(adapter_name, config, **options)
     if alone:  # PEFT activates the first adapter of a new model only
         model.set_adapter(adapter_name)
 
@@ -202,24 +206,34 @@ def _refuse_beside_folded(tuner: LoraModel, model: nn.Module, adapter: str) -> N
         folding.check_whole(model)
 
 
-def _cast(
-    original: Any, tuner: LoraModel, adapter_name: str, autocast_adapter_dtype: bool = True
-) -> None:
+def _cast(original: Any, tuner: LoraModel, adapter_name: str, *args: Any, **kwargs: Any) -> None:
     """PEFT keeps factors over 16-bit weights in fp32: then they start there, not rounded."""
-    original(tuner, adapter_name, autocast_adapter_dtype)
+    original(tuner, adapter_name, *args, **kwargs)
     pending = tuner.__dict__.pop("_ailora_pending", None)
     if pending is not None and pending.adapter == adapter_name:
         pending.fill()
 
 
-def _unload(
+def _add(
     original: Any,
-    tuner: LoraModel,
-    merge: bool = True,
-    progressbar: bool = False,
-    safe_merge: bool = False,
-    adapter_names: list[str] | None = None,
-) -> nn.Module:
+    model: PeftModel,
+    adapter_name: str,
+    peft_config: Any,
+    *args: Any,
+    **kwargs: Any,
+) -> None:
+    """Where PEFT does not cast what it adds: as asked, and no later cast brings the start back."""
+    original(model, adapter_name, peft_config, *args, **kwargs)
+    if isinstance(peft_config, AILoRAConfig | StartedConfig):
+        wanted = getattr(peft_config, "_wanted", None)
+        autocast = wanted is not None and wanted.autocast_adapter_dtype
+        model.base_model._cast_adapter_dtype(adapter_name, autocast)
+
+
+def _unload(original: Any, tuner: LoraModel, *args: Any, **kwargs: Any) -> nn.Module:
+    merge, adapter_names = (
+        argument(original, name, tuner, args, kwargs) for name in ("merge", "adapter_names")
+    )
     merged = set(adapter_names or tuner.active_adapters) if merge else set()
     merged |= peft_insides.merged_adapters(tuner.model)
     for name, record in _records(tuner.peft_config).items():
@@ -228,13 +242,13 @@ def _unload(
                 f"adapter {name!r} is folded into the base weights (anchored=False): without it "
                 "they are a residual and no model; merge_and_unload() it, or load the base anew"
             )
-    whole: nn.Module = original(tuner, merge, progressbar, safe_merge, adapter_names)
+    whole: nn.Module = original(tuner, *args, **kwargs)
     if merged:
         folding.unmark(whole)
     return whole
 
 
-def _delete(original: Any, tuner: LoraModel, adapter_name: str) -> None:
+def _delete(original: Any, tuner: LoraModel, adapter_name: str, *args: Any, **kwargs: Any) -> None:
     record = _records(tuner.peft_config).get(adapter_name)
     if record is not None and record.is_folded:
         others = _records(tuner.peft_config).items()
@@ -243,19 +257,19 @@ def _delete(original: Any, tuner: LoraModel, adapter_name: str) -> None:
                 f"adapter {adapter_name!r} is folded into the base weights (anchored=False): "
                 "without it they are a residual and no model; load the base anew"
             )
-    original(tuner, adapter_name)
+    original(tuner, adapter_name, *args, **kwargs)
 
 
-def _enable(original: Any, layer: BaseTunerLayer, enabled: bool) -> None:
+def _enable(original: Any, layer: BaseTunerLayer, enabled: bool, *args: Any, **kwargs: Any) -> None:
     if not enabled and folding.is_ours(peft_insides.base_layer(layer)):
         raise UserError(
             "an adapter is folded into the base weights (anchored=False): disabling it leaves a "
             "residual, not the pre-trained model that a reference must be; use anchored=True"
         )
-    original(layer, enabled)
+    original(layer, enabled, *args, **kwargs)
 
 
-def _disable(original: Any, tuner: LoraModel) -> None:
+def _disable(original: Any, tuner: LoraModel, *args: Any, **kwargs: Any) -> None:
     for name in _records(tuner.peft_config):
         bias = tuner.peft_config[name].bias
         if bias != "none" and tuner.training:
@@ -263,7 +277,7 @@ def _disable(original: Any, tuner: LoraModel) -> None:
                 f"bias={bias!r} trains the base's own biases, so the disabled adapter is no "
                 "reference model; use bias='none'"
             )
-    original(tuner)
+    original(tuner, *args, **kwargs)
 
 
 def _derive(original: Any, tuner: LoraModel, *args: Any, **kwargs: Any) -> None:
@@ -336,9 +350,9 @@ def _mixed(
     original(tuner, model, adapter_name, *args, **kwargs)
 
 
-def _card(original: Any, model: PeftModel, output_dir: str) -> None:
+def _card(original: Any, model: PeftModel, output_dir: str, *args: Any, **kwargs: Any) -> None:
     """The model card says how an adapter started, also where Trainer or the hub write it anew."""
-    original(model, output_dir)
+    original(model, output_dir, *args, **kwargs)
     for record in _records(model.peft_config).values():
         if not _converting:  # what PEFT converts to is a plain LoRA
             say_start(Path(output_dir) / "README.md", record)
@@ -366,6 +380,8 @@ def step_in() -> None:
     around(BaseTunerLayer, "enable_adapters", _enable)
     around(LoraModel, "add_weighted_adapter", _derive)
     around(MixedModel, "inject_adapter", _mixed)
+    if not ADDING_CASTS:
+        around(PeftModel, "add_adapter", _add)
     around(PeftModel, "save_pretrained", _save)
     around(PreTrainedModel, "save_pretrained", _save_with_model)
     around(PeftModel, "load_adapter", _load)

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 import transformers as hf
 from torch import nn
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.pytorch_utils import Conv1D
 
 from ailora.checkpoints.checkpoint import Checkpoint
 from ailora.checkpoints.header import FLOATS
+from ailora.checkpoints.stored_names import stored_names
 from ailora.errors import UserError
 
 # PEFT's name of a task, and the class of transformers with its head.
@@ -143,7 +142,7 @@ def read_structure(
             weights are stored quantised.
     """
     model = build_model(checkpoint.folder, task_type, num_labels, kind)
-    stored, converted = _stored_names(model, checkpoint)
+    stored, converted = stored_names(model, checkpoint.where)
     return Structure(checkpoint=checkpoint, model=model, stored=stored, converted=converted)
 
 
@@ -184,23 +183,5 @@ def _build(config: Any, task_type: str | None, kind: type[nn.Module] | None) -> 
             model = stored_class(config)
         else:
             model = hf.AutoModel.from_config(config)
-    return model.eval()
-
-
-def _stored_names(model: Any, checkpoint: Checkpoint) -> tuple[dict[str, str], frozenset[str]]:
-    """Names as `from_pretrained` maps them: renamings, and the base model's prefix or not."""
-    rules = get_model_conversion_mapping(model)
-    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
-    state = model.state_dict()
-    prefix = model.base_model_prefix
-    stored, converted = {}, set()
-    for name in checkpoint.where:
-        target, converter = rename_source_key(name, renamings, converters, prefix, state)
-        if target not in state and name in state:
-            target, converter = rename_source_key(name, [], [], prefix, state)
-        if converter is None:
-            stored[target] = name
-        else:
-            converted.add(target)
-    return stored, frozenset(converted)
+    built: nn.Module = model.eval()
+    return built

@@ -1,4 +1,4 @@
-"""How a command begins and ends: `~` in paths, bad input, a full disk, Ctrl-C; each in one line."""
+"""How a command begins and ends: `~` in paths, bad input, a misfit, a full disk, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import typer
 
 from ailora.errors import UserError
+from ailora.versions import misfit_of
 
 BAD_INPUT, STOPPED = 2, 130  # exit codes, as shells know them
 # What stands for a character that the encoding lacks; "?" for any other.
@@ -46,6 +47,11 @@ def one_line(command: Callable[..., None], kept: str = "") -> Callable[..., None
             raise typer.Exit(STOPPED) from None
         except UserError:
             raise
+        except ImportError as error:
+            misfit = misfit_of(error)
+            if misfit is None:
+                raise
+            raise misfit from error
         except Exception as error:
             full = _full_disk(error)
             if full is None:

@@ -214,7 +214,7 @@ class _Basis:
             directions[silent] = C.forward(C.normal(new[silent]))
         self._P = torch.cat([self._P, orthonormalise(directions, self._P)])
         self._Q = torch.cat([self._Q, new])
-        T = torch.nn.functional.pad(self._T, (0, 0, 0, new.shape[0]))
+        T = torch.cat([self._T, self._T.new_zeros(new.shape[0], self._T.shape[1])])
         self._T = torch.cat([T, self._P @ image.T], dim=1)
 
     def turn(self, part: Part) -> _Turn:

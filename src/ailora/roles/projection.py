@@ -7,7 +7,6 @@ Its layer computes y = W x, however W is laid out (GPT-2's Conv1D holds its tran
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
 import torch
@@ -177,12 +176,16 @@ def _is_bitsandbytes(weight: Tensor) -> bool:
 
 
 def _dequantised(module: nn.Module, weight: Tensor) -> Tensor:
-    from transformers.integrations.bitsandbytes import dequantize_bnb_weight  # noqa: PLC0415 (slow)
+    from bitsandbytes import functional  # noqa: PLC0415 - slow, and optional
 
-    # Scales of an 8-bit layer move from the weight to the layer's state at its first forward, and
-    # transformers' function would move them: it gets a state of its own.
-    state: Any = getattr(module, "state", None)
-    scales = getattr(state, "SCB", None)
-    held = SimpleNamespace(SCB=getattr(weight, "SCB", None) if scales is None else scales)
-    dequantised: Tensor = dequantize_bnb_weight(weight, state=held)
-    return dequantised
+    stored: Any = weight
+    if hasattr(stored, "quant_state"):
+        four_bits: Tensor = functional.dequantize_4bit(stored.data, stored.quant_state)
+        return four_bits
+    # Scales of an 8-bit layer move from the weight to the layer's state at its first forward.
+    scales = getattr(getattr(module, "state", None), "SCB", None)
+    scales = stored.SCB if scales is None else scales
+    eight_bits: Tensor = functional.int8_vectorwise_dequant(
+        stored.data, scales.to(stored.data.device)
+    )
+    return eight_bits

@@ -1,0 +1,69 @@
+"""The environments of docs/compatibility.md: other versions of PEFT, transformers and torch.
+
+nox                                  # all of them
+nox -s oldest                        # one
+nox -s oldest --force-python 3.10    # another Python
+nox -db uv                           # uv's cache: what several of them have is there once
+nox -s oldest -- tests/adapters -x   # other tests, or pytest's options
+"""
+
+from __future__ import annotations
+
+import nox
+
+TORCH = "torch==2.13.0"  # as in constraints.in
+# What trainers pin, and the ends of the range that pyproject.toml declares.
+ENVIRONMENTS: dict[str, list[str]] = {
+    "oldest": [TORCH, "peft==0.18.1", "transformers==4.57.6"],
+    "oldest_torch": ["torch==2.6.0", "peft==0.18.1", "transformers==4.57.6"],
+    "llama_factory": [
+        TORCH, "peft==0.18.1", "transformers==5.6.0", "trl==0.24.0", "datasets==4.0.0",
+    ],
+    "axolotl": [
+        TORCH, "peft==0.20.0", "transformers==5.16.1", "trl==1.9.0", "accelerate==1.13.0",
+        "datasets==4.8.4", "sentence-transformers==6.2.0",
+    ],
+    "transformers_5_10": [TORCH, "peft==0.21.2", "transformers==5.10.4"],
+    "newest": ["torch", "peft", "transformers", "trl", "datasets", "sentence-transformers"],
+}  # fmt: skip
+LIBRARY = (
+    *("tests/adapters", "tests/roles", "tests/linalg", "tests/cache", "tests/checkpoints"),
+    *("tests/offline", "tests/cli", "tests/test_bare.py", "tests/test_files.py"),
+    *("tests/test_pretrained.py", "tests/test_versions.py", "tests/integrations/test_trainer.py"),
+)
+WITH_DATASETS = ("tests/integrations/test_trl.py", "tests/integrations/test_trl_config.py")
+WITH_SENTENCES = ("tests/integrations/test_sentence_transformers.py",)
+
+nox.options.reuse_existing_virtualenvs = True
+nox.options.stop_on_first_error = False
+
+
+def tests(session: nox.Session, pins: list[str]) -> None:
+    """Install what is pinned beside the library, and run the library's tests."""
+    session.install("-e", ".", *pins, "pytest>=8", "pytest-xdist>=3.6", "requests", "pip")
+    session.run("python", "-c", SAY)
+    names = " ".join(pins)
+    paths = [*LIBRARY, *(WITH_DATASETS if "datasets" in names else ())]
+    paths += WITH_SENTENCES if "sentence-transformers" in names else ()
+    session.run(
+        *("python", "-m", "pytest", "-m", "not slow", "-n", "auto", "--dist", "loadscope"),
+        *(session.posargs or paths),
+        env={"OMP_NUM_THREADS": "1"},
+    )
+
+
+SAY = """
+import sys, peft, torch, transformers
+print("Python", sys.version.split()[0], *(
+    f"{m.__name__} {m.__version__}" for m in (torch, transformers, peft)))
+"""
+
+
+def _declare(name: str, pins: list[str]) -> None:
+    @nox.session(name=name)
+    def session(session: nox.Session) -> None:
+        tests(session, pins)
+
+
+for name, pins in ENVIRONMENTS.items():
+    _declare(name, pins)
