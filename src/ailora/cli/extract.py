@@ -41,6 +41,7 @@ def extract(
     Example: `ailora extract meta-llama/Llama-2-7b-hf my-finetuned --rank 32 --out adapter`
     """
     from ailora.cli.console import quiet_libraries, say, show, streaming
+    from ailora.cli.export import parse_rank
     from ailora.offline import extract_adapter
     from ailora.pretrained import resolve
 
@@ -63,22 +64,6 @@ def extract(
     say(f"adapter of rank {report.rank}: {report.folder}")
     say(f"of the change of all layers together {report.frobenius:.2%} is lost{unchanged}")
     say(f"for the model: {report.base}")
-
-
-def parse_rank(text: str) -> int | float:
-    """An integer is a rank, a number with a point a share of the energy.
-
-    Raises:
-        UserError: it is neither.
-    """
-    from ailora.errors import UserError
-
-    try:
-        return float(text) if "." in text else int(text)
-    except ValueError:
-        raise UserError(
-            f"--rank {text!r}: give an integer such as 16, or a share such as 0.95"
-        ) from None
 
 
 def table(report: ExtractReport) -> Table:

@@ -11,19 +11,23 @@ from pathlib import Path
 
 import torch
 
-from ailora.adapters.config import check_rank
 from ailora.adapters.folder import AdapterFolder
 from ailora.checkpoints.checkpoint import as_recorded
 from ailora.checkpoints.resumable import require_empty
 from ailora.errors import UserError
 from ailora.linalg import LowRank
-from ailora.offline.plain_lora import base_copies, read_plain, without_copies, write_plain
+from ailora.offline.plain_lora import (
+    Rank,
+    base_copies,
+    check_rank_or_share,
+    read_plain,
+    without_copies,
+    write_plain,
+)
 from ailora.offline.residual import is_residual, of_original, original_name, warn_if_moved
 from ailora.offline.servers import SERVERS, check_server, limit_for
 
 logger = logging.getLogger(__name__)
-
-Rank = int | float  # a rank, or the share of the energy ||dW||_F^2 that is to be kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +146,7 @@ def plain_updates(
     if start is not None and not folded_base:
         raise UserError("--start is of use with --folded-base only; add it, or leave --start out")
     if rank is not None:
-        _check_rank(rank)
+        check_rank_or_share(rank)
     if folded_base:
         adapter = of_original(adapter, start, original)
     updates: dict[str, LowRank] = {}
@@ -211,11 +215,6 @@ class Compressed:
     tail: float
 
 
-def _check_rank(rank: Rank) -> None:
-    if not (isinstance(rank, float) and 0 < rank < 1):
-        check_rank("rank", rank)
-
-
 def compress(update: LowRank, rank: Rank) -> Compressed:
     """The closest update of rank ``rank``: two thin QRs and the SVD of a k x k matrix, in fp64.
 
@@ -226,7 +225,7 @@ def compress(update: LowRank, rank: Rank) -> Compressed:
     Raises:
         UserError: ``rank`` is below 1 and no share.
     """
-    _check_rank(rank)
+    check_rank_or_share(rank)
     if rank >= update.rank:
         return Compressed(update=update, frobenius=0.0, spectral=0.0, tail=0.0)
     A, B = update.exact()

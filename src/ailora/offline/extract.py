@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ailora.adapters.config import check_rank
 from ailora.checkpoints.checkpoint import as_recorded
 from ailora.checkpoints.resumable import Record, Row, Work, begin, fingerprint
 from ailora.checkpoints.writer import OnProgress
@@ -32,6 +31,7 @@ from ailora.offline.extracted import (
     write_files,
 )
 from ailora.offline.model_pair import ModelPair, is_linear, read_pair
+from ailora.offline.plain_lora import Rank, check_rank_or_share
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def extract_adapter(
     tuned: str | Path,
     out: Path,
     *,
-    rank: int | float,
+    rank: Rank,
     modules_to_save: Sequence[str] = (),
     on_progress: OnProgress | None = None,
 ) -> ExtractReport:
@@ -72,7 +72,7 @@ def extract_adapter(
             quantised, incomplete, or hold NaN or infinity; no linear layer changed; the folder is
             not empty or cannot be written.
     """
-    _check_rank(rank)
+    check_rank_or_share(rank)
     pair = read_pair(base, tuned)
     whole = StoredWhole(pair, modules_to_save)
     plan = {
@@ -93,17 +93,6 @@ def extract_adapter(
     report = _report(out, name, layers, rows)
     _warn(report, pair)
     return report
-
-
-def _check_rank(rank: object) -> None:
-    if isinstance(rank, float):
-        if not 0 < rank < 1:
-            raise UserError(
-                f"rank={rank!r}: give an integer, or a share of the energy of dW between 0 and 1 "
-                "such as 0.95"
-            )
-    else:
-        check_rank("rank", rank)
 
 
 def _report(out: Path, base: str, layers: Sequence[str], rows: Sequence[Row]) -> ExtractReport:
@@ -142,7 +131,7 @@ def _extract(
     layers: Sequence[str],
     whole: StoredWhole,
     work: Work,
-    rank: int | float,
+    rank: Rank,
     on_progress: OnProgress,
 ) -> list[Row]:
     """The rows of the report; factors and rows of finished layers stay with the work."""
@@ -201,7 +190,7 @@ def _abandoned_if_wrong(work: Work) -> Iterator[None]:
         raise
 
 
-def _extract_layer(pair: ModelPair, layer: str, rank: int | float) -> Record:
+def _extract_layer(pair: ModelPair, layer: str, rank: Rank) -> Record:
     """The factors of one layer, and its row; neither if it did not change."""
     weight = f"{layer}.weight"
     if pair.is_same(weight):
@@ -223,7 +212,7 @@ def _extract_layer(pair: ModelPair, layer: str, rank: int | float) -> Record:
     return Record(rows=(asdict(row),), tensors={"A": A, "B": B})
 
 
-def _truncated(dW: Tensor, rank: int | float) -> Triplets:
+def _truncated(dW: Tensor, rank: Rank) -> Triplets:
     if isinstance(rank, float):
         return decompose_share(dW, rank, tol=_TOL)
     return decompose(dW, min(rank, *dW.shape), "principal", tol=_TOL)

@@ -29,8 +29,8 @@ from ailora.checkpoints.writer import (
 from ailora.errors import UserError
 from ailora.files import sha256_of, write_json
 from ailora.linalg import LowRank
-from ailora.offline.export import Rank, plain_updates, refuse_residual
-from ailora.offline.plain_lora import base_copies, read_plain, without_copies
+from ailora.offline.export import plain_updates, refuse_residual
+from ailora.offline.plain_lora import Rank, base_copies, read_plain, without_copies
 from ailora.offline.residual import is_residual, warn_if_moved
 from ailora.offline.whole_modules import fitting_structure, place_whole_modules, stored_value
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ailora.adapters.config import check_rank
 from ailora.adapters.folder import (
     A_KEY,
     B_KEY,
@@ -23,6 +24,7 @@ from ailora.adapters.record import PREFIX, WEIGHTS, sort_names
 from ailora.checkpoints.resumable import whole_folder
 from ailora.errors import UserError
 
+Rank = int | float  # a rank, or the share of the energy ||dW||_F^2 that is to be kept
 # What makes an adapter more than a sum of W and a low-rank matrix for each module.
 _NOT_PLAIN = (
     "use_dora",
@@ -91,6 +93,18 @@ def _check_whole(adapter: AdapterFolder) -> None:
                 f"{adapter.folder / WEIGHTS}: holds {key!r}, which is neither a factor of a linear "
                 "layer nor part of modules_to_save; load the adapter with PEFT instead"
             )
+
+
+def check_rank_or_share(rank: Rank) -> None:
+    """Raise a UserError unless it is an integer of at least 1, or a float between 0 and 1."""
+    if isinstance(rank, float):
+        if not 0 < rank < 1:
+            raise UserError(
+                f"rank={rank!r}: give an integer, or a share of the energy of dW between 0 and 1 "
+                "such as 0.95"
+            )
+        return
+    check_rank("rank", rank)
 
 
 def base_copies(adapter: AdapterFolder) -> set[str]:
