@@ -12,6 +12,7 @@ import transformers as hf
 from torch import nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.pytorch_utils import Conv1D
 
 from ailora.checkpoints.checkpoint import Checkpoint
@@ -151,6 +152,16 @@ def _build(config: Any, task_type: str | None) -> nn.Module:
         else:
             model = hf.AutoModel.from_config(config)
     return cast(nn.Module, model.eval())
+
+
+def decoder_task(model: nn.Module) -> str | None:
+    """``"CAUSAL_LM"`` for a decoder with its head, None for every other class.
+
+    Trainers look for PEFT's class of that task (axolotl's kernels refuse any other). Other tasks
+    are the caller's to name: for them PEFT may train a head along.
+    """
+    is_decoder = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    return "CAUSAL_LM" if is_decoder else None
 
 
 def _stored_names(model: Any, checkpoint: Checkpoint) -> tuple[dict[str, str], frozenset[str]]:
