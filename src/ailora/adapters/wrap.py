@@ -18,6 +18,7 @@ from torch import nn
 from ailora.adapters import folding, peft_insides
 from ailora.adapters.attach import NewAdapter, Wanted, put_blocks
 from ailora.adapters.config import AILoRAConfig, private_copy
+from ailora.adapters.factors import Factor
 from ailora.adapters.peft_insides import (
     BaseTunerLayer,
     LoraModel,
@@ -28,6 +29,7 @@ from ailora.adapters.peft_insides import (
 from ailora.adapters.record import Record, StartedConfig, say_start
 from ailora.adapters.selection import OnWeight
 from ailora.errors import UserError
+from ailora.roles.projection import is_in_pieces
 
 
 def get_peft_model(
@@ -283,6 +285,8 @@ _converting: list[PeftModel] = []
 
 def _save(original: Any, model: PeftModel, *args: Any, **kwargs: Any) -> None:
     """While PEFT converts a folded adapter, it loads the start beside it for a moment."""
+    if kwargs.get("state_dict") is None:
+        _check_whole(model)
     if kwargs.get("path_initial_model_for_weight_conversion") is None:
         original(model, *args, **kwargs)
         return
@@ -291,6 +295,15 @@ def _save(original: Any, model: PeftModel, *args: Any, **kwargs: Any) -> None:
         original(model, *args, **kwargs)
     finally:
         _converting.pop()
+
+
+def _check_whole(model: PeftModel) -> None:
+    if any(isinstance(m, Factor) and is_in_pieces(m.weight) for m in model.modules()):
+        raise UserError(
+            "DeepSpeed ZeRO-3 holds the adapter in pieces, and save_pretrained would write empty "
+            "tensors: call trainer.save_model (with stage3_gather_16bit_weights_on_model_save), or "
+            "pass state_dict=accelerator.get_state_dict(model_wrapped)"
+        )
 
 
 _MIXED = (

@@ -21,6 +21,7 @@ from ailora.roles.projection import (
     count_rows,
     is_projection,
     shape_of,
+    whole_shape,
 )
 from ailora.roles.walk import Place
 
@@ -130,7 +131,11 @@ def _keys_without_values(blocks: Sequence[tuple[Place, list[Part]]]) -> list[Pro
 def is_matrix(module: nn.Module) -> bool:
     """Whether a module has a 2-D weight of its own and is no table of embeddings."""
     weight = getattr(module, "weight", None)
-    return weight is not None and weight.ndim == 2 and not isinstance(module, nn.Embedding)
+    return (
+        weight is not None
+        and len(whole_shape(weight)) == 2
+        and not isinstance(module, nn.Embedding)
+    )
 
 
 def _has_no_softmax(block: Place) -> bool:
@@ -243,7 +248,7 @@ def _refuse_strangers(block: Place, tree: _Tree, known: set[str]) -> None:
 def _has_matrix(module: nn.Module) -> bool:
     if isinstance(module, nn.Embedding) or type(module).__name__.endswith("Norm"):
         return False
-    return any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
+    return any(len(whole_shape(parameter)) > 1 for parameter in module.parameters(recurse=False))
 
 
 def _check_shapes(parts: Mapping[RoleKey, Part]) -> None:
