@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import peft
@@ -113,6 +115,21 @@ def test_files_come_back_as_a_lora_of_the_original(
     )
     unconverted = logits(decoder(tiny_decoder, out / "trained"))  # would add B0 A0 twice
     assert (unconverted - wanted).abs().max() > 0.1
+
+
+def test_the_check_of_the_trainers_pages_sees_an_adapter_that_was_not_exported(
+    script: Script, tiny_decoder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    script("offline_files", tiny_decoder, out=out)
+    check = Path(__file__).parents[2] / "examples" / "trainers" / "compare_logits.py"
+    folders = [tiny_decoder, out / "start" / "model", out / "trained", out / "plain"]
+    printed = subprocess.run(
+        [sys.executable, check, *folders], capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+    assert "ailora imported: False" in printed
+    moved, off, unconverted = (float(line.split()[-1]) for line in printed.splitlines()[-3:])
+    assert off < 1e-3 * moved < 1e-3 * unconverted
 
 
 def test_the_loss_of_a_smaller_export_is_the_one_of_a_full_svd(

@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import transformers as hf
@@ -19,6 +20,7 @@ from torch.distributed.tensor import DTensor
 
 import ailora
 from ailora import presets
+from ailora.errors import UserError
 
 ROWS = [{"input_ids": row, "labels": row} for row in torch.arange(4, 16).view(2, 6).tolist() * 8]
 
@@ -32,12 +34,20 @@ def shard_on_cpu(trainer: hf.Trainer) -> None:
     trainer.is_fsdp_enabled = True
 
 
+def join_deepspeed(arguments: hf.TrainingArguments) -> None:
+    """DeepSpeed counts processes by a group of its own, which on processors nobody starts."""
+    import deepspeed
+
+    assert arguments.world_size == 2  # which starts torch's
+    deepspeed.init_distributed("gloo")
+
+
 class AtRolesRates(hf.Trainer):
     """What Trainer asks for where FSDP takes no ``optimizers=``."""
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Every role at its own rate, and decay."""
-        lr, decay = self.args.learning_rate, 0.1
+        lr, decay = self.args.learning_rate, 0.0 if self.args.deepspeed else 0.1
         self.optimizer = ailora.create_optimizer(model or self.model, lr=lr, weight_decay=decay)
         return self.optimizer
 
@@ -57,12 +67,15 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--deepspeed", help="its configuration")
+    parser.add_argument("--weight-decay", type=float, default=0.0)
+    parser.add_argument("--folded", action="store_true")
     options = parser.parse_args()
     arguments = hf.TrainingArguments(
         output_dir=str(options.out),
         max_steps=6,
         per_device_train_batch_size=2,
         learning_rate=5e-3,
+        weight_decay=options.weight_decay,
         save_steps=3,
         report_to=[],
         use_cpu=True,
@@ -70,9 +83,12 @@ def main() -> None:
         seed=0,
         deepspeed=options.deepspeed,
     )
+    if options.deepspeed:  # before a model is loaded in pieces; on a GPU accelerate does it
+        join_deepspeed(arguments)
     base = hf.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
     fused = base.config.model_type == "gpt2"  # whose roles have one scale
-    model = ailora.get_peft_model(base, presets.ailora(3, bake_rates=not fused))
+    config = presets.ailora(3, bake_rates=not fused, anchored=not options.folded)
+    model = ailora.get_peft_model(base, config)
     rank = PartialState().process_index
     factors = {
         name: parameter.detach().clone()
@@ -86,11 +102,16 @@ def main() -> None:
         shard_on_cpu(trainer)
     trainer.train(resume_from_checkpoint=options.resume or None)
     save(trainer, options.out / "adapter")
+    whole = all(parameter.numel() for parameter in trainer.model.parameters())
+    if not whole:
+        with pytest.raises(UserError, match="holds the adapter in pieces, and save_pretrained"):
+            model.save_pretrained(options.out / "pieces")
     losses = [entry["train_loss"] for entry in trainer.state.log_history if "train_loss" in entry]
     sharded = sum(isinstance(parameter, DTensor) for parameter in trainer.model.parameters())
     found = {
         "losses": losses,
         "sharded": sharded,
+        "whole": whole,
         "kind": str(trainer.accelerator.distributed_type),
     }
     (options.out / f"done-{rank}.json").write_text(json.dumps(found))

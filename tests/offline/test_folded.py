@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from safetensors import safe_open
@@ -63,6 +64,19 @@ def test_residual_and_adapter_make_the_weight_again(
         assert torch.linalg.norm(part) > 1e-3
     for name, bytes_ in raw(report.model).items():
         assert name in changed or bytes_ == raw(model)[name]
+
+
+@pytest.mark.parametrize(
+    ("family", "task_type"), [("llama", "CAUSAL_LM"), ("gpt2", "CAUSAL_LM"), ("bert", None)]
+)
+def test_the_folded_adapter_of_a_decoder_is_one_for_peft(
+    tmp_path: Path, family: str, task_type: str | None
+) -> None:
+    report = init_files(saved(tmp_path / "model", family), tmp_path / "out", folded())
+    assert report.model is not None
+    assert peft.PeftConfig.from_pretrained(str(report.adapter)).task_type == task_type
+    model = peft.PeftModel.from_pretrained(loaded(report.model, family), str(report.adapter))
+    assert isinstance(model, peft.PeftModelForCausalLM) == (task_type is not None)
 
 
 @pytest.mark.parametrize("anchored", [False, True])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 
 import ailora
 from ailora import AILoRAConfig, Role
@@ -146,6 +146,23 @@ def test_a_start_that_moved_is_given_by_hand_and_a_wrong_one_refused(tmp_path: P
         export_adapter(adapter, tmp_path / "out", folded_base=True, start=wrong)
     with pytest.raises(UserError, match="--start"):
         export_adapter(adapter, tmp_path / "out", start=start)
+
+
+def test_an_adapter_that_did_not_go_on_with_the_start_is_said_to_be_new(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As axolotl 0.19 trains for DPO and KTO: its own adapter, on the residual model."""
+    _, adapter = trained(tmp_path)
+    export_adapter(adapter, tmp_path / "plain", folded_base=True)
+    assert "resembles" not in caplog.text
+    residual = tmp_path / "start" / "model"
+    torch.manual_seed(0)
+    stock = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(loaded(residual, dtype=torch.float32), stock)
+    perturb(model, size=0.01)
+    model.save_pretrained(tmp_path / "new")
+    export_adapter(tmp_path / "new", tmp_path / "other", folded_base=True)
+    assert "new: no factor resembles the start's (largest cosine 0." in caplog.text
 
 
 def test_it_merges_into_the_residual_and_into_the_original_alike(tmp_path: Path) -> None:

@@ -8,18 +8,12 @@ from typing import Any
 
 import peft
 from torch import nn
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ailora.adapters.config import AILoRAConfig
 from ailora.adapters.peft_insides import saves_lora_only_biases
 from ailora.errors import UserError
 from ailora.roles.projection import check_not_packed
 
-ZERO3 = (
-    "DeepSpeed ZeRO-3 holds the weights in pieces, so that no start can be made from them, and was "
-    "never tried with these factors; use ZeRO stage 1 or 2, FSDP version 2, or the files of "
-    "`ailora init` on a plain LoRA"
-)
 FSDP1 = (
     "FSDP version 1 was never tried with these factors; set fsdp_version: 2 (accelerate launch "
     "--fsdp_version 2), or use the files of `ailora init` on a plain LoRA"
@@ -37,9 +31,9 @@ UNSLOTH = (
 def check_compatible(config: AILoRAConfig) -> None:
     """Raise a UserError where anchored factors would train wrongly.
 
-    ``accelerate launch`` and DeepSpeed's integration in transformers announce themselves by
-    environment variables. Folded and Gaussian factors are plain LoRA and work with all of them.
-    Biases that PEFT trains and does not save are refused for any factors.
+    ``accelerate launch`` announces FSDP by environment variables. Folded and Gaussian factors are
+    plain LoRA and work with all of them. Biases that PEFT trains and does not save are refused for
+    any factors.
     """
     if config.bias == "lora_only" and not saves_lora_only_biases():
         raise UserError(BIASES.format(peft.__version__))
@@ -47,9 +41,6 @@ def check_compatible(config: AILoRAConfig) -> None:
         return
     if fsdp_version() == 1:
         raise UserError(FSDP1)
-    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
-    if is_deepspeed_zero3_enabled() or (_is_on("ACCELERATE_USE_DEEPSPEED") and stage == "3"):
-        raise UserError(ZERO3)
     if "unsloth" in sys.modules:
         raise UserError(UNSLOTH)
 

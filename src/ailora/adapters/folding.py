@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from ailora.adapters import peft_insides
 from ailora.adapters.record import Record
 from ailora.errors import UserError
 from ailora.roles import Projection
-from ailora.roles.projection import is_quantised
+from ailora.roles.projection import is_in_pieces, is_quantised
 
 logger = logging.getLogger(__name__)
 
@@ -28,19 +29,25 @@ CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def check_weights(model: nn.Module, projections: Iterable[Projection]) -> None:
-    """Raise a UserError for weights that are quantised or shared with another module."""
+    """Raise a UserError for weights that are quantised, in pieces or shared with another."""
     owners: dict[int, set[str]] = {}
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
             owners.setdefault(id(parameter), set()).add(name.removesuffix(".base_layer"))
     for projection in projections:
         module = projection.module
+        weight: Any = module.weight
         if is_quantised(module):
             raise UserError(
                 f"anchored=False would change the quantised weight of {projection.name}; use "
                 "anchored=True, which leaves it as it is"
             )
-        others = owners.get(id(module.weight), set()) - {projection.name}
+        if is_in_pieces(weight):
+            raise UserError(
+                f"anchored=False would change {projection.name}, which DeepSpeed ZeRO-3 holds in "
+                "pieces; use anchored=True, which leaves it as it is, or the files of `ailora init`"
+            )
+        others = owners.get(id(weight), set()) - {projection.name}
         if others:
             raise UserError(
                 f"anchored=False would change {projection.name}, whose weight {min(others)} "

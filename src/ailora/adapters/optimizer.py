@@ -9,6 +9,7 @@ hooks of ours around a step:
 * In a fused layer the roles share a parameter: `create_optimizer` gives it one rate, and the
   others' steps are made longer or shorter here.
 * Optimisers that compute with A and B themselves are refused: they would see rank-2r matrices.
+  So is what DeepSpeed's flat pieces of the parameters would do wrongly.
 """
 
 from __future__ import annotations
@@ -166,6 +167,8 @@ def _before_step(optimizer: Optimizer, *_: Any) -> None:
         if known.held:
             _check_optimizer(optimizer, known.held)
             _warn_if_rates_are_ignored(optimizer, known.held)
+        else:
+            _check_pieces(optimizer)
     if known.held:  # schedulers change them before anybody logs
         known.rates = [float(group["lr"]) for group in optimizer.param_groups]
     noted = []
@@ -214,6 +217,28 @@ def _check_optimizer(optimizer: Optimizer, held: list[_Held]) -> None:
             f"{name} computes with the factors A and B, where anchored ones are rank-2r matrices "
             "[A; A - A0] and [B - B0, B0]; use anchored=False with it, or another optimiser"
         )
+
+
+def _check_pieces(optimizer: Optimizer) -> None:
+    """Raise a UserError where ZeRO's flat pieces hide what has to be kept apart."""
+    theirs = [factor for factor in alive if _is_deepspeeds(factor.weight)]
+    decays = any(group.get("weight_decay") for group in optimizer.param_groups)
+    if decays and any(factor.is_anchored for factor in theirs):
+        raise UserError(
+            "DeepSpeed ZeRO steps on flat pieces of the factors, where weight decay cannot leave "
+            "their frozen half alone; set weight_decay=0, or use DDP or FSDP version 2"
+        )
+    rates = any(group.get(RATES) for group in optimizer.param_groups)
+    if rates and any(_is_mixed(factor) for factor in theirs):
+        raise UserError(
+            "DeepSpeed ZeRO steps on flat pieces of the factors, where roles of one fused layer "
+            "cannot have rates of their own; give them one lr_ratio, or use DDP or FSDP version 2"
+        )
+
+
+def _is_deepspeeds(weight: Tensor) -> bool:
+    """Whether ZeRO has the parameter: in pieces (stage 3), or linked to a piece (1 and 2)."""
+    return hasattr(weight, "ds_id") or hasattr(weight, "_hp_mapping")
 
 
 def _warn_if_rates_are_ignored(optimizer: Optimizer, held: list[_Held]) -> None:

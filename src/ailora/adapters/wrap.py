@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from ailora.adapters import folding, peft_insides
 from ailora.adapters.attach import NewAdapter, Wanted, put_blocks
 from ailora.adapters.config import AILoRAConfig, private_copy
+from ailora.adapters.factors import Factor
 from ailora.adapters.one_scale import in_one_scale, reading
 from ailora.adapters.peft_insides import (
     ADDING_CASTS,
@@ -33,6 +34,7 @@ from ailora.adapters.peft_insides import (
 from ailora.adapters.record import Record, StartedConfig, say_start
 from ailora.adapters.selection import OnWeight
 from ailora.errors import UserError
+from ailora.roles.projection import is_in_pieces
 
 
 def get_peft_model(
@@ -302,6 +304,8 @@ def _save(original: Any, model: PeftModel, *args: Any, **kwargs: Any) -> None:
 
     While PEFT converts a folded adapter, it loads the start beside it for a moment.
     """
+    if kwargs.get("state_dict") is None:
+        _check_whole(model)
     if kwargs.get("path_initial_model_for_weight_conversion") is None:
         with in_one_scale(model, kwargs):
             original(model, *args, **kwargs)
@@ -311,6 +315,15 @@ def _save(original: Any, model: PeftModel, *args: Any, **kwargs: Any) -> None:
         original(model, *args, **kwargs)
     finally:
         _converting.pop()
+
+
+def _check_whole(model: PeftModel) -> None:
+    if any(isinstance(m, Factor) and is_in_pieces(m.weight) for m in model.modules()):
+        raise UserError(
+            "DeepSpeed ZeRO-3 holds the adapter in pieces, and save_pretrained would write empty "
+            "tensors: call trainer.save_model (with stage3_gather_16bit_weights_on_model_save), or "
+            "pass state_dict=accelerator.get_state_dict(model_wrapped)"
+        )
 
 
 def _save_with_model(original: Any, model: Any, *args: Any, **kwargs: Any) -> Any:

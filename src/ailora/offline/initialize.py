@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from ailora.adapters.attach import HEADS_ADDED_LATE, Wanted, seeded
-from ailora.adapters.config import AILoRAConfig, as_json, check_fields
+from ailora.adapters.config import AILoRAConfig, as_json, check_fields, private_copy
 from ailora.adapters.selection import OnWeight, Selection, make_factors, select
 from ailora.adapters.starts import Factors
 from ailora.adapters.wrap import get_peft_model, wrap
@@ -31,6 +31,7 @@ from ailora.checkpoints.resumable import (
     require_empty,
     whole_folder,
 )
+from ailora.checkpoints.structure import task_type_of
 from ailora.checkpoints.writer import OnProgress, stream
 from ailora.errors import UserError
 from ailora.files import write_atomic, write_json
@@ -90,7 +91,8 @@ def init_files(
         out: A new or empty folder, or that of the same call interrupted.
         config: What each role starts from. Gaussian starts are drawn as after
             ``torch.manual_seed(0)``. ``task_type`` decides the class of the model, whose module
-            names the adapter has; None takes the class that config.json names.
+            names the adapter has; None takes the class that config.json names (a folded start of
+            a decoder then says CAUSAL_LM, which trainers look for).
         dtype: Data type of the changed tensors: ``"auto"`` keeps a tensor's own where rounding
             loses less than 1 % of s B A, and takes float32 elsewhere; or ``"bfloat16"``,
             ``"float16"``, ``"float32"``, ``"float64"``.
@@ -116,6 +118,9 @@ def _init_folded(
     structure: Structure, out: Path, config: AILoRAConfig, dtype: str, report: OnProgress
 ) -> InitReport:
     checkpoint = structure.checkpoint
+    config = private_copy(config)
+    if config.task_type is None and task_type_of(structure.model) == "CAUSAL_LM":
+        config.task_type = "CAUSAL_LM"  # trainers look for PEFT's class of that task
     plan = {"model": fingerprint(checkpoint), "dtype": dtype, **as_json(config)}
     target, adapter = out / "model", out / "adapter"
     work = begin(out, PLAN, plan)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ailora.adapters.factors import joined
 from ailora.adapters.folder import (
@@ -32,6 +33,11 @@ from ailora.errors import UserError
 from ailora.linalg import LowRank
 
 logger = logging.getLogger(__name__)
+
+# Largest cosine of a factor with the start's below which a new adapter is suspected. SmolLM2-135M:
+# 0.03 for a new one, 1.00 for one that was trained on. No more than a warning, since a start of
+# minor triplets alone is small and a long training may leave it far behind.
+_UNRELATED = 0.2
 
 
 def is_residual(adapter: AdapterFolder) -> bool:
@@ -87,6 +93,7 @@ def of_original(
             "leave out --folded-base; else give --start the adapter that ailora init wrote"
         )
     _check_same(adapter, began)
+    _warn_if_new(adapter, began)
     updates = {
         name: _difference(update, began[name]) if name in began else update
         for name, update in adapter.updates.items()
@@ -170,6 +177,27 @@ def _check_same(adapter: AdapterFolder, began: Mapping[str, LowRank]) -> None:
                 "(path_initial_model_for_weight_conversion), so it is a plain LoRA of the "
                 "original; leave out --folded-base"
             )
+
+
+def _warn_if_new(adapter: AdapterFolder, began: Mapping[str, LowRank]) -> None:
+    """Say so if the trainer seems to have made an adapter of its own beside the start."""
+    pairs = [(adapter.updates[name].A, update.A) for name, update in began.items()]
+    alike = [_cosine(A, A0) for A, A0 in pairs if A.shape == A0.shape]
+    if alike and max(alike) < _UNRELATED:
+        logger.warning(
+            "%s: no factor resembles the start's (largest cosine %.2f), as if its trainer had made "
+            "a new adapter on the residual model instead of going on with the start: then what it "
+            "trained is no model. Have it go on with the adapter that ailora init wrote",
+            adapter.folder,
+            max(alike),
+        )
+
+
+def _cosine(M: Tensor, N: Tensor) -> float:
+    """Of the angle between two matrices of one shape; 1 where one of them is zero."""
+    M, N = M.double().flatten(), N.double().flatten()
+    size = M.norm() * N.norm()
+    return float(M @ N / size) if size > 0 else 1.0
 
 
 def _difference(trained: LowRank, start: LowRank) -> LowRank:

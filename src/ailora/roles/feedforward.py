@@ -26,6 +26,7 @@ from ailora.roles.projection import (
     RoleName,
     is_projection,
     shape_of,
+    whole_shape,
 )
 from ailora.roles.reading import (
     NotReadableError,
@@ -210,7 +211,7 @@ def _halves(block: Place, tree: Tree, first: str, second: str) -> list[Part]:
 def _shape(place: Place) -> tuple[int, int]:
     if is_projection(place.module):
         return shape_of(place.module)
-    rows, columns = place.module.weight.shape  # type: ignore[misc]
+    rows, columns = whole_shape(place.module.weight)  # type: ignore[arg-type]
     return rows, columns
 
 

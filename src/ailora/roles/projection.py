@@ -115,15 +115,21 @@ def is_projection(module: nn.Module) -> bool:
     """Whether the layer computes y = W x (+ b) with a 2-D floating-point or quantised W."""
     if not isinstance(module, nn.Linear | Conv1D):
         return False
-    return is_quantised(module) or (module.weight.ndim == 2 and module.weight.is_floating_point())
+    weight: Any = module.weight
+    return is_quantised(module) or (len(whole_shape(weight)) == 2 and weight.is_floating_point())
 
 
 def shape_of(module: nn.Module) -> tuple[int, int]:
     """(out_features, in_features); packed 4-bit weights do not have the shape of W."""
     if isinstance(module, nn.Linear):
         return module.out_features, module.in_features
-    in_features, out_features = module.weight.shape  # type: ignore[misc]
+    in_features, out_features = whole_shape(module.weight)  # type: ignore[arg-type]
     return out_features, in_features
+
+
+def whole_shape(weight: Tensor) -> tuple[int, ...]:
+    """The shape of a parameter, also where DeepSpeed ZeRO-3 holds it in pieces and it is empty."""
+    return tuple(getattr(weight, "ds_shape", weight.shape))
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
@@ -135,7 +141,8 @@ def dtype_of(module: nn.Module) -> torch.dtype:
 def matrix_of(module: nn.Module) -> Tensor:
     """W (out_features, in_features), detached: the weight itself, its transpose or a copy.
 
-    A quantised W is dequantised into a copy; the layer keeps its own.
+    A quantised W is dequantised into a copy; the layer keeps its own. One that DeepSpeed ZeRO-3
+    holds in pieces is gathered into a copy, by all processes at the same time.
 
     Raises:
         UserError: if bitsandbytes has packed W for inference, which rounds its scales.
@@ -147,6 +154,8 @@ def matrix_of(module: nn.Module) -> Tensor:
     if _is_bitsandbytes(weight):
         check_not_packed(module, type(module).__name__)
         return _dequantised(module, weight)
+    if is_in_pieces(weight):
+        weight = _gathered(weight)
     return weight.detach().T if isinstance(module, Conv1D) else weight.detach()
 
 
@@ -165,6 +174,18 @@ def check_not_packed(module: nn.Module, name: str) -> None:
             "in eval mode on this processor, which rounds it and has no gradient; load the model "
             "again and start the adapter before running it"
         )
+
+
+def is_in_pieces(weight: Tensor) -> bool:
+    """Whether DeepSpeed ZeRO-3 holds the parameter in pieces, one per process."""
+    return hasattr(weight, "ds_shape") and tuple(weight.shape) != whole_shape(weight)
+
+
+def _gathered(weight: Tensor) -> Tensor:
+    import deepspeed  # noqa: PLC0415 (the parameter is its own)
+
+    with deepspeed.zero.GatheredParameters([weight]):
+        return weight.detach().clone()
 
 
 def _is_torchao(weight: Tensor) -> bool:

@@ -15,6 +15,7 @@ from ailora.roles.projection import (
     Rows,
     count_rows,
     shape_of,
+    whole_shape,
 )
 from ailora.roles.walk import Place
 
@@ -100,11 +101,15 @@ class Tree:
 def is_matrix(module: nn.Module) -> bool:
     """Whether a module has a 2-D weight of its own and is no table of embeddings."""
     weight = getattr(module, "weight", None)
-    return weight is not None and weight.ndim == 2 and not isinstance(module, nn.Embedding)
+    return (
+        weight is not None
+        and len(whole_shape(weight)) == 2
+        and not isinstance(module, nn.Embedding)
+    )
 
 
 def has_matrix(module: nn.Module) -> bool:
     """Whether a module itself has a parameter of more than one dimension that is no table."""
     if isinstance(module, nn.Embedding) or type(module).__name__.endswith("Norm"):
         return False
-    return any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
+    return any(len(whole_shape(parameter)) > 1 for parameter in module.parameters(recurse=False))
