@@ -26,6 +26,7 @@ ENVIRONMENTS: dict[str, list[str]] = {
     "transformers_5_10": [TORCH, "peft==0.21.2", "transformers==5.10.4"],
     "newest": ["torch", "peft", "transformers", "trl", "datasets", "sentence-transformers"],
 }  # fmt: skip
+TOOLS = ("pytest>=8", "pytest-xdist>=3.6", "bitsandbytes>=0.50", "requests", "pip")
 LIBRARY = (
     *("tests/adapters", "tests/roles", "tests/linalg", "tests/cache", "tests/checkpoints"),
     *("tests/offline", "tests/cli", "tests/test_bare.py", "tests/test_files.py"),
@@ -35,12 +36,11 @@ WITH_DATASETS = ("tests/integrations/test_trl.py", "tests/integrations/test_trl_
 WITH_SENTENCES = ("tests/integrations/test_sentence_transformers.py",)
 
 nox.options.reuse_existing_virtualenvs = True
-nox.options.stop_on_first_error = False
 
 
 def tests(session: nox.Session, pins: list[str]) -> None:
     """Install what is pinned beside the library, and run the library's tests."""
-    session.install("-e", ".", *pins, "pytest>=8", "pytest-xdist>=3.6", "requests", "pip")
+    session.install("-e", ".", *pins, *TOOLS)
     session.run("python", "-c", SAY)
     names = " ".join(pins)
     paths = [*LIBRARY, *(WITH_DATASETS if "datasets" in names else ())]

@@ -15,6 +15,11 @@ TESTED: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 
 
+def is_transformers_4() -> bool:
+    """Whether transformers is older than 5.0, where `from_pretrained` works in another way."""
+    return version("transformers").startswith("4.")
+
+
 def misfit(package: str, what: str) -> UserError:
     """The error of a version of a package that lacks what this library uses of it.
 

@@ -37,6 +37,8 @@ def test_a_tied_model_becomes_what_peft_computes(
 ) -> None:
     model = saved(tmp_path / "model", "smollm2", shards=shards)
     fields: dict[str, Any] = {"modules_to_save": names, "ensure_weight_tying": ensured}
+    if ensured and names == ["lm_head"] and hf.__version__.startswith("4."):
+        pytest.skip("PEFT's ensure_weight_tying finds no module for it with transformers 4")
     trained = stock_adapter(tmp_path / "adapter", "smollm2", target_modules=["q_proj"], **fields)
     merge_adapter(tmp_path / "adapter", model, tmp_path / "out")
     got = loaded(tmp_path / "out", dtype=torch.float32)
@@ -79,6 +81,10 @@ def test_of_an_encoder_decoder_the_scale_of_the_logits_stays(tmp_path: Path) -> 
     with torch.no_grad():
         adapter.get_output_embeddings().weight.mul_(1.5)
     adapter.save_pretrained(tmp_path / "adapter")
+    if hf.__version__.startswith("4."):
+        with pytest.raises(UserError, match="transformers 4 ties those of an encoder-decoder"):
+            merge_adapter(tmp_path / "adapter", model, tmp_path / "out")
+        return
     merge_adapter(tmp_path / "adapter", model, tmp_path / "out")
     merged = hf.T5ForConditionalGeneration.from_pretrained(tmp_path / "out").eval()
     with torch.no_grad():
@@ -157,7 +163,9 @@ def outputs(model: nn.Module) -> Tensor:
 def test_a_head_that_lies_in_the_adapter_alone_becomes_part_of_the_model(
     tmp_path: Path, kind: str
 ) -> None:
-    _, _, task, labels, named = HEADED[kind]
+    base, _, task, labels, named = HEADED[kind]
+    if base is hf.BertModel and hf.__version__.startswith("4."):
+        pytest.skip("transformers 4 loads no head beside a body stored without its prefix")
     expected = outputs(trained(tmp_path, kind, named))
     merge_adapter(tmp_path / "adapter", tmp_path / "base", tmp_path / "out")
     merged, info = AUTO[task].from_pretrained(tmp_path / "out", output_loading_info=True)
@@ -176,7 +184,7 @@ def test_a_head_of_16_bits_goes_with_a_model_of_16_bits(tmp_path: Path) -> None:
     body = hf.RobertaForMaskedLM.from_pretrained(tmp_path / "base", dtype=torch.bfloat16)
     body.save_pretrained(tmp_path / "half")
     merge_adapter(tmp_path / "adapter", tmp_path / "half", tmp_path / "out")
-    merged = AUTO["SEQ_CLS"].from_pretrained(tmp_path / "out")
+    merged = AUTO["SEQ_CLS"].from_pretrained(tmp_path / "out", dtype="auto")
     assert {parameter.dtype for parameter in merged.parameters()} == {torch.bfloat16}
 
 

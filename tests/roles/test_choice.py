@@ -73,5 +73,5 @@ def test_layers_agrees_with_pefts_layers_to_transform(family: str) -> None:
     suffix = found[0].name.rsplit(".", 1)[-1]
     config = LoraConfig(target_modules=[suffix], layers_to_transform=[1])
     if not check_target_module_exists(config, found[0].name):
-        pytest.skip("this PEFT (before 0.19) takes the last number in a name for the layer's")
+        pytest.skip("this PEFT (before 0.20) takes the last number in a name for the layer's")
     assert get_peft_model(model, config).base_model.targeted_module_names == [p.name for p in found]

@@ -18,6 +18,7 @@ from torch import Tensor
 from ailora.adapters.folder import AdapterFolder
 from ailora.checkpoints import Checkpoint, Structure, read_structure
 from ailora.errors import UserError
+from ailora.versions import is_transformers_4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +169,15 @@ def _untied_fields(structure: Structure) -> dict[str, Any]:
     """Fields of config.json that keep ``from_pretrained`` from tying the weights again.
 
     In encoder-decoders the field also decides how T5 scales its logits, so it stays there: what is
-    stored with different values is not tied by ``from_pretrained`` either way.
+    stored with different values is not tied by ``from_pretrained`` of transformers 5 either way.
     """
     config: Any = structure.model.config
-    return {} if getattr(config, "is_encoder_decoder", False) else {"tie_word_embeddings": False}
+    if not getattr(config, "is_encoder_decoder", False):
+        return {"tie_word_embeddings": False}
+    if is_transformers_4():
+        raise UserError(
+            f"{structure.checkpoint.folder}: its embeddings and output layer would differ, and "
+            "transformers 4 ties those of an encoder-decoder again when it loads them; merge and "
+            "load with transformers>=5, or keep the adapter apart"
+        )
+    return {}
