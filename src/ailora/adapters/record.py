@@ -337,6 +337,16 @@ def folder_mismatch(folder: Path, record: Record, ratios: Mapping[str, float]) -
     return None
 
 
+def _rounding(matrix: Tensor, anchor: Tensor) -> float:
+    """What rounding to the factor's dtype may move of its anchor, relative to that.
+
+    An anchor is a difference of what is stored: 16-bit factors that have learned much more than
+    they started with round by a part of that.
+    """
+    size, start = (float(torch.linalg.norm(M.double())) for M in (matrix, anchor))
+    return torch.finfo(matrix.dtype).eps * size / start if start else 0.0
+
+
 def layer_mismatch(
     layer: str, A: Tensor, B: Tensor, blocks: Sequence[Block], record: Record
 ) -> str | None:
@@ -345,12 +355,12 @@ def layer_mismatch(
     if A.shape[0] != width or B.shape[1] != width:
         return f"{layer} has rank {A.shape[0]} instead of {width}"
     for block, part in zip(blocks, cut(A, B, blocks), strict=True):
-        for letter, anchor in (("A", part.A0), ("B", part.B0)):
+        for letter, matrix, anchor in (("A", part.A, part.A0), ("B", part.B, part.B0)):
             sketch = record.sketches.get(f"{block.key(layer)}.{letter}")
             if anchor is None or sketch is None or not torch.isfinite(anchor).all():
                 continue
             moved = sketch.moved(Sketch.of(anchor))
-            if not moved <= MOST_MOVED:
+            if not moved <= MOST_MOVED + _rounding(matrix, anchor):
                 return (
                     f"the frozen half of {block.key(layer)} was written over or trained (it moved "
                     f"by about {moved:.0%})"
