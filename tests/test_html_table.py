@@ -82,7 +82,7 @@ def test_an_inspection_is_the_table_that_is_printed() -> None:
     page = read(found)
     printed = [line.split() for line in str(found).splitlines()]
     assert ["".join(row).replace(" ", "") for row in page.rows] == list(map("".join, printed))
-    assert len(page.rows) == 1 + 2 * 4
+    assert len(page.rows) == 1 + 2 * 6  # q, k, v, o, up, down
 
 
 def test_a_module_with_a_hostile_name_is_text() -> None:
