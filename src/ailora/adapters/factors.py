@@ -119,7 +119,7 @@ class Factor(nn.Linear):
         if self.incoming is not None or self.file_ratio == 1:
             return 1.0 if self.incoming is None else self.incoming
         weight = self.weight.detach()
-        if saved.shape == weight.shape and not weight.is_meta:
+        if saved.shape == weight.shape and weight.ndim == 2 and not weight.is_meta:
             for block, start in placed(self.blocks):  # B0 tells which of them it is
                 columns = slice(start + block.rank, start + block.width)
                 ours, theirs = weight[:, columns], saved[:, columns].to(weight)
