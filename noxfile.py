@@ -30,9 +30,11 @@ TOOLS = ("pytest>=8", "pytest-xdist>=3.6", "bitsandbytes>=0.50", "requests", "pi
 LIBRARY = (
     *("tests/adapters", "tests/roles", "tests/linalg", "tests/cache", "tests/checkpoints"),
     *("tests/offline", "tests/cli", "tests/test_bare.py", "tests/test_files.py"),
-    *("tests/test_pretrained.py", "tests/test_versions.py", "tests/integrations/test_trainer.py"),
+    *("tests/test_pretrained.py", "tests/test_versions.py"),
 )
-WITH_DATASETS = ("tests/integrations/test_trl.py", "tests/integrations/test_trl_config.py")
+WITH_DATASETS = tuple(
+    f"tests/integrations/test_{name}.py" for name in ("trainer", "trl", "trl_config")
+)
 WITH_SENTENCES = ("tests/integrations/test_sentence_transformers.py",)
 
 nox.options.reuse_existing_virtualenvs = True
