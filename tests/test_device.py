@@ -154,28 +154,22 @@ def test_it_trains_in_bf16_with_autocast_and_gradient_checkpointing() -> None:
     assert losses[-1] < losses[0]
 
 
+def end_of(**fields: Any) -> Tensor:
+    """Logits after a short training in fp64."""
+    model = tiny("llama", torch.float64)
+    inputs = batch("llama", model)
+    config = AILoRAConfig(r=4, **fields)
+    model = ailora.get_peft_model(model, config, autocast_adapter_dtype=False)
+    train(model, inputs)
+    return logits(model, inputs)
+
+
 def test_the_folded_form_ends_where_the_anchored_one_does() -> None:
-    ends = []
-    for anchored in (True, False):
-        model = tiny("llama", torch.float64)
-        inputs = batch("llama", model)
-        config = AILoRAConfig(r=4, anchored=anchored)
-        model = ailora.get_peft_model(model, config, autocast_adapter_dtype=False)
-        train(model, inputs)
-        ends.append(logits(model, inputs))
-    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-7)
+    torch.testing.assert_close(end_of(), end_of(anchored=False), rtol=0, atol=1e-7)
 
 
 def test_baked_rates_train_as_parameter_groups_do() -> None:
-    ends = []
-    for baked in (True, False):
-        model = tiny("llama", torch.float64)
-        inputs = batch("llama", model)
-        config = AILoRAConfig(r=4, bake_rates=baked)
-        model = ailora.get_peft_model(model, config, autocast_adapter_dtype=False)
-        train(model, inputs)
-        ends.append(logits(model, inputs))
-    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(end_of(bake_rates=True), end_of(), rtol=0, atol=1e-5)
 
 
 def test_what_is_saved_loads_in_stock_peft_in_another_process(tmp_path: Path) -> None:

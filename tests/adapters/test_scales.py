@@ -145,7 +145,7 @@ def test_a_scale_that_a_start_cannot_have_is_refused(init: str, scale: Any, mess
         Role(init=init, scale=scale)
 
 
-def test_a_rank_that_is_baked_or_doubled_keeps_the_matched_size() -> None:
+def test_a_rate_that_is_baked_in_keeps_the_matched_size() -> None:
     made = {}
     for bake in (False, True):
         role = Role(init="principal", scale="matched", lr_ratio=3.0)
