@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -141,3 +142,24 @@ def move(model: PeftModel, name: str, adapter: str = "default", by: float = 0.1)
     r = A.weight.shape[0] // 2
     A.weight += by * torch.randn_like(A.weight[:r]).repeat(2, 1)
     B.weight[:, :r] += by * torch.randn_like(B.weight[:, :r])
+
+
+def check_a_start(role: Role, anchored: bool, folder: Path) -> tuple[PeftModel, Tensor]:
+    """It begins at the base model, trains, is saved, and comes back as it was.
+
+    Returns:
+        The trained model, and its logits.
+    """
+    config = AILoRAConfig(r=3, anchored=anchored, roles={"q": role, "v": role})
+    model = ailora.get_peft_model(tiny(), config)
+    inputs = batch(model)
+    base = logits(tiny(), inputs)
+    torch.testing.assert_close(logits(model, inputs), base, rtol=0, atol=1e-12)
+    train(model, inputs, 2)
+    moved = logits(model, inputs)
+    assert not torch.allclose(moved, base, rtol=0, atol=1e-6)
+    model.save_pretrained(folder)
+    again = ailora.load_adapter(tiny(), folder, is_trainable=True)
+    torch.testing.assert_close(logits(again, inputs), moved, rtol=0, atol=1e-12)
+    assert again.peft_config["default"].record.origin.roles["q"] == role
+    return model, moved

@@ -23,11 +23,11 @@ from tests.adapters.models import (
     Q0,
     base_weights,
     batch,
+    check_a_start,
     encoder,
     logits,
     sentences,
     tiny,
-    train,
 )
 
 SPECTRAL = ("principal", "minor", "orthonormal", "orthonormal_minor")
@@ -100,19 +100,8 @@ def test_orthonormal_directions_are_random_and_have_nothing_of_the_weights() -> 
 def test_every_size_begins_at_the_base_and_comes_back_from_its_files(
     init: str, scale: Any, anchored: bool, tmp_path: Path
 ) -> None:
-    role = Role(init=init, scale=scale)
-    config = AILoRAConfig(r=3, anchored=anchored, roles={"q": role, "v": role})
-    model = ailora.get_peft_model(tiny(), config)
+    model, moved = check_a_start(Role(init=init, scale=scale), anchored, tmp_path)
     inputs = batch(model)
-    base = logits(tiny(), inputs)
-    torch.testing.assert_close(logits(model, inputs), base, rtol=0, atol=1e-12)
-    train(model, inputs, 2)
-    moved = logits(model, inputs)
-    assert not torch.allclose(moved, base, rtol=0, atol=1e-6)
-    model.save_pretrained(tmp_path)
-    again = ailora.load_adapter(tiny(), tmp_path, is_trainable=True)
-    torch.testing.assert_close(logits(again, inputs), moved, rtol=0, atol=1e-12)
-    assert again.peft_config["default"].record.origin.roles["q"] == role
     if anchored:
         stock = peft.PeftModel.from_pretrained(tiny(), str(tmp_path))
         torch.testing.assert_close(logits(stock.eval(), inputs), moved, rtol=0, atol=1e-6)

@@ -17,7 +17,14 @@ from ailora.adapters.selection import Chosen, make_factors, select
 from ailora.adapters.starts import STARTS, Factors, StartKind, Wanted
 from ailora.errors import UserError
 from ailora.roles import Projection
-from tests.adapters.models import Q0, V0, base_weights, batch, logits, same, tiny, train
+from tests.adapters.models import (
+    Q0,
+    V0,
+    base_weights,
+    check_a_start,
+    same,
+    tiny,
+)
 
 Array = NDArray[np.float64]
 
@@ -222,30 +229,12 @@ def test_another_kind_of_config_is_refused() -> None:
         ailora.get_peft_model(tiny(), {"r": 8})  # type: ignore[arg-type]
 
 
-def _check_a_start(init: str, anchored: bool, folder: Path) -> None:
-    """It begins at the base model, trains, is saved, and comes back as it was."""
-    config = AILoRAConfig(
-        r=3, anchored=anchored, roles={"q": Role(init=init), "v": Role(init=init)}
-    )
-    model = ailora.get_peft_model(tiny(), config)
-    inputs = batch(model)
-    base = logits(tiny(), inputs)
-    torch.testing.assert_close(logits(model, inputs), base, rtol=0, atol=1e-12)
-    train(model, inputs, 2)
-    moved = logits(model, inputs)
-    assert not torch.allclose(moved, base, rtol=0, atol=1e-6)
-    model.save_pretrained(folder)
-    again = ailora.load_adapter(tiny(), folder, is_trainable=True)
-    torch.testing.assert_close(logits(again, inputs), moved, rtol=0, atol=1e-12)
-    assert again.peft_config["default"].record.origin.roles["q"].init == init
-
-
 @pytest.mark.parametrize("anchored", [True, False])
 @pytest.mark.parametrize("init", [name for name, kind in STARTS.items() if kind.make is not None])
 def test_every_start_begins_at_the_base_and_comes_back_from_its_files(
     init: str, anchored: bool, tmp_path: Path
 ) -> None:
-    _check_a_start(init, anchored, tmp_path)
+    check_a_start(Role(init=init), anchored, tmp_path)
 
 
 @pytest.mark.parametrize("init", STARTS)
@@ -274,4 +263,4 @@ def test_a_row_of_the_table_is_all_that_a_new_start_needs(
     with pytest.raises(UserError, match=r"Role.init='random': must be one of "):
         Role(init="random")
     monkeypatch.setitem(STARTS, "random", StartKind(make=random))  # type: ignore[arg-type]
-    _check_a_start("random", anchored, tmp_path)
+    check_a_start(Role(init="random"), anchored, tmp_path)
