@@ -46,7 +46,8 @@ def test_values_and_vectors_are_right_at_both_ends(name: str, count: int) -> Non
     expected = torch.linalg.eigvalsh(G)
     norm = max(float(expected.abs().max()), 1e-300)
     for first in (0, N - count):
-        values, X = eigh_range(G, first, count)
+        values, X, largest = eigh_range(G, first, count)
+        assert largest == pytest.approx(float(expected[-1]), abs=1e-13 * norm)
         assert (values - expected[first : first + count]).abs().max() <= 1e-13 * norm
         assert (G @ X - X * values).abs().max() <= 1e-13 * norm
         assert (X.T @ X - torch.eye(count)).abs().max() <= 1e-12

@@ -23,10 +23,11 @@ from ailora.linalg.triplets import Part
 
 logger = logging.getLogger(__name__)
 
-# Milliseconds, two threads, torch's eigh of all beside the wanted 9, 33 or 129 of n: 384: 7.0, and
-# 4.4, 6.3, 9.3; 768: 36, and 27, 35, 42; 1024: 80, and 71, 80, 95; 2048: 700, and 380, 435, 440.
-# The small ones gain less than two libraries' threads, waiting for each other, cost: up to 5 ms.
-_ALL_UP_TO, _ALL_OF_MANY_UP_TO = 512, 1024
+# Milliseconds, one thread, torch's eigh of all beside the wanted 9, 33 or 129 of n: 64: 0.21, and
+# 0.19; 128: 0.98, and 0.54, 0.72; 256: 5.0, and 1.7, 2.5; 384: 12, and 3.7, 5.5, 8.6; 768: 77, and
+# 20, 27, 37.
+_ALL_UP_TO = 64
+_SOME_SHARE, _SOME_SHARE_OF_MANY, _MANY = 3, 2, 1024  # n / 3; of more than 1024, n / 2
 
 _Array = npt.NDArray[Any]
 
@@ -44,12 +45,12 @@ _PANEL = 64  # columns that the Householder vectors are applied to at once
 class End(NamedTuple):
     """Eigenvalues (k,) and eigenvectors (n, k) from one end, outermost first.
 
-    `largest` is the largest eigenvalue of all, None where it was not found on the way.
+    `largest` is the largest eigenvalue of all.
     """
 
     values: Tensor
     vectors: Tensor
-    largest: float | None
+    largest: float
 
 
 def eigh_end(G: Tensor, count: int, part: Part) -> End:
@@ -58,8 +59,10 @@ def eigh_end(G: Tensor, count: int, part: Part) -> End:
     On the CPU only those are computed where that is quicker, elsewhere all.
     """
     found = _some(G, count, part) if _some_are_quicker(G, count) else None
-    values, vectors = torch.linalg.eigh(G) if found is None else found
-    largest = float(values[-1]) if found is None or part == "principal" else None
+    if found is None:
+        values, vectors = torch.linalg.eigh(G)
+        found = End(values, vectors, float(values[-1]))
+    values, vectors, largest = found
     if part == "principal":
         values, vectors = values.flip(0), vectors.flip(1)
     return End(values[:count], vectors[:, :count], largest)
@@ -67,12 +70,11 @@ def eigh_end(G: Tensor, count: int, part: Part) -> End:
 
 def _some_are_quicker(G: Tensor, count: int) -> bool:
     n = G.shape[0]
-    if G.device.type != "cpu" or n <= _ALL_UP_TO or 2 * count > n:
-        return False
-    return n > _ALL_OF_MANY_UP_TO or count * FEW_SHARE <= n
+    share = _SOME_SHARE_OF_MANY if n > _MANY else _SOME_SHARE
+    return G.device.type == "cpu" and n > _ALL_UP_TO and share * count <= n
 
 
-def _some(G: Tensor, count: int, part: Part) -> tuple[Tensor, Tensor] | None:
+def _some(G: Tensor, count: int, part: Part) -> End | None:
     n = G.shape[0]
     try:
         return eigh_range(G, n - count if part == "principal" else 0, count)
@@ -94,7 +96,7 @@ class _Reduced(NamedTuple):
     tau: _Array
 
 
-def eigh_range(G: Tensor, first: int, count: int) -> tuple[Tensor, Tensor]:
+def eigh_range(G: Tensor, first: int, count: int) -> End:
     """Eigenvalues (k,) and eigenvectors (n, k) of a symmetric G, ascending, from number `first`.
 
     Args:
@@ -108,8 +110,9 @@ def eigh_range(G: Tensor, first: int, count: int) -> tuple[Tensor, Tensor]:
     threads = 1 if G.shape[0] < _ONE_THREAD_BELOW else torch.get_num_threads()
     with _blas_limited_to(threads):
         T = _reduce(G.numpy().T)  # G itself, in the order of columns that LAPACK wants
-        values, blocks = _values(T, first, count)
-        return torch.from_numpy(values), torch.from_numpy(_vectors(T, values, blocks))
+        values, blocks, largest = _values(T, first, count)
+        vectors = _vectors(T, values, blocks)
+    return End(torch.from_numpy(values), torch.from_numpy(vectors), largest)
 
 
 def _reduce(G: _Array) -> _Reduced:
@@ -120,8 +123,8 @@ def _reduce(G: _Array) -> _Reduced:
     return _Reduced(diagonal, below, reflectors, tau)
 
 
-def _values(T: _Reduced, first: int, count: int) -> tuple[_Array, tuple[_Array, _Array]]:
-    """Eigenvalues of T, ascending within a block, and the blocks, as dstein wants them.
+def _values(T: _Reduced, first: int, count: int) -> tuple[_Array, tuple[_Array, _Array], float]:
+    """Eigenvalues of T, ascending within a block; the blocks as dstein wants them; the largest.
 
     QR does not tell where T falls apart; as one block it serves as well.
     """
@@ -131,7 +134,16 @@ def _values(T: _Reduced, first: int, count: int) -> tuple[_Array, tuple[_Array, 
     if count * FEW_SHARE > n:
         values, info = lapack.dsterf(T.diagonal, T.below)
         if info == 0:
-            return values[first : first + count], (np.ones(n, np.int32), np.full(n, n, np.int32))
+            blocks = (np.ones(n, np.int32), np.full(n, n, np.int32))
+            return values[first : first + count], blocks, float(values[-1])
+    values, blocks = _bisected(T, first, count)
+    last = values if first + count == n else _bisected(T, n - 1, 1)[0]
+    return values, blocks, float(last.max())
+
+
+def _bisected(T: _Reduced, first: int, count: int) -> tuple[_Array, tuple[_Array, _Array]]:
+    from scipy.linalg import lapack  # noqa: PLC0415
+
     by_number, by_block = 2, "B"
     found, values, block, end, info = lapack.dstebz(
         T.diagonal, T.below, by_number, 0.0, 0.0, first + 1, first + count, 0.0, by_block

@@ -163,15 +163,15 @@ def fix_signs(U: Tensor, Vt: Tensor) -> tuple[Tensor, Tensor]:
     The convention of scikit-learn's ``svd_flip(u_based_decision=True)``.
 
     Args:
-        U: (m, r).
-        Vt: (r, n).
+        U: (..., m, r).
+        Vt: (..., r, n).
 
     Returns:
         The same pairs, new tensors.
     """
-    rows = U.abs().argmax(dim=0)
-    signs = torch.where(U[rows, torch.arange(U.shape[1], device=U.device)] < 0, -1.0, 1.0).to(U)
-    return U * signs, Vt * signs[:, None]
+    largest = U.gather(-2, U.abs().argmax(dim=-2, keepdim=True))
+    signs = torch.where(largest < 0, -1.0, 1.0).to(U)
+    return U * signs, Vt * signs.mT
 
 
 def residual(W: Tensor, U: Tensor, S: Tensor, Vt: Tensor, sigma_1: float) -> float:
@@ -189,13 +189,18 @@ def residual(W: Tensor, U: Tensor, S: Tensor, Vt: Tensor, sigma_1: float) -> flo
     Returns:
         A non-negative float; NaN if any entry is NaN.
     """
-    right = torch.linalg.vector_norm(Vt @ W.T - (U * S).T, dim=1)
-    left = torch.linalg.vector_norm(U.T @ W - S[:, None] * Vt, dim=1)
-    scale = sigma_1 if sigma_1 > 0 else 1.0
-    eye = torch.eye(S.shape[0], dtype=S.dtype, device=S.device)
-    errors = (right / scale, left / scale, U.T @ U - eye, Vt @ Vt.T - eye)
-    # torch.max keeps a NaN where Python's max may drop it.
-    return float(torch.stack([e.abs().max() for e in errors]).max())
+    return float(residuals(W, U, S, Vt, S.new_tensor(sigma_1)))
+
+
+def residuals(W: Tensor, U: Tensor, S: Tensor, Vt: Tensor, sigma_1: Tensor) -> Tensor:
+    """`residual` of each of a batch: (..., m, n), (..., m, r), (..., r), (..., r, n) and (...)."""
+    right = torch.linalg.vector_norm(Vt @ W.mT - (U * S[..., None, :]).mT, dim=-1)
+    left = torch.linalg.vector_norm(U.mT @ W - S[..., None] * Vt, dim=-1)
+    scale = torch.where(sigma_1 > 0, sigma_1, 1.0)[..., None]
+    eye = torch.eye(S.shape[-1], dtype=S.dtype, device=S.device)
+    errors = (right / scale, left / scale, U.mT @ U - eye, Vt @ Vt.mT - eye)
+    # amax keeps a NaN where Python's max may drop it.
+    return torch.cat([e.flatten(S.ndim - 1).abs() for e in errors], dim=-1).amax(-1)
 
 
 def rounding_noise(W: Tensor, sigma_1: float, dtype: torch.dtype) -> float:
@@ -216,10 +221,15 @@ def rounding_noise(W: Tensor, sigma_1: float, dtype: torch.dtype) -> float:
     Returns:
         The threshold, in W's units.
     """
-    m, n = W.shape
+    return float(rounding_noises(W, W.new_tensor(sigma_1), dtype))
+
+
+def rounding_noises(W: Tensor, sigma_1: Tensor, dtype: torch.dtype) -> Tensor:
+    """`rounding_noise` of each of a batch: W (..., m, n), sigma_1 (...)."""
+    m, n = W.shape[-2:]
     eps = min(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
-    stored = eps * float(torch.linalg.matrix_norm(W)) * (1 / math.sqrt(m) + 1 / math.sqrt(n))
-    return max(max(m, n) * torch.finfo(torch.float64).eps * sigma_1, stored)
+    stored = eps * torch.linalg.matrix_norm(W) * (1 / math.sqrt(m) + 1 / math.sqrt(n))
+    return torch.maximum(max(m, n) * torch.finfo(torch.float64).eps * sigma_1, stored)
 
 
 def subspace_distance(A: Tensor, B: Tensor) -> float:
