@@ -10,13 +10,14 @@ import peft
 import pytest
 import torch
 import transformers as hf
-from datasets import Dataset
 from peft.optimizers import create_loraplus_optimizer
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 import ailora
 from ailora import AILoRAConfig, Role, presets
+
+Dataset = pytest.importorskip("datasets").Dataset
 
 ROWS = Dataset.from_list(
     [{"input_ids": row, "labels": row} for row in torch.arange(4, 16).view(2, 6).tolist() * 4]

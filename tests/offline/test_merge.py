@@ -18,6 +18,7 @@ from ailora.adapters.folder import read_adapter
 from ailora.checkpoints import open_checkpoint
 from ailora.errors import UserError
 from ailora.offline import export_adapter, merge_adapter
+from ailora.versions import is_transformers_4
 from tests.checkpoints.models import edit_json, files, saved, tiny
 from tests.families import inputs_for
 from tests.offline.models import loaded, logits, perturb, stock_adapter, with_adapter
@@ -136,6 +137,10 @@ def test_whatever_peft_saves_is_merged_as_peft_computes_it(
     model = peft.get_peft_model(cls.from_pretrained(base, dtype=dtype), LoraConfig(**fields))
     perturb(model)
     model.eval().save_pretrained(tmp_path / "adapter")
+    if kind == "an encoder-decoder's" and is_transformers_4():
+        with pytest.raises(UserError, match="transformers 4 ties those of an encoder-decoder"):
+            merge_adapter(tmp_path / "adapter", base, tmp_path / "out")
+        return
     merge_adapter(tmp_path / "adapter", base, tmp_path / "out")
     wide = cls.from_pretrained(base, dtype=torch.float32)
     stock = PeftModel.from_pretrained(wide, str(tmp_path / "adapter")).eval()
@@ -193,8 +198,9 @@ def test_one_of_several_adapters_is_merged_from_its_own_folder(tmp_path: Path) -
     perturb(model, seed=2)
     model.eval().save_pretrained(tmp_path / "adapters")
     for name, folder in (("default", "adapters"), ("second", "adapters/second")):
-        model.set_adapter(name)
-        expected = logits(model)
+        # by stock PEFT from that folder: before 0.19 it keeps the head of the adapter before
+        stock = PeftModel.from_pretrained(loaded(base), str(tmp_path / folder)).eval()
+        expected = logits(stock)
         merge_adapter(tmp_path / folder, base, tmp_path / name)
         got = logits(loaded(tmp_path / name, dtype=torch.float32))
         assert (got - expected).abs().max() < 1e-6 * expected.abs().max()

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -22,6 +21,8 @@ from ailora.offline import export_adapter
 from ailora.offline.servers import SERVERS
 from tests.checkpoints.models import saved, tiny
 from tests.offline.models import perturb
+
+gguf = pytest.importorskip("gguf")
 
 MIXED = AILoRAConfig(
     r=4,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import torch
 import transformers as hf
 from torch import nn
+from transformers import CONFIG_MAPPING
 
 from ailora.errors import UserError
 from ailora.roles import (
@@ -21,6 +21,7 @@ from ailora.roles import (
     inspect,
 )
 from ailora.roles.walk import walk
+from ailora.versions import is_transformers_4
 from tests.architectures import build
 from tests.roles import feed_forward_probe as probe
 from tests.roles.probe import randomise
@@ -187,6 +188,8 @@ def test_a_shared_expert_beside_them_is_a_dense_block() -> None:
 
 @pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe", "gpt_oss", "granitemoe", "olmoe"])
 def test_models_of_experts_alone_are_refused_by_name(model_type: str) -> None:
+    if model_type == "granitemoe" and is_transformers_4():
+        pytest.skip("its experts have other names in transformers 4")
     model = build(model_type, device="meta")
     with pytest.raises(UserError, match=rf"{model_type}.*mixtures of experts") as caught:
         find_projections(model, ["up"])
@@ -223,11 +226,20 @@ def test_inspect_lists_feed_forward_blocks_beside_attention() -> None:
 @pytest.mark.parametrize("name", ["glm4v.Glm4vTextMLP", "glm_ocr.GlmOcrTextMLP"])
 def test_layouts_of_classes_that_are_not_in_the_table(name: str) -> None:
     module, _, cls = name.partition(".")
-    modeling = importlib.import_module(f"transformers.models.{module}.modeling_{module}")
+    modeling = pytest.importorskip(
+        f"transformers.models.{module}.modeling_{module}", reason="newer than this transformers"
+    )
     config = SimpleNamespace(hidden_size=16, intermediate_size=24, hidden_act="silu")
     model = _model(getattr(modeling, cls)(config))
     (site,) = probe.sites(find_projections(model, FEED_FORWARD_ROLES))
     assert probe.contradictions(site, probe.observed(model, {}, site)) == []
+
+
+def _or_skip(model_type: str) -> None:
+    if model_type == "t5gemma" and is_transformers_4():
+        pytest.skip("transformers 4 builds it at its full size from a small config")
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip("newer than this transformers")
 
 
 def _claiming(model: hf.PreTrainedModel, **changed: str) -> list[str]:
@@ -243,6 +255,7 @@ def _claiming(model: hf.PreTrainedModel, **changed: str) -> list[str]:
 
 @pytest.mark.parametrize("model_type", ["llama", "t5gemma", "modernbert", "phi3", "moshi"])
 def test_the_probe_contradicts_gate_and_up_exchanged(model_type: str) -> None:
+    _or_skip(model_type)
     assert not _claiming(build(model_type))
     assert len(_claiming(build(model_type), gate="up", up="gate")) == 2
 
@@ -259,6 +272,7 @@ def test_the_probe_contradicts_a_first_matrix_taken_for_a_gate() -> None:
 
 @pytest.mark.parametrize("model_type", ["phi3", "zamba2", "t5gemma", "nemotron_h"])
 def test_blocks_are_found_without_weights(model_type: str) -> None:
+    _or_skip(model_type)
     on_meta, real = (feed_forward(build(model_type, device=d)) for d in ("meta", "cpu"))
     assert on_meta and [(p.key, p.rows, p.shape) for p in on_meta] == [
         (p.key, p.rows, p.shape) for p in real
