@@ -81,6 +81,7 @@ _SIZES: tuple[tuple[int, str], ...] = (
 _SMALL = {name: size for size, names in _SIZES for name in names.split()}
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 _MENDED: Mapping[str, Mapping[str, Any]] = {
+    "axk1": {"n_group": 1, "topk_group": 1},
     "bamba": {"mamba_n_heads": 8, "mamba_d_head": 8, "attn_layer_indices": [1]},
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE}
@@ -114,7 +115,9 @@ _MENDED: Mapping[str, Mapping[str, Any]] = {
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "layoutlmv3": {"coordinate_size": 6, "shape_size": 4},
     "led": {"attention_window": [4, 4]},
+    "kimi_linear": {"linear_head_dim": _HEAD_SIZE, "linear_num_heads": _ATTENTION_HEADS},
     "lilt": {"hidden_size": 48},
+    "longcat_flash": {"head_dim": _ATTENTION_HEADS, "zero_expert_num": 2},
     "longformer": {"attention_window": 4},
     "longt5": {"local_radius": 4},
     "musicgen_decoder": {"num_codebooks": 1},
@@ -196,6 +199,10 @@ def _small(config_class: Any, changes: Mapping[str, Any] | None = None) -> dict[
     accepted = inspect.signature(config_class.__init__).parameters
     settings = {k: v for k, v in _SMALL.items() if k in fields or k in accepted}
     settings |= _one_layer_of_each_kind(fields)
+    if "qk_nope_head_dim" in settings:  # latent attention: no groups, and sizes that differ
+        settings |= {"num_key_value_heads": _ATTENTION_HEADS, "v_head_dim": 12}
+        if "head_dim" not in accepted:  # what the config makes of the others
+            settings.pop("head_dim", None)
     for name in config_class.sub_configs or {}:
         inner = getattr(default, name, None)
         if inner is not None:

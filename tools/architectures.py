@@ -49,6 +49,8 @@ if it is spelled like one that is.
 * **fused**: the layer that holds several roles, and their order from its first row to its last;
   "4 x (q k v)" repeats for each head or group. "(rest)" is what plays no role, such as a gate on
   the output.
+  In multi-head latent attention (`kv_b_proj`) k is the part of the keys without position, and what
+  makes the latents (`q_a_proj`, `kv_a_proj_with_mqa`) plays no role.
 * **verified**, of attention: every output channel of q, k and v was nudged at one position (of wide
   layers, some all over them), and what then changed in the attention probabilities and in what o
   reads told its role. "output": no softmax over the whole sequence is to be seen, so keys are not

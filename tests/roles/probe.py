@@ -186,16 +186,18 @@ def _run(
 
 def _nudging(seen: _Seen, nudges: Nudges) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
     def hook(module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
-        if seen.ended or LENGTH not in output.shape[:2]:  # tables of relative positions (DeBERTa)
+        changed = output.clone()
+        if output.ndim == 4 and output.shape[1] == 1:  # the one head of a latent
+            changed = changed.squeeze(1)
+        if seen.ended or LENGTH not in changed.shape[:2]:  # tables of relative positions (DeBERTa)
             return None
         seen.began = True
         seen.tried.add(id(module))
-        changed = output.clone()
         time_first = changed.shape[0] == LENGTH
         for row, channel in nudges:
             at = (POSITION, row) if time_first else (row, POSITION)
             changed[(*at, channel)] += _NUDGE
-        return changed
+        return changed.reshape(output.shape)
 
     return hook
 

@@ -156,7 +156,7 @@ def test_cross_attention_is_told_by_its_name() -> None:
     assert [p.attention for p in found] == ["self", "cross", "cross"]
 
 
-@pytest.mark.parametrize("model_type", ["deepseek_v3", "mamba", "xlnet", "rwkv", "jetmoe", "fnet"])
+@pytest.mark.parametrize("model_type", ["deepseek_v4", "mamba", "xlnet", "rwkv", "jetmoe", "fnet"])
 def test_architectures_without_plain_roles_are_refused_by_name(model_type: str) -> None:
     with pytest.raises(UserError, match=model_type) as caught:
         find_projections(build(model_type, device="meta"), ["q", "v"])

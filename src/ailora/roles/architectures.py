@@ -36,8 +36,9 @@ SPELLINGS: tuple[tuple[str, str, str], ...] = (
     ("wq", "wk", "wv"),
     ("to_q", "to_k", "to_v"),
 )
-# The query of cross-attention in classes whose other roles are fused.
-FUSED_QUERY = "q_attn"  # GPT-2
+# The query of classes whose keys and values share a weight: GPT-2's cross-attention, and latent
+# attention, which has one of the last two.
+FUSED_QUERIES = ("q_attn", "q_b_proj", "q_proj")
 # The output projection, in the block or, as in BERT, beside it.
 OUTPUTS = (
     "o_proj",
@@ -56,13 +57,22 @@ OUTPUTS = (
     "to_out",
 )
 OUTPUTS_BESIDE = ("output.dense", "output", "out_proj", "dense")
-# Children with matrices that change nothing about who is q, k, v and o: gates on the output.
-HARMLESS = frozenset({"gate_proj", "g_proj"})
+# Children with matrices that change nothing about who is q, k, v and o: gates on the output, and
+# what latent attention makes its latents with.
+HARMLESS = frozenset({"gate_proj", "g_proj", "q_a_proj", "kv_a_proj_with_mqa"})
+_INDEXER = "an indexer, which is left alone, chooses the keys that are attended to"
 # Attention classes whose further matrices were looked at, and what there is to know about them.
 UNDERSTOOD: Mapping[str, str] = {
+    "AXK2Attention": _INDEXER,
     "ConvBertSelfAttention": "the query also steers the span convolution",
+    "DeepseekV32Attention": _INDEXER,
     "DisentangledSelfAttention": "projections of relative positions are left alone",
     "DogeAttention": "the value also steers the attention mask",
+    "Dots3NoteTextAttention": _INDEXER,
+    "Glm5NextTextAttention": _INDEXER,
+    "GlmMoeDsaAttention": _INDEXER,
+    "HYV4Attention": _INDEXER,
+    "HYV4VLAttention": _INDEXER,
     "Inkling2FullAttention": "short convolutions follow key and value",
     "Inkling2LoopFullAttention": "short convolutions follow key and value",
     "Inkling2LoopSlidingAttention": "short convolutions follow key and value",
@@ -72,6 +82,7 @@ UNDERSTOOD: Mapping[str, str] = {
     "LiltSelfAttention": "layout_query, layout_key and layout_value are left alone",
     "LongformerSelfAttention": "query_global, key_global and value_global are left alone",
     "LukeSelfAttention": "w2e_query, e2w_query and e2e_query are left alone",
+    "MistralLarge4TextAttention": _INDEXER,
     "NystromformerSelfAttention": "a convolution over the value is added to the output",
     "ProphetNetNgramSelfAttention": "projections of relative positions are left alone",
 }
@@ -86,8 +97,11 @@ _OTHER_MODALITY = re.compile(
     r"vision|visual|image|img|pixel|video|audio|speech|acoustic|vocoder|qformer|siglip",
     re.IGNORECASE,
 )
-_FUSED_NAME = re.compile(r"qkv|^(query_key(_value)?|c_attn|in_proj|kv_proj|q_?k_proj|to_kv)$")
+_FUSED_NAME = re.compile(
+    r"qkv|^(query_key(_value)?|c_attn|in_proj|kv_proj|kv_b_proj|q_?k_proj|to_kv)$"
+)
 _LATENT = re.compile(r"^(kv_a_proj.*|kv_b_proj|q_a_proj|q_b_proj)$")
+_LATENT_KEY_VALUE = "kv_b_proj"
 _NUMBERED = re.compile(r"(?:^|\.)[^.]+\.(\d+)(?:\.|$)")
 _SHARED = re.compile(r"(?:^|\.)\w*layer_groups\.")  # ALBERT: numbers of groups, not of layers
 
@@ -192,21 +206,27 @@ class Layout:
         return {role: tuple(blocks) for role, blocks in found.items()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fused:
-    """One attention class: the child that holds several roles, and the layout of its weight.
-
-    ``layout`` takes the attention module and the number of rows of the weight.
-    """
-
-    child: str
-    layout: Callable[[Any, int], Layout]
+Fused = Mapping[str, Callable[[Any, int], Layout]]
+"""One attention class: its children that hold several roles, each with what makes the layout of its
+weight from the attention module and the weight's number of rows."""
 
 
-def layouts_of(attention: nn.Module) -> Mapping[str, Callable[[Any, int], Layout]]:
+def layouts_of(attention: nn.Module) -> Fused:
     """The fused children of an attention module by name; empty for a class that is not known."""
     known = known_class(attention, _FUSED)
-    return {} if known is None else {_FUSED[known].child: _FUSED[known].layout}
+    return {} if known is None else _FUSED[known]
+
+
+def latent_heads(attention: nn.Module) -> tuple[int, int, int] | None:
+    """(heads, rows of one head's query, rows of its value) of a known class of latent attention.
+
+    None for any other. A query has as many rows as the key that it meets: those without position,
+    which are in the weight, and those with it, which all heads share.
+    """
+    if _LATENT_KEY_VALUE not in layouts_of(attention):
+        return None
+    known: Any = attention
+    return known.num_heads, known.qk_nope_head_dim + known.qk_rope_head_dim, known.v_head_dim
 
 
 def known_class(module: nn.Module, known: Collection[str]) -> str | None:
@@ -291,28 +311,63 @@ def _gated_query(attention: Any, height: int) -> Layout:
     return Layout(repeats=height // (2 * size), pattern=(("q", size), (None, size)))
 
 
+def _latent(attention: Any, _height: int) -> Layout:
+    # The key's rows without position; the ones with it are kv_a_proj_with_mqa's, for all heads.
+    pattern: Pattern = (("k", attention.qk_nope_head_dim), ("v", attention.v_head_dim))
+    return Layout(repeats=attention.num_heads, pattern=pattern)
+
+
+def _latent_gated_query(attention: Any, _height: int) -> Layout:
+    pattern: Pattern = (("q", attention.qk_head_dim), (None, attention.v_head_dim))
+    return Layout(repeats=attention.num_heads, pattern=pattern)
+
+
 _FUSED: Mapping[str, Fused] = {
-    "modeling_gpt2.GPT2Attention": Fused(child="c_attn", layout=_gpt2),
-    "modeling_openai.Attention": Fused(child="c_attn", layout=_thirds),
-    "modeling_gpt_bigcode.GPTBigCodeAttention": Fused(child="c_attn", layout=_gpt_bigcode),
-    "modeling_bloom.BloomAttention": Fused(child="query_key_value", layout=_by_num_heads),
-    "modeling_gpt_neox.GPTNeoXAttention": Fused(child="query_key_value", layout=_gpt_neox),
-    "modeling_gpt_neox_japanese.GPTNeoXJapaneseAttention": Fused(
-        child="query_key_value", layout=_by_num_attention_heads
-    ),
-    "modeling_persimmon.PersimmonAttention": Fused(child="query_key_value", layout=_by_num_heads),
-    "modeling_falcon.FalconAttention": Fused(child="query_key_value", layout=_falcon),
-    "modeling_codegen.CodeGenAttention": Fused(child="qkv_proj", layout=_codegen),
-    "modeling_mpt.MptAttention": Fused(child="Wqkv", layout=_thirds),
-    "modeling_dbrx.DbrxAttention": Fused(child="Wqkv", layout=_dbrx),
-    "modeling_modernbert.ModernBertAttention": Fused(child="Wqkv", layout=_thirds),
-    "modeling_phi3.Phi3Attention": Fused(child="qkv_proj", layout=_phi3),
-    "modeling_phi4_multimodal.Phi4MultimodalAttention": Fused(child="qkv_proj", layout=_phi3),
-    "modeling_deberta.DisentangledSelfAttention": Fused(
-        child="in_proj", layout=_by_num_attention_heads
-    ),
-    "modeling_qwen3_next.Qwen3NextAttention": Fused(child="q_proj", layout=_gated_query),
-    "modeling_qwen3_5.Qwen3_5Attention": Fused(child="q_proj", layout=_gated_query),
-    "modeling_qwen3_5_moe.Qwen3_5MoeAttention": Fused(child="q_proj", layout=_gated_query),
-    "modeling_qwen4_exp.Qwen4ExpTextAttention": Fused(child="q_proj", layout=_gated_query),
+    "modeling_gpt2.GPT2Attention": {"c_attn": _gpt2},
+    "modeling_openai.Attention": {"c_attn": _thirds},
+    "modeling_gpt_bigcode.GPTBigCodeAttention": {"c_attn": _gpt_bigcode},
+    "modeling_bloom.BloomAttention": {"query_key_value": _by_num_heads},
+    "modeling_gpt_neox.GPTNeoXAttention": {"query_key_value": _gpt_neox},
+    "modeling_gpt_neox_japanese.GPTNeoXJapaneseAttention": {
+        "query_key_value": _by_num_attention_heads
+    },
+    "modeling_persimmon.PersimmonAttention": {"query_key_value": _by_num_heads},
+    "modeling_falcon.FalconAttention": {"query_key_value": _falcon},
+    "modeling_codegen.CodeGenAttention": {"qkv_proj": _codegen},
+    "modeling_mpt.MptAttention": {"Wqkv": _thirds},
+    "modeling_dbrx.DbrxAttention": {"Wqkv": _dbrx},
+    "modeling_modernbert.ModernBertAttention": {"Wqkv": _thirds},
+    "modeling_phi3.Phi3Attention": {"qkv_proj": _phi3},
+    "modeling_phi4_multimodal.Phi4MultimodalAttention": {"qkv_proj": _phi3},
+    "modeling_deberta.DisentangledSelfAttention": {"in_proj": _by_num_attention_heads},
+    "modeling_qwen3_next.Qwen3NextAttention": {"q_proj": _gated_query},
+    "modeling_qwen3_5.Qwen3_5Attention": {"q_proj": _gated_query},
+    "modeling_qwen3_5_moe.Qwen3_5MoeAttention": {"q_proj": _gated_query},
+    "modeling_qwen4_exp.Qwen4ExpTextAttention": {"q_proj": _gated_query},
+    **{
+        name: {_LATENT_KEY_VALUE: _latent}
+        for name in (
+            "modeling_axk1.AXK1Attention",
+            "modeling_bailing_hybrid.BailingHybridAttention",
+            "modeling_deepseek_v2.DeepseekV2Attention",
+            "modeling_deepseek_v3.DeepseekV3Attention",
+            "modeling_deepseek_v32.DeepseekV32Attention",
+            "modeling_dots3_note.Dots3NoteTextAttention",
+            "modeling_glm4_moe_lite.Glm4MoeLiteAttention",
+            "modeling_glm5_next.Glm5NextTextAttention",
+            "modeling_glm_moe_dsa.GlmMoeDsaAttention",
+            "modeling_hy_v4.HYV4Attention",
+            "modeling_hy_v4_vl.HYV4VLAttention",
+            "modeling_kimi_linear.KimiLinearAttention",
+            "modeling_longcat_flash.LongcatFlashMLA",
+            "modeling_minicpm3.MiniCPM3Attention",
+            "modeling_mistral4.Mistral4Attention",
+            "modeling_mistral_large4.MistralLarge4TextAttention",
+            "modeling_youtu.YoutuAttention",
+        )
+    },
+    "modeling_axk2.AXK2Attention": {
+        "q_gate_proj": _latent_gated_query,
+        _LATENT_KEY_VALUE: _latent,
+    },
 }

@@ -32,7 +32,7 @@ def read_attention(places: Sequence[Place]) -> Reading:
         if not block.text:
             continue
         try:
-            _refuse_latent(block, tree)
+            _refuse_unknown_latent(block, tree)
             found = _parts_of(block, tree)
         except NotReadableError as error:
             problems.append(Problem(place=block, why=str(error)))
@@ -54,6 +54,8 @@ def _keys_without_values(blocks: Sequence[tuple[Place, list[Part]]]) -> list[Pro
 
 
 def _has_no_softmax(block: Place) -> bool:
+    if architectures.layouts_of(block.module):  # KimiLinearAttention is none of the linear ones
+        return False
     parameters = [name for name, _ in block.module.named_parameters(recurse=False)]
     return architectures.has_no_softmax(type(block.module).__name__, block.name, parameters)
 
@@ -69,9 +71,14 @@ def _parts_of(block: Place, tree: Tree) -> list[Part]:
     output = _output_of(block, tree)
     if output is not None:
         found.append(Part(role="o", place=output, attention=architectures.attention_of(block.name)))
+    by_role = {part.role: part for part in found}
+    latent = architectures.latent_heads(block.module)
+    if latent is not None:
+        _check_latent(by_role, *latent)
     if type(block.module).__name__ not in architectures.UNDERSTOOD:
         _refuse_strangers(block, tree, {part.place.name for part in found})
-        _check_shapes({part.role: part for part in found})
+        if latent is None:
+            _check_shapes(by_role)
     return found
 
 
@@ -104,7 +111,7 @@ def _separate_parts(block: Place, tree: Tree, fused: set[RoleKey]) -> list[Part]
 
 def _spellings(fused: set[RoleKey]) -> list[dict[RoleName, str]]:
     if fused and "q" not in fused:
-        return [{"q": architectures.FUSED_QUERY}]
+        return [{"q": child} for child in architectures.FUSED_QUERIES]
     return [architectures.children_by_role(spelling) for spelling in architectures.SPELLINGS]
 
 
@@ -128,11 +135,13 @@ def _output_of(block: Place, tree: Tree) -> Place | None:
     return inside or _child(tree.above(block.name), tree, architectures.OUTPUTS_BESIDE)
 
 
-def _refuse_latent(block: Place, tree: Tree) -> None:
+def _refuse_unknown_latent(block: Place, tree: Tree) -> None:
+    if architectures.latent_heads(block.module) is not None:
+        return
     for child in tree.children(block.name):
         if architectures.is_latent(child):
             raise NotReadableError(
-                f"{child!r} belongs to multi-head latent attention, which has no plain q, k and v"
+                f"{child!r} belongs to multi-head latent attention, in a layout that is not known"
             )
 
 
@@ -172,4 +181,18 @@ def _check_shapes(parts: Mapping[RoleKey, Part]) -> None:
         raise NotReadableError(
             f"its q, k and v have {q}, {k} and {v} rows, which do not fit the {columns} columns "
             "of its output projection (there may be a gate in one of them)"
+        )
+
+
+def _check_latent(parts: Mapping[RoleKey, Part], heads: int, query: int, value: int) -> None:
+    """Raise unless q and o fit the heads; that k and v do, their layout has shown."""
+    if not {"q", "k", "v", "o"} <= set(parts):
+        raise NotReadableError(
+            "it has no query or output of a name that is known for latent attention"
+        )
+    columns = shape_of(parts["o"].place.module)[1]
+    if (parts["q"].height, columns) != (heads * query, heads * value):
+        raise NotReadableError(
+            f"its q has {parts['q'].height} rows and its o {columns} columns, where {heads} heads "
+            f"of {query} and {value} are expected"
         )
