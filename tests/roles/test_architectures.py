@@ -45,6 +45,20 @@ def test_the_page_has_a_line_for_every_architecture_of_transformers() -> None:
 
 
 @same_transformers
+def test_the_readme_counts_what_the_page_shows() -> None:
+    cells = [LINES[name].split(" | ") for name in LINES if name in HEADS_OF]
+    attention = [found[2] for found in cells]
+    blocks = sum(" down " in f" {found[4]} " for found in cells)
+    refused, unbuilt = attention.count("refused"), attention.count("not built")
+    supported = sum(found.startswith("q ") for found in attention)
+    assert supported + refused + unbuilt == len(cells)
+    readme = " ".join((PAGE.parents[1] / "README.md").read_text(encoding="utf-8").split())
+    assert f"of {len(cells)} model types {supported} have their attention supported" in readme
+    assert f"and {blocks} their dense feed-forward blocks" in readme
+    assert f"{refused} are refused" in readme and f"{unbuilt} could not be built" in readme
+
+
+@same_transformers
 @pytest.mark.parametrize(
     "model_type",
     [pytest.param(n, marks=pytest.mark.slow if n in BIG else ()) for n in HEADS_OF],
