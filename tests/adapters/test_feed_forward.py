@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel
+from safetensors.torch import load_file
 
 import ailora
 from ailora import AILoRAConfig, Role, presets
@@ -23,28 +20,26 @@ from ailora.errors import UserError
 from ailora.roles import FEED_FORWARD_ROLES, assign_roles, find_projections
 from ailora.roles.walk import walk
 from ailora.versions import is_transformers_4
-from tests.adapters.models import parts
+from tests.adapters.any_model import (
+    DTYPES,
+    base,
+    batch,
+    check_own_parts,
+    check_step_0,
+    logits,
+    run_stock_peft,
+    save_both,
+    train,
+)
 from tests.architectures import build
 
 # Layers of their own, Conv1D, one layer for gate and up, no gate, T5's names.
 TYPES = ("llama", "gpt2", "phi3", "modernbert", "bert", "mt5")
-DTYPES = (torch.float32, torch.bfloat16)
 FEED_FORWARD = {
     "gate": Role(init="principal", r=2),
     "up": Role(init="minor", r=3, lr_ratio=2.0),
     "down": Role(init="gaussian", r=2),
 }
-
-
-def base(model_type: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    model = build(model_type)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(1)  # transformers starts some at a size at which nothing matters
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(std=0.1)
-            parameter.data = parameter.data.to(dtype)  # buffers stay, as from_pretrained has it
-    return model
 
 
 def config(model_type: str, **fields: Any) -> AILoRAConfig:
@@ -60,62 +55,18 @@ def config(model_type: str, **fields: Any) -> AILoRAConfig:
     return AILoRAConfig(roles=roles, **fields)
 
 
-def batch(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    ids = torch.arange(5, 45).view(4, 10)
-    names = ["input_ids", *(["decoder_input_ids"] if model.config.is_encoder_decoder else [])]
-    return dict.fromkeys(names, ids)
-
-
-@torch.no_grad()
-def logits(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    return model(**inputs).logits
-
-
-def train(model: torch.nn.Module, inputs: dict[str, torch.Tensor], steps: int = 3) -> None:
-    optimizer = ailora.create_optimizer(model, lr=1e-2)
-    for _ in range(steps):
-        model(**inputs).logits.float().square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("model_type", TYPES)
 def test_step_0_and_the_disabled_adapter_are_the_base_bit_for_bit(
     model_type: str, dtype: torch.dtype
 ) -> None:
-    inputs = batch(base(model_type))
-    before = logits(base(model_type, dtype), inputs)
-    model = ailora.get_peft_model(base(model_type, dtype), config(model_type))
-    assert torch.equal(logits(model, inputs), before)
-    train(model, inputs)
-    trained = logits(model, inputs)
-    assert not torch.equal(trained, before)
-    with model.disable_adapter():
-        assert torch.equal(logits(model, inputs), before)
-    merged = logits(model.merge_and_unload(), inputs)
-    loose = {"rtol": 0, "atol": 1e-5 if dtype is torch.float32 else 0.15}
-    torch.testing.assert_close(merged, trained, **loose)
+    check_step_0(model_type, dtype, config(model_type))
 
 
 @pytest.mark.parametrize("model_type", TYPES)
 def test_each_role_starts_from_its_own_part_of_its_own_rows(model_type: str) -> None:
-    model = ailora.get_peft_model(base(model_type), config(model_type))
-    roles = [role for role in FEED_FORWARD_ROLES if role in config(model_type).roles]
-    weights = {p.key: (p.role, p.weight().double()) for p in find_projections(model, roles)}
-    seen = parts(model)
-    assert seen.keys() == weights.keys()
-    for key, part in seen.items():
-        role, W = weights[key]
-        U, S, Vt = torch.linalg.svd(W, full_matrices=False)
-        rank = FEED_FORWARD[role].r or 0
-        if role == "down":
-            assert not part.B.any()
-            continue
-        chosen = slice(0, rank) if role == "gate" else slice(S.shape[0] - rank, None)
-        wanted = (U[:, chosen] * S[chosen]) @ Vt[chosen]
-        got = part.scaling * part.B0.double() @ part.A0.double()
-        assert torch.linalg.norm(got - wanted) < 1e-5 * torch.linalg.norm(wanted), key
+    asked = config(model_type)
+    check_own_parts(ailora.get_peft_model(base(model_type), asked), asked.roles)
 
 
 @pytest.mark.parametrize("anchored", [True, False])
@@ -132,42 +83,6 @@ def test_only_the_rows_of_the_role_that_trains_move(model_type: str, anchored: b
     assert max(moved["gate"], moved["down"]) < 1e-6 < 1e-3 < moved["up"]
 
 
-STOCK_PROCESS = """
-import sys
-import torch
-from pathlib import Path
-from peft import PeftModel
-from safetensors.torch import load_file, save_file
-import transformers
-
-torch.set_num_threads(1)
-for folder in sorted(Path(sys.argv[1]).iterdir()):
-    name, dtype = (folder / "class").read_text().split()
-    model = getattr(transformers, name).from_pretrained(
-        folder / "base", dtype=getattr(torch, dtype), attn_implementation="eager"
-    )
-    model = PeftModel.from_pretrained(model, folder / "adapter").eval()
-    with torch.no_grad():
-        logits = model(**load_file(folder / "inputs")).logits
-    adapted = [n for n, m in model.get_base_model().named_modules() if hasattr(m, "lora_A")]
-    (folder / "adapted").write_text(" ".join(adapted))
-    save_file({"logits": logits}, folder / "out")
-assert "ailora" not in sys.modules
-"""
-
-
-def _save(model: PeftModel, plain: PreTrainedModel, folder: Path) -> None:
-    folder.mkdir()
-    plain.save_pretrained(folder / "base")
-    model.save_pretrained(folder / "adapter")
-    save_file({k: v.clone() for k, v in batch(plain).items()}, folder / "inputs")
-    (folder / "class").write_text(f"{type(plain).__name__} {str(plain.dtype).rpartition('.')[2]}")
-
-
-def _in_stock_peft(folder: Path) -> None:
-    subprocess.run([sys.executable, "-c", STOCK_PROCESS, str(folder)], check=True)
-
-
 def _adapted(model: PeftModel) -> list[str]:
     return [n for n, m in model.get_base_model().named_modules() if hasattr(m, "lora_A")]
 
@@ -180,9 +95,9 @@ def test_stock_peft_in_another_process_reproduces_the_logits(tmp_path: Path) -> 
             model = ailora.get_peft_model(base(model_type, dtype), config(model_type))
             inputs = batch(base(model_type))
             train(model, inputs)
-            _save(model, base(model_type, dtype), folder)
+            save_both(model, base(model_type, dtype), folder)
             wanted[folder] = logits(model, inputs)
-    _in_stock_peft(tmp_path)
+    run_stock_peft(tmp_path)
     for folder, expected in wanted.items():
         torch.testing.assert_close(
             load_file(folder / "out")["logits"], expected, rtol=0, atol=1e-5, msg=folder.name
@@ -251,9 +166,9 @@ def test_what_is_adapted_in_a_mixture_is_what_stock_peft_adapts_again(tmp_path: 
         asked = presets.lora(2, target_modules="all-linear")
         model = ailora.get_peft_model(base(model_type), asked)
         train(model, batch(plain))
-        _save(model, plain, tmp_path / model_type)
+        save_both(model, plain, tmp_path / model_type)
         wanted[model_type] = (_adapted(model), logits(model, batch(plain)))
-    _in_stock_peft(tmp_path)
+    run_stock_peft(tmp_path)
     for model_type, (names, expected) in wanted.items():
         folder = tmp_path / model_type
         assert (folder / "adapted").read_text().split() == names

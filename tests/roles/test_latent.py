@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from ailora.errors import UserError
 from ailora.roles import find_projections
-from tests.architectures import _small, build
+from tests.architectures import build, small_settings
 from tests.roles import probe
 from tests.roles.survey import verify
 
@@ -49,7 +49,7 @@ def _text_part(name: str, config: str, model: str, more: dict[str, Any]) -> PreT
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         built: PreTrainedModel = getattr(modeling, model)._from_config(
-            config_class(**(_small(config_class) | more)), attn_implementation="eager"
+            config_class(**(small_settings(config_class) | more)), attn_implementation="eager"
         )
     return built.eval()
 

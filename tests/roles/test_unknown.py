@@ -11,7 +11,8 @@ from torch import nn
 
 from ailora.errors import UserError
 from ailora.roles import find_projections
-from tests.architectures import HEADS_OF, build
+from ailora.versions import is_transformers_4
+from tests.architectures import build
 
 
 def _linears(**sizes: tuple[int, int]) -> dict[str, nn.Module]:
@@ -114,11 +115,9 @@ def test_a_state_space_block_is_known_by_its_parameters() -> None:
 
 
 def tower_of(model_type: str) -> nn.Module:
-    if model_type not in HEADS_OF:
-        pytest.skip("this transformers does not have it yet")
-    if hf.__version__.startswith("4.") and model_type == "phi4_multimodal":
+    if is_transformers_4() and model_type == "phi4_multimodal":
         pytest.skip("transformers 4 does not build it from a config without images")
-    if hf.__version__.startswith("4.") and model_type == "granite_speech":
+    if is_transformers_4() and model_type == "granite_speech":
         pytest.skip("in transformers 4 its encoder has no config of its own: refused by name")
     return build(model_type, device="meta")
 
@@ -164,8 +163,6 @@ def test_architectures_without_plain_roles_are_refused_by_name(model_type: str) 
 
 
 def test_a_key_that_is_the_value_as_well_is_not_taken_for_a_key_alone() -> None:
-    if "gemma4_text" not in HEADS_OF:
-        pytest.skip("this transformers does not have it yet")
     model = build("gemma4_text", device="meta", attention_k_eq_v=True)
     with pytest.raises(UserError, match="a key but no value of its own"):
         find_projections(model, ["q", "v"])

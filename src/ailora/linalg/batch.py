@@ -8,13 +8,14 @@ weights that are too large to gain.
 
 from __future__ import annotations
 
+import math
 import time
 
 import torch
 from torch import Tensor
 
 from ailora.errors import UserError
-from ailora.linalg.decomposition import decompose, validate
+from ailora.linalg.decomposition import USUAL_EXPONENT, decompose, validate
 from ailora.linalg.eigen import eigh_end
 from ailora.linalg.gram import clean, projected
 from ailora.linalg.triplets import Check, Part, Triplets, fix_signs, residuals, rounding_noises
@@ -24,7 +25,6 @@ from ailora.linalg.triplets import Check, Part, Triplets, fix_signs, residuals, 
 # 384 x 384: 7, 7, 14.
 _TOGETHER_UP_TO = 384
 _AT_ONCE = 2**24  # entries of a chunk, 128 MB in float64
-_EXPONENTS = (2.0**-16, 2.0**16)  # largest entry of a weight that is squared as it is
 
 
 @torch.no_grad()
@@ -62,10 +62,9 @@ def decompose_batch(
     for start in range(0, len(weights), chunk):
         some = weights[start : start + chunk]
         found += _together(some.cpu() if some.is_mps else some, rank, part, tol)
-    low, high = _EXPONENTS
     return [
         one
-        if one is not None and low <= size <= high
+        if one is not None and abs(math.frexp(size)[1]) <= USUAL_EXPONENT
         else decompose(weight, rank, part, seed=seed, tol=tol)
         for weight, one, size in zip(weights, found, largest, strict=True)
     ]

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 # A weight whose largest entry is beyond 2^16 is scaled: where it is nearly singular, (W^T W)^-1
 # would overflow float32.
-_USUAL_EXPONENT = 16
+USUAL_EXPONENT = 16
 # Times as a share of the fp32 SVD's, one thread, rank 8, Gaussian: n = 384: Gram 0.6, n = 768: 0.4,
 # n = 1024: 0.36 (Krylov and inverse: 0.2 to 1, by the spectrum), n = 2048: Gram 0.4, Krylov 0.2,
 # inverse 0.14. Rank 128 at n = 2048: Gram 0.45, the others 2 to 4.
@@ -137,7 +137,7 @@ def scaled(weight: Tensor, largest: float) -> tuple[Tensor, int]:
     """
     _, exponent = math.frexp(largest)
     W = weight.to(torch.float64)
-    if abs(exponent) <= _USUAL_EXPONENT:
+    if abs(exponent) <= USUAL_EXPONENT:
         return W, 0
     exponent = max(-1000, min(1000, exponent))
     return W * 2.0**-exponent, exponent

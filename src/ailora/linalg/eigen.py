@@ -33,7 +33,7 @@ _Array = npt.NDArray[Any]
 
 # Milliseconds, one thread, 129 eigenvalues: n = 384 bisection 19.0, all by QR 1.5; n = 768: 41, 10;
 # n = 1024: 50, 17. Bisection takes time by the eigenvalue.
-FEW_SHARE = 24  # at most n / 24 eigenvalues are few
+_FEW_SHARE = 24  # at most n / 24 eigenvalues are few
 # SciPy's BLAS has threads of its own, which spin beside torch's when both were just busy, and
 # beside those of other programs: on two cores, interleaved with torch's SVD, n = 384 took 12 to
 # 104 ms, with one thread 12 to 16; beside a busy program n = 1024 took 6.3 s, where alone the
@@ -131,7 +131,7 @@ def _values(T: _Reduced, first: int, count: int) -> tuple[_Array, tuple[_Array, 
     from scipy.linalg import lapack  # noqa: PLC0415
 
     n = len(T.diagonal)
-    if count * FEW_SHARE > n:
+    if count * _FEW_SHARE > n:
         values, info = lapack.dsterf(T.diagonal, T.below)
         if info == 0:
             blocks = (np.ones(n, np.int32), np.full(n, n, np.int32))
