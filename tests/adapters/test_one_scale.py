@@ -172,6 +172,21 @@ def test_a_started_model_takes_the_files(
     assert same(by_name(other), by_name(model))
 
 
+@pytest.mark.parametrize("kind", ["no product at the start", "rates"])
+def test_a_file_put_in_by_hand_is_told_by_its_anchor_or_warned_of(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without an anchor nothing in the tensors says whether they are a file's or a model's own."""
+    model = trained(dtype=torch.float32, **EXACT[kind])
+    model.save_pretrained(tmp_path)
+    other = trained(dtype=torch.float32, **EXACT[kind])
+    caplog.clear()
+    load_by_hand(other, tmp_path)
+    right = same(by_name(other), by_name(model))
+    assert right == (kind == "rates")
+    assert right != ("read it with ailora.load_adapter" in caplog.text)
+
+
 def test_files_with_a_pattern_are_read_as_they_are(tmp_path: Path) -> None:
     """As they were saved before: each module's own alpha in the config, B as it trains."""
     model = trained(dtype=torch.float32, **BAKED)

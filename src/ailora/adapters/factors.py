@@ -17,6 +17,7 @@ A', its columns of B', and in those only its rows of the weight.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +30,9 @@ from torch.nn import functional
 
 from ailora.errors import UserError
 from ailora.roles import RoleKey, Rows, count_rows, put_rows, row_index, take_rows
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +129,12 @@ class Factor(nn.Linear):
                 ours, theirs = weight[:, columns], saved[:, columns].to(weight)
                 if block.anchored and not torch.equal(theirs, ours):
                     return self.file_ratio if torch.equal(theirs, ours * self.file_ratio) else 1.0
+        if not self.is_anchored:
+            logger.warning(
+                "the B of a start without anchors was loaded as a model has it in memory; what "
+                "comes from a saved folder is %g times that: read it with ailora.load_adapter",
+                self.file_ratio,
+            )
         return 1.0
 
     @property
