@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,8 @@ def test_the_star_without_target_modules_is_every_role_that_the_model_has() -> N
 
 
 experts_are_parameters = pytest.mark.skipif(
-    is_transformers_4(), reason="transformers 4 keeps experts as layers, whose names PEFT leaves"
+    is_transformers_4() or find_spec("peft.utils.transformers_weight_conversion") is None,
+    reason="transformers 4 keeps experts as layers, and PEFT 0.18 converts no names",
 )
 MIXTURES = ("mixtral", "qwen3_moe", "qwen3_next", "glm4_moe", "granitemoeshared")
 

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 import transformers as hf
+from packaging.version import Version
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import Tensor, nn
 
@@ -38,8 +40,12 @@ def test_a_tied_model_becomes_what_peft_computes(
 ) -> None:
     model = saved(tmp_path / "model", "smollm2", shards=shards)
     fields: dict[str, Any] = {"modules_to_save": names, "ensure_weight_tying": ensured}
-    if ensured and names == ["lm_head"] and is_transformers_4():
-        pytest.skip("PEFT's ensure_weight_tying finds no module for it with transformers 4")
+    if (
+        ensured
+        and names == ["lm_head"]
+        and (is_transformers_4() or Version(peft.__version__) < Version("0.20"))
+    ):
+        pytest.skip("PEFT's ensure_weight_tying finds no module for it in these versions")
     trained = stock_adapter(tmp_path / "adapter", "smollm2", target_modules=["q_proj"], **fields)
     merge_adapter(tmp_path / "adapter", model, tmp_path / "out")
     got = loaded(tmp_path / "out", dtype=torch.float32)

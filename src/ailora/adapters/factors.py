@@ -31,7 +31,6 @@ from torch.nn import functional
 from ailora.errors import UserError
 from ailora.roles import RoleKey, Rows, count_rows, put_rows, row_index, take_rows
 
-
 logger = logging.getLogger(__name__)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 
 from ailora.adapters.record import ANCHORS, CONFIG, MARKER, WEIGHTS
 from ailora.errors import UserError
@@ -92,7 +92,13 @@ def _download(
         f"{place}/{file}" if place else file for place in folders for file in files or _FILES
     ]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        found = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=patterns,
+            # huggingface_hub 1.33 asks the hub for the files of a cached commit, even offline.
+            local_files_only=constants.HF_HUB_OFFLINE,
+        )
     except (OSError, ValueError, RuntimeError) as error:  # its own errors are of these kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         where = "".join(
@@ -104,6 +110,7 @@ def _download(
             f"adapter {name!r}{where}: no such folder, and not from the hub ({reason}); give the "
             "folder of a saved adapter, or a hub name that is cached or reachable"
         ) from error
+    return Path(found)
 
 
 def _with_weights(folder: Path, name: str | os.PathLike[str], *, on_hub: bool) -> Path:
