@@ -25,6 +25,7 @@ from ailora.adapters.config import HONOURED, REFUSED
 from ailora.errors import UserError
 from ailora.versions import TESTED
 from tests.adapters.models import Q0, V0, batch, logits, tiny, train
+from tests.architectures import build
 
 NAMES = {"bert": ["query", "value"], "llama": ["q_proj", "v_proj"], "gpt2": ["c_attn"]}
 
@@ -325,6 +326,15 @@ def test_all_linear_leaves_the_routers_of_experts_out(kind: str) -> None:
     """They choose, and are no part of what an expert computes; named by hand they are adapted."""
     ours = peft.get_peft_model(moe(kind), AILoRAConfig(r=2, target_modules="all-linear"))
     assert layers(ours) and not any(name.endswith("gate") for name in layers(ours))
+
+
+def test_a_router_is_told_by_its_name_wherever_the_experts_are() -> None:
+    """JetMoE's, and Granite's before transformers 5.10, have none beside them called so."""
+    stock = peft.get_peft_model(build("jetmoe"), LoraConfig(target_modules="all-linear"))
+    config = AILoRAConfig(r=2, roles={"*": Role(init="minor")}, target_modules="all-linear")
+    ours = peft.get_peft_model(build("jetmoe"), config)
+    assert any("router" in name for name, _ in stock.named_modules() if name.endswith("lora_A"))
+    assert layers(ours) and not any("router" in name for name in layers(ours))
 
 
 # --- What is refused -------------------------------------------------------------------------

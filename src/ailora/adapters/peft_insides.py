@@ -156,17 +156,19 @@ def _keys(model: nn.Module) -> list[str]:
     return found
 
 
-_ROUTER = re.compile(r"(^|\.)(router|gate|shared_expert_gate|wg)(\.|$)")
+_ROUTER = re.compile(r"(^|\.)router(\.|$)")
+_GATE = re.compile(r"(^|\.)(gate|shared_expert_gate|wg)(\.|$)")  # a router if beside experts
 
 
 def _routers(model: nn.Module) -> list[str]:
-    """Linear layers that choose experts: named so, beside experts."""
+    """Linear layers that choose experts, by their names."""
     names = [name for name, _ in model.named_modules()]
     blocks = {name.rpartition(".experts")[0] for name in names if ".experts" in name}
     return [
         name
         for name in names
-        if (found := _ROUTER.search(name)) and name[: found.start()] in blocks
+        if _ROUTER.search(name)
+        or ((found := _GATE.search(name)) and name[: found.start()] in blocks)
     ]
 
 
