@@ -219,7 +219,10 @@ def test_a_shared_expert_with_a_name_of_its_own_can_be_adapted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     asked = AILoRAConfig(roles={"up": Role(init="minor", r=2)})
-    model = ailora.get_peft_model(base("granitemoeshared"), asked)
+    plain = base("granitemoeshared")
+    if not any("experts" in name for name, _ in plain.named_modules()):
+        pytest.skip("its experts have other names in an older transformers")
+    model = ailora.get_peft_model(plain, asked)
     assert "experts are left out: up are roles of dense" in caplog.text
     assert {name.rpartition(".")[2] for name in _adapted(model)} == {"input_linear"}
 

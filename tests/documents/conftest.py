@@ -49,11 +49,13 @@ def material(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     _adapters(folder, models["decoder"])
     shutil.copytree(models["decoder"], folder / "my-tuned-opt")
     (folder / "sentences.txt").write_text("a fine film\nnot a good plot at all\n")
-    (folder / "sweep.toml").write_text(
+    sweep = (
         f"[common]\nmodel = {json.dumps(str(models['encoder']))}\ntask = 'reviews.csv'\n"
         "text = ['body']\nlabel = 'stars'\nlimit = 16\neval_limit = 4\nepochs = 1\n"
         "[grid]\nmethod = ['lora', 'ailora']\n"
     )
+    (folder / "sweep.toml").write_text(sweep)
+    (folder / "search.toml").write_text(f"{sweep}[search.space]\nlr = [1e-3, 2e-3]\n")
     shutil.copy(ROOT / "examples" / "my_task.py", folder)
     return folder
 

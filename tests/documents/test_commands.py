@@ -11,7 +11,8 @@ import pytest
 
 from ailora.lab.cli.main import app
 from ailora.lab.experiments.grid import distinct
-from ailora.lab.experiments.sweep_file import read_sweep_file
+from ailora.lab.experiments.search import Search
+from ailora.lab.experiments.sweep_file import read_search_table, read_sweep_file
 from tests.commands import Ended
 from tests.documents.pages import ROOT, commands
 
@@ -61,6 +62,7 @@ def of_many_runs(line: str, models: dict[str, Path]) -> str:
         return f"{line} --dry-run --no-estimate"
     if line.startswith("paper") and "--scale paper" not in line:
         line += f" --model {models['encoder']}" + " --dry-run" * ("--scale small" in line)
+    line = line.replace("--search 20", "--search 2")
     return f"{line} --workers 1 --threads 1 --no-estimate"
 
 
@@ -105,9 +107,18 @@ def interrupted(seconds: float) -> None:
 
 def test_the_sweep_of_the_page_is_a_sweep(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "how-to" / "sweep.md").read_text(encoding="utf-8")
-    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    text = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)[0]
     (tmp_path / "sweep.toml").write_text(text, encoding="utf-8")
     assert len(distinct(read_sweep_file(tmp_path / "sweep.toml"))) == 4 * 3 * 5
+
+
+def test_the_search_of_the_page_is_a_search(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "how-to" / "sweep.md").read_text(encoding="utf-8")
+    text = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)[1]
+    (tmp_path / "search.toml").write_text(text, encoding="utf-8")
+    assert len(distinct(read_sweep_file(tmp_path / "search.toml"))) == 2 * 3
+    search = Search.of(read_search_table(tmp_path / "search.toml"))
+    assert search.distributions().keys() == {"lr", "rank"}
 
 
 def test_commands_are_found() -> None:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ailora.lab.cli import options
 
 if TYPE_CHECKING:
-    from ailora.lab.experiments import Outcome
+    from collections.abc import Sequence
+
+    from ailora.lab.experiments import Grid, Outcome, Store
+    from ailora.lab.experiments.engines.local import Local
+    from ailora.lab.experiments.engines.ray import OnRay
 
 
 def sweep(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="TOML with [common] and [grid], or Python.")
     ],
+    search: Annotated[
+        int | None,
+        typer.Option(
+            metavar="TRIALS",
+            min=1,
+            help="Search the ranges in [search.space] with Optuna, so many points for each "
+            "setting of [grid], instead of a grid of them.",
+        ),
+    ] = None,
     out: options.Out = Path("sweep"),
     dry_run: Annotated[
         bool, typer.Option(help="Print what would run and for how long, and write nothing.")
@@ -45,7 +58,14 @@ def sweep(
 
     Stop it and call it again: finished runs are kept, interrupted ones go on to the same end.
 
+    With `--search 20` the points are Optuna's, out of ranges that the file names:
+
+        [search.space]
+        lr = { low = 1e-4, high = 1e-1, log = true }
+        rank = [4, 8, 16]
+
     Examples: `ailora sweep sweep.toml --dry-run` · `ailora sweep sweep.toml --out results` ·
+    `ailora sweep sweep.toml --search 20` ·
     `ailora sweep sweep.toml --engine ray --address auto --gpus-per-run 1`
     """
     from ailora.cli.console import quiet_libraries, show
@@ -54,7 +74,7 @@ def sweep(
     from ailora.lab.experiments import Store
     from ailora.lab.experiments.grid import distinct
     from ailora.lab.experiments.jobs import Tasks
-    from ailora.lab.experiments.sweep_file import read_sweep_file
+    from ailora.lab.experiments.sweep_file import read_search_table, read_sweep_file
     from ailora.lab.experiments.wording import counted
     from ailora.lab.training.folder import check_writable
 
@@ -63,6 +83,10 @@ def sweep(
     grids, store = read_sweep_file(file), Store(out)
     runs = distinct(grids)
     check_writable(out)
+    asked = read_search_table(file)
+    if search is not None or asked is not None:
+        _search(file, asked, search, grids, store, chosen, dry_run=dry_run)
+        return
     show(plan_table(str(file), grids, counted(len(runs), "run")), whole=("runs",))
     if dry_run:
         _, todo, _ = sweeps.look(runs, store, Tasks(), retry=retry_failed)
@@ -72,6 +96,37 @@ def sweep(
     outcome = sweeps.do_runs(runs, store, chosen, estimate=estimate, retry=retry_failed)
     _say_outcome(outcome)
     if outcome.failed:
+        raise typer.Exit(1)
+
+
+def _search(
+    file: Path,
+    table: Any,
+    trials: int | None,
+    grids: Sequence[Grid],
+    store: Store,
+    engine: Local | OnRay,
+    *,
+    dry_run: bool,
+) -> None:
+    from ailora.cli.console import console
+    from ailora.errors import UserError
+    from ailora.lab.cli.searching import found_shown, plan_words, searched
+    from ailora.lab.experiments.grid import distinct
+
+    if table is None:
+        raise UserError(f"{file}: --search needs ranges: a table [search.space] (see --help)")
+    if trials is None:
+        raise UserError(f"{file} has [search]: say how many points to try, such as --search 20")
+    from ailora.lab.experiments.search import Search
+
+    search, runs = Search.of(table), distinct(grids)
+    console.print(plan_words(runs, search, trials), highlight=False)
+    if dry_run:
+        return
+    found = searched(runs, search, trials, store, engine)
+    console.print(found_shown(found, search), crop=False)
+    if any(one.best is None for one in found):
         raise typer.Exit(1)
 
 

@@ -19,7 +19,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_PARTS = ("common", "grid")
+_PARTS = ("common", "grid", "search")
 _AXES = ("seed", "lr", "method", "rank", "task", "model")  # in the order in which runs are joined
 _Part = tuple[str, dict[str, list[Any]]]  # shared settings as JSON, and axes
 
@@ -39,14 +39,24 @@ def read_sweep_file(path: Path) -> tuple[Grid, ...]:
         raise UserError(f"{path}: no such file; give a sweep file, .toml or .py")
     if path.suffix == ".py":
         return _of_python(path)
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read as TOML: {error}; correct it there") from error
+    content = _toml_of(path)
     try:
         return _grids(content)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def read_search_table(path: Path) -> Any:
+    """What ``[search]`` says in a TOML sweep file; None if there is none."""
+    return None if path.suffix == ".py" else _toml_of(path).get("search")
+
+
+def _toml_of(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read as TOML: {error}; correct it there") from error
+    return found
 
 
 def sweep_file_text(configs: Iterable[Mapping[str, Any]]) -> str:
