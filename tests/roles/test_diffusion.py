@@ -10,6 +10,7 @@ from torch import nn
 from ailora.errors import UserError
 from ailora.roles import find_projections
 from tests.diffusion import MODELS, build
+from tests.roles import diffusion_models
 from tests.roles.diffusion_probe import observed
 
 pytest.importorskip("diffusers", reason="an optional dependency of the tests")
@@ -17,9 +18,9 @@ pytest.importorskip("diffusers", reason="an optional dependency of the tests")
 _IN_ATTENTION = re.compile(r"\.attn\d?\.")
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", [*MODELS, *diffusion_models.MODELS])
 def test_every_channel_does_what_its_role_says(kind: str) -> None:
-    model, inputs = build(kind)
+    model, inputs = build(kind) if kind in MODELS else diffusion_models.build(kind)
     for projection in find_projections(model):
         block = model.get_submodule(projection.name.partition(".to_")[0].partition(".add_")[0])
         found = observed(model, inputs, block, projection.module)
@@ -58,6 +59,16 @@ def test_fused_projections_are_refused_by_name() -> None:
     model, _ = build("unet")
     model.fuse_qkv_projections()
     with pytest.raises(UserError, match="'to_qkv' holds several roles"):
+        find_projections(model)
+
+
+def test_an_image_prompt_in_the_processor_is_refused_by_name() -> None:
+    from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
+
+    model, _ = build("unet")
+    attention = model.mid_block.attentions[0].transformer_blocks[0].attn2
+    attention.set_processor(IPAdapterAttnProcessor2_0(hidden_size=16, cross_attention_dim=12))
+    with pytest.raises(UserError, match=r"'processor\.to_k_ip\.0' in it is not understood"):
         find_projections(model)
 
 
