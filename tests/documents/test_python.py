@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers as hf
 
-from tests.conftest import one_thread
+from tests.conftest import one_thread, tokenizer
 from tests.documents.conftest import save_pair
 from tests.documents.pages import PAGES, ROOT
 from tests.writers import save_llama
@@ -17,6 +17,14 @@ from tests.writers import save_llama
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 # Blocks that are a file of their own, or only the shape of one: tested where they are used.
 APART = ("docs/tasks.md",)
+TEXT_ENCODER = {
+    "vocab_size": 64,
+    "hidden_size": 12,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
+STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 WITH_PYTHON = [page for page in PAGES if BLOCK.search((ROOT / page).read_text(encoding="utf-8"))]
 
 
@@ -35,15 +43,43 @@ def roberta(tmp_path: Path) -> Path:
     return tmp_path / "roberta"
 
 
+@pytest.fixture
+def stable_diffusion(tmp_path: Path) -> Path:
+    """A tiny pipeline with random weights."""
+    import diffusers
+
+    from tests.diffusion import build
+
+    pipeline = diffusers.StableDiffusionPipeline(
+        unet=build("unet")[0],
+        vae=diffusers.AutoencoderKL(block_out_channels=(4,), norm_num_groups=1),
+        scheduler=diffusers.DDIMScheduler(),
+        text_encoder=hf.CLIPTextModel(hf.CLIPTextConfig(**TEXT_ENCODER)),
+        tokenizer=tokenizer(),
+        safety_checker=None,
+        feature_extractor=None,
+    )
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    return tmp_path / "pipeline"
+
+
 def rows() -> list[dict[str, torch.Tensor | int]]:
     return [{"input_ids": torch.arange(4, 12), "labels": row % 2} for row in range(16)]
 
 
 @pytest.mark.parametrize("page", [page for page in WITH_PYTHON if page not in APART])
 def test_the_blocks_of_a_page_run_in_order(
-    page: str, roberta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: str,
+    roberta: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    models = {"FacebookAI/roberta-base": roberta}
+    if page == "docs/how-to/diffusers.md":
+        pytest.importorskip("diffusers")
+        models[STABLE_DIFFUSION] = request.getfixturevalue("stable_diffusion")
     names = {"rows": rows(), "weight": torch.randn(40, 32)}
     if "my-adapter" in (ROOT / page).read_text() or "checkpoint-500" in (ROOT / page).read_text():
         trained(roberta, tmp_path, names)
@@ -53,7 +89,9 @@ def test_the_blocks_of_a_page_run_in_order(
         for block in BLOCK.findall((ROOT / page).read_text(encoding="utf-8")):
             if block.startswith("trl."):
                 continue  # one call of a class that tests/integrations/test_trl.py trains
-            code = block.replace('"FacebookAI/roberta-base"', repr(str(roberta)))
+            code = block
+            for name, folder in models.items():
+                code = code.replace(f'"{name}"', repr(str(folder)))
             exec(compile(code, page, "exec"), names)  # noqa: S102
 
 

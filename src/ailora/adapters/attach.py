@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ailora.adapters import folding, peft_insides
-from ailora.adapters.compatibility import check_compatible, keep_gradients
+from ailora.adapters.compatibility import check_compatible, check_diffusers, keep_gradients
 from ailora.adapters.config import AILoRAConfig, check_fields
 from ailora.adapters.factors import Block, Factor, cut, joined
 from ailora.adapters.peft_insides import LoraLayer, LoraModel
@@ -81,6 +81,7 @@ class NewAdapter:
         config.modules_to_save = self._modules_to_save()
         self._check_room()
         self.selection = select(self.model, config)
+        check_diffusers(self.model, config, self.selection)
         if low_cpu_mem_usage:
             self._check_filled()
         if not config.anchored and self.wanted.fold:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 from ailora.adapters.config import AILoRAConfig
 from ailora.adapters.peft_insides import saves_lora_only_biases
+from ailora.adapters.selection import Selection
 from ailora.errors import UserError
 from ailora.roles.projection import check_not_packed
 
@@ -25,6 +27,14 @@ BIASES = (
 UNSLOTH = (
     "Unsloth is imported: its kernels take LoRA weights past the layers that keep their anchors; "
     "train the files of `ailora init` with it, or leave Unsloth out"
+)
+
+# What diffusers' loaders leave out of an adapter without a word.
+NOT_LOADED_BY_DIFFUSERS = (
+    "bias",
+    "modules_to_save",
+    "target_parameters",
+    "trainable_token_indices",
 )
 
 
@@ -43,6 +53,39 @@ def check_compatible(config: AILoRAConfig) -> None:
         raise UserError(FSDP1)
     if "unsloth" in sys.modules:
         raise UserError(UNSLOTH)
+
+
+def check_diffusers(model: nn.Module, config: AILoRAConfig, selection: Selection) -> None:
+    """Raise a UserError where a diffusers model's saved adapter would be loaded as another one.
+
+    Its files may be tensors alone (``save_lora_weights`` without metadata, kohya's format). Then
+    each layer's rank is read from its tensors, and its lora_alpha is taken for the same number
+    (diffusers 0.42, ``get_peft_kwargs``), so the scale has to be 1.
+    """
+    if not any(cls.__module__.startswith("diffusers.") for cls in type(model).__mro__):
+        return
+    kind = type(model).__name__
+    if config.is_spectral and not config.anchored:
+        raise UserError(
+            f"anchored=False: diffusers would load the saved adapter on the {kind} as it was, and "
+            "not on the residual that it is for; use anchored=True"
+        )
+    for field in NOT_LOADED_BY_DIFFUSERS:
+        if getattr(config, field) not in (None, "none", [], {}):
+            raise UserError(
+                f"{field}={getattr(config, field)!r}: diffusers leaves that out when it loads an "
+                f"adapter; leave it out for this {kind}"
+            )
+    scales = {name: layer[0].scaling for name, layer in selection.layers.items()}
+    for name, (rank, alpha) in selection.others.items():
+        scales[name] = alpha / (math.sqrt(rank) if config.use_rslora else rank)
+    for name, scale in scales.items():
+        if not math.isclose(scale, 1, rel_tol=1e-6):
+            raise UserError(
+                f"{name} would have the scale {scale:g}, and diffusers takes 1 where a saved "
+                "adapter has no metadata: leave lora_alpha, alpha_pattern and bake_rates out "
+                "(lora_alpha is r then), and set rates in ailora.create_optimizer"
+            )
 
 
 def fsdp_version() -> int | None:

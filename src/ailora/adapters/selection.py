@@ -214,6 +214,7 @@ def _by_name(
     others = [name for name in names if name not in linear]
     found = _carried(model, config, found)
     _say_the_rest(config, found)
+    _say_others(others)
     if others and not STARTS[config.role_of("*").init].zero:
         raise UserError(
             f'roles["*"] starts from the spectrum, and {others[0]} is no linear layer; leave it '
@@ -239,6 +240,16 @@ def _say_the_rest(config: AILoRAConfig, found: Sequence[Projection]) -> None:
             rest.total(),
             ", ".join(config.named_roles) or "named",
             ", ".join(f"{name} {count}" for name, count in rest.items()),
+        )
+
+
+def _say_others(others: Sequence[str]) -> None:
+    """Log which selected modules have no spectrum of theirs taken (convolutions, embeddings)."""
+    if others:
+        count = Counter(name.rpartition(".")[2] for name in others)
+        listed = ", ".join(f"{name} {number}" for name, number in count.items())
+        logger.info(
+            "%d modules are no linear layers and start as plain LoRA: %s", len(others), listed
         )
 
 

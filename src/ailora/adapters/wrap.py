@@ -158,6 +158,8 @@ def _inject(
     except Exception:  # nothing of a start that failed stays behind
         if isinstance(config, AILoRAConfig | StartedConfig):
             tuner.peft_config.pop(adapter_name, None)
+            if "_hf_peft_config_loaded" in vars(model) and not hasattr(model, "peft_config"):
+                del model._hf_peft_config_loaded  # set by add_adapter, before it calls PEFT
         raise
 
 

@@ -34,7 +34,7 @@ SPELLINGS: tuple[tuple[str, str, str], ...] = (
     ("linear_q", "linear_k", "linear_v"),
     ("Wq", "Wk", "Wv"),  # CTRL
     ("wq", "wk", "wv"),
-    ("to_q", "to_k", "to_v"),
+    ("to_q", "to_k", "to_v"),  # diffusers
 )
 # The query of classes whose keys and values share a weight: GPT-2's cross-attention, and latent
 # attention, which has one of the last two.
@@ -55,8 +55,17 @@ OUTPUTS = (
     "c_proj",
     "linear_out",
     "to_out",
+    "to_out.0",  # diffusers, where a dropout follows
 )
 OUTPUTS_BESIDE = ("output.dense", "output", "out_proj", "dense")
+# The second set of joint attention in diffusers (SD3, Flux): those of the text, whose queries, keys
+# and values are put beside the image's. Some classes add keys and values alone.
+ADDED: Mapping[RoleName, str] = {
+    "q": "add_q_proj",
+    "k": "add_k_proj",
+    "v": "add_v_proj",
+    "o": "to_add_out",
+}
 # Children with matrices that change nothing about who is q, k, v and o: gates on the output, and
 # what latent attention makes its latents with.
 HARMLESS = frozenset({"gate_proj", "g_proj", "q_a_proj", "kv_a_proj_with_mqa"})
@@ -141,6 +150,13 @@ def has_no_softmax(class_name: str, path: str, parameters: list[str]) -> bool:
     """Whether names betray linear attention or a state-space model, which have no q, k and v."""
     named = _NO_SOFTMAX.search(class_name) or _NO_SOFTMAX.search(path.rpartition(".")[2])
     return bool(named) or any(map(_STATE.match, parameters))
+
+
+def kind_of(attention: nn.Module, path: str) -> AttentionKind:
+    """``"cross"`` if a block of attention says so itself, as diffusers' do, or by its path."""
+    return (
+        "cross" if getattr(attention, "is_cross_attention", False) is True else attention_of(path)
+    )
 
 
 def is_attention(class_name: str, path: str) -> bool:

@@ -57,7 +57,11 @@ def _has_no_softmax(block: Place) -> bool:
     if architectures.layouts_of(block.module):  # KimiLinearAttention is none of the linear ones
         return False
     parameters = [name for name, _ in block.module.named_parameters(recurse=False)]
-    return architectures.has_no_softmax(type(block.module).__name__, block.name, parameters)
+    # What diffusers' class of attention computes is up to its processor, which Sana's is linear in.
+    classes = (type(block.module), type(getattr(block.module, "processor", None)))
+    return any(
+        architectures.has_no_softmax(cls.__name__, block.name, parameters) for cls in classes
+    )
 
 
 def _parts_of(block: Place, tree: Tree) -> list[Part]:
@@ -65,25 +69,28 @@ def _parts_of(block: Place, tree: Tree) -> list[Part]:
         return []
     found = _fused_parts(block, tree)
     found += _separate_parts(block, tree, {part.role for part in found})
-    _refuse_unknown_layouts(block, tree, found)
+    added = _added_parts(block, tree) if found else []
+    _refuse_unknown_layouts(block, tree, [*found, *added])
     if not found:
         return []
     output = _output_of(block, tree)
     if output is not None:
-        found.append(Part(role="o", place=output, attention=architectures.attention_of(block.name)))
+        kind = architectures.kind_of(block.module, block.name)
+        found.append(Part(role="o", place=output, attention=kind))
     by_role = {part.role: part for part in found}
     latent = architectures.latent_heads(block.module)
     if latent is not None:
         _check_latent(by_role, *latent)
     if type(block.module).__name__ not in architectures.UNDERSTOOD:
-        _refuse_strangers(block, tree, {part.place.name for part in found})
+        _refuse_strangers(block, tree, {part.place.name for part in (*found, *added)})
         if latent is None:
             _check_shapes(by_role)
-    return found
+            _check_added(by_role, {part.role: part for part in added})
+    return [*found, *added]
 
 
 def _fused_parts(block: Place, tree: Tree) -> list[Part]:
-    kind = architectures.attention_of(block.name)
+    kind = architectures.kind_of(block.module, block.name)
     parts: list[Part] = []
     for child, layout in architectures.layouts_of(block.module).items():
         place = tree.at(block.name, child)
@@ -99,7 +106,7 @@ def _fused_parts(block: Place, tree: Tree) -> list[Part]:
 
 
 def _separate_parts(block: Place, tree: Tree, fused: set[RoleKey]) -> list[Part]:
-    kind = architectures.attention_of(block.name)
+    kind = architectures.kind_of(block.module, block.name)
     for spelling in _spellings(fused):
         at = {role: tree.at(block.name, child) for role, child in spelling.items()}
         found = {role: place for role, place in at.items() if place is not None}
@@ -107,6 +114,13 @@ def _separate_parts(block: Place, tree: Tree, fused: set[RoleKey]) -> list[Part]
             separate = [role for role in found if role not in fused]
             return [Part(role=role, place=found[role], attention=kind) for role in separate]
     return []
+
+
+def _added_parts(block: Place, tree: Tree) -> list[Part]:
+    kind = architectures.kind_of(block.module, block.name)
+    at = {role: _child(block.name, tree, [child]) for role, child in architectures.ADDED.items()}
+    parts = [Part(role=role, place=p, attention=kind) for role, p in at.items() if p is not None]
+    return parts if {"k", "v"} <= {part.role for part in parts} else []
 
 
 def _spellings(fused: set[RoleKey]) -> list[dict[RoleName, str]]:
@@ -182,6 +196,17 @@ def _check_shapes(parts: Mapping[RoleKey, Part]) -> None:
             f"its q, k and v have {q}, {k} and {v} rows, which do not fit the {columns} columns "
             "of its output projection (there may be a gate in one of them)"
         )
+
+
+def _check_added(parts: Mapping[RoleKey, Part], added: Mapping[RoleKey, Part]) -> None:
+    """Raise unless the second set of joint attention has as many rows as the first."""
+    for role in parts.keys() & added.keys() - {"o"}:
+        if parts[role].height != added[role].height:
+            raise NotReadableError(
+                f"its two projections of role {role!r} have {parts[role].height} and "
+                f"{added[role].height} rows, and would not fit beside one another"
+            )
+    _check_shapes(added)
 
 
 def _check_latent(parts: Mapping[RoleKey, Part], heads: int, query: int, value: int) -> None:
