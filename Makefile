@@ -64,10 +64,13 @@ architectures: $(VENV)/.installed-dev ## make docs/architectures.md again
 gallery: $(VENV)/.installed-dev ## draw the documentation's gallery from its tables again
 	@$(BIN)/python -m tools.gallery
 
-lock: ## make constraints.txt again (needs uv)
+lock: ## make constraints.txt and requirements.lock again (needs uv)
 	@uv pip compile pyproject.toml --extra dev --extra quantized --universal --python-version 3.10 \
 		--constraint constraints.in --no-emit-index-url --no-annotate --no-header --quiet \
 		--output-file constraints.txt
+	@uv pip compile pyproject.toml --universal --python-version 3.10 --constraint constraints.txt \
+		--generate-hashes --no-emit-index-url --no-annotate --no-header --quiet \
+		--output-file requirements.lock
 
 clean: ## remove the virtual environment and the caches of the tools
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,7 @@
 """The environments of docs/compatibility.md: other versions of PEFT, transformers and torch.
 
-nox                                  # all of them
+nox                                  # all environments
+nox -s audit                         # licences, vulnerabilities and bill of materials
 nox -s oldest                        # one
 nox -s oldest --force-python 3.10    # another Python
 nox -db uv                           # uv's cache: what several of them have is there once
@@ -8,6 +9,9 @@ nox -s oldest -- tests/adapters -x   # other tests, or pytest's options
 """
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 import nox
 
@@ -37,7 +41,11 @@ WITH_DATASETS = tuple(
 )
 WITH_SENTENCES = ("tests/integrations/test_sentence_transformers.py",)
 
+# Words in the licences of what may be depended on. torch's CUDA packages have NVIDIA's own.
+FREE = "MIT;BSD;Apache;PSF;Python Software Foundation;ISC;MPL;Mozilla;Unlicense;HPND;CC0"
+
 nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = list(ENVIRONMENTS)
 
 
 def tests(session: nox.Session, pins: list[str]) -> None:
@@ -59,6 +67,23 @@ import sys, peft, torch, transformers
 print("Python", sys.version.split()[0], *(
     f"{m.__name__} {m.__version__}" for m in (torch, transformers, peft)))
 """
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Licences, bill of materials and known vulnerabilities of what `pip install ailora` brings."""
+    Path("dist").mkdir(exist_ok=True)
+    session.install("--require-hashes", "-r", "requirements.lock")
+    session.install("--no-deps", ".")
+    session.install("pip-audit", "pip-licenses", "cyclonedx-bom")
+    lock = Path("requirements.lock").read_text(encoding="utf-8")
+    names = sorted(set(re.findall(r"^([\w.-]+)==", lock, re.MULTILINE)))
+    session.run("pip-licenses", "--format", "markdown", "--packages", *names)
+    free = [name for name in names if not name.startswith(("nvidia-", "cuda-"))]
+    strict = ("--partial-match", "--allow-only", FREE)
+    session.run("pip-licenses", *strict, "--packages", *free, silent=True)
+    session.run("cyclonedx-py", "requirements", "requirements.lock", "-o", "dist/sbom.json")
+    session.run("pip-audit", "--disable-pip", "--require-hashes", "-r", "requirements.lock")
 
 
 def _declare(name: str, pins: list[str]) -> None:
