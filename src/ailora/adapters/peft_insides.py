@@ -102,6 +102,10 @@ def targets(config: LoraConfig, model: nn.Module) -> list[str]:
         asked.target_modules = set(asked.target_modules)
     found = [(name, tuners_utils.check_target_module_exists(asked, name)) for name in _keys(model)]
     names = [name for name, result in found if result and not _is_exclusion(result)]
+    routers = set(names) & set(_routers(model))
+    if routers:
+        asked = f"target_modules={config.target_modules!r}"
+        raise UserError(_ROUTER_ASKED.format(asked, min(routers)))
     if not names:
         raise UserError(
             f"target_modules={config.target_modules!r} selects no module of this "
@@ -210,13 +214,14 @@ _ROUTER = re.compile(r"(^|\.)(router|gate|shared_expert_gate|wg)(\.|$)")
 
 
 def _routers(model: nn.Module) -> list[str]:
-    """Linear layers that choose experts: named so, beside experts."""
+    """Modules that choose experts: called router, or named as some are and beside experts."""
     names = [name for name, _ in model.named_modules()]
     blocks = {name.rpartition(".experts")[0] for name in names if ".experts" in name}
     return [
         name
         for name in names
-        if (found := _ROUTER.search(name)) and name[: found.start()] in blocks
+        if (found := _ROUTER.search(name))
+        and (found.group(2) == "router" or name[: found.start()] in blocks)
     ]
 
 

@@ -244,7 +244,7 @@ def _by_name(
     alike = set(map(_without_modules, config.roles.values()))
     roles = list(config.named_roles)
     uniform = "*" in config.roles and len(alike) == 1
-    found = assign_roles(model, names, roles, modules=by_hand, strict=not uniform)
+    found = assign_roles(model, names, roles, modules=by_hand, strict=not uniform, experts=True)
     if "*" in config.roles:
         found = _fused_rest(model, found, roles)
     linear = {p.name for p in found}
