@@ -323,7 +323,7 @@ def test_biases_that_peft_would_not_save_are_refused(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
 def test_all_linear_leaves_the_routers_of_experts_out(kind: str) -> None:
-    """They choose, and are no part of what an expert computes; named by hand they are adapted."""
+    """They choose, and are no part of what an expert computes."""
     ours = peft.get_peft_model(moe(kind), AILoRAConfig(r=2, target_modules="all-linear"))
     assert layers(ours) and not any(name.endswith("gate") for name in layers(ours))
 

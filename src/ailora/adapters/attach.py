@@ -15,14 +15,15 @@ from transformers.pytorch_utils import Conv1D
 from ailora.adapters import folding, peft_insides
 from ailora.adapters.compatibility import check_compatible, check_diffusers, keep_gradients
 from ailora.adapters.config import AILoRAConfig, check_fields
-from ailora.adapters.factors import Block, Factor, cut, joined
-from ailora.adapters.peft_insides import LoraLayer, LoraModel
+from ailora.adapters.factors import Block, ExpertFactor, Factor, cut, joined
+from ailora.adapters.peft_insides import LoraLayer, LoraModel, ParamWrapper
 from ailora.adapters.record import Record, Sketch, StartedConfig, alpha_of
 from ailora.adapters.selection import OnWeight, Selection, make_factors, select
 from ailora.adapters.starts import STARTS, Factors
 from ailora.errors import UserError
 from ailora.roles import Projection
 from ailora.roles.architectures import attention_of, layer_of, stack_of
+from ailora.roles.experts import ExpertProjection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,16 +143,23 @@ class NewAdapter:
         scale as it is; a fused layer has the sum of its roles' ranks.
         """
         config, layers = self.config, self.selection.layers
-        ranks = {n: sum(one.block.width for one in layer) for n, layer in layers.items()}
         scaling = {name: layer[0].scaling for name, layer in layers.items()}
-        alphas: dict[str, float] = {
-            name: alpha_of(scaling[name], ranks[name], use_rslora=config.use_rslora)
-            for name in layers
+        # By the names that PEFT looks up in its patterns: of a parameter not its wrapper's.
+        ranks = {
+            layer[0].projection.name: sum(one.block.width for one in layer)
+            for layer in layers.values()
         }
+        alphas: dict[str, float] = {
+            layer[0].projection.name: alpha_of(
+                layer[0].scaling, ranks[layer[0].projection.name], use_rslora=config.use_rslora
+            )
+            for layer in layers.values()
+        }
+        modules = [name for name, layer in layers.items() if not layer[0].is_of_parameter]
         others = {name: alpha for name, (_, alpha) in self.selection.others.items()}
         ranks |= {name: rank for name, (rank, _) in self.selection.others.items()}
         rank, alpha = self._common(ranks), self._common(alphas | others)
-        if config.target_parameters or not ranks:  # their rank is the config's own
+        if self.selection.parameters or not ranks:  # their rank is the config's own
             rank, alpha = config.r, config.lora_alpha or config.r
         stock = LoraConfig(
             **{
@@ -167,7 +175,7 @@ class NewAdapter:
                 "alpha_pattern": self._rest("alpha_pattern")
                 | peft_insides.pattern(alphas, alpha, among=ranks)
                 | peft_insides.pattern(others, alpha, among=ranks),
-                "target_modules": peft_insides.selecting(self.model, list(ranks)),
+                "target_modules": peft_insides.selecting(self.model, [*modules, *others]),
                 "exclude_modules": None,
                 "fan_in_fan_out": config.fan_in_fan_out or self._all_conv1d(),
             }
@@ -179,7 +187,8 @@ class NewAdapter:
 
     def _rest(self, field: str) -> dict[str, Any]:
         """The entries of a pattern that are for parameters instead of modules."""
-        names = [*self.selection.layers, *self.selection.others]
+        names = [one.projection.name for one in self.selection.chosen]
+        names += self.selection.others
         return {
             key: value
             for key, value in (getattr(self.config, field) or {}).items()
@@ -239,10 +248,12 @@ class NewAdapter:
     def _check_layers(self) -> None:
         """Raise a UserError if PEFT adapted modules that were not selected."""
         layers = peft_insides.lora_layers(self.model, self.adapter)
-        made = {name.replace(".base_layer", "") for name in layers}
-        parameters = {entry.rpartition(".")[0] for entry in self.config.target_parameters or ()}
-        more = made - set(self.selection.layers) - set(self.selection.others)
-        more = {name for name in more if not any(name.endswith(owner) for owner in parameters)}
+        made = {
+            name if isinstance(layer, ParamWrapper) else name.replace(".base_layer", "")
+            for name, layer in layers.items()
+        }
+        chosen = self.selection
+        more = made - {*chosen.layers, *chosen.others, *chosen.parameters}
         if more:
             raise UserError(
                 f"PEFT adapted {min(more)}, which was not asked for (nor {len(more) - 1} others): "
@@ -257,7 +268,7 @@ class NewAdapter:
             layer = peft_insides.lora_layer(self.model, name)
             like = layer.lora_A[self.adapter].weight
             # low_cpu_mem_usage leaves PEFT's factors without memory.
-            device = layer.get_base_layer().weight.device if like.is_meta else like.device
+            device = peft_insides.weight_of(layer).device if like.is_meta else like.device
             parts = [self.factors[one.projection.key] for one in chosen]
             A, B = joined(
                 [(f.A.to(device, like.dtype), f.B.to(device, like.dtype)) for f in parts],
@@ -268,7 +279,8 @@ class NewAdapter:
             layer.lora_B[self.adapter].file_ratio = ratios.get(name, 1.0)
             anchors = [f.A for f, one in zip(parts, chosen, strict=True) if one.anchored]
             if anchors:
-                layer.lora_A[self.adapter].anchor = torch.cat(anchors).to(device, like.dtype)
+                anchor = torch.cat(anchors, dim=-2).to(device, like.dtype)
+                layer.lora_A[self.adapter].anchor = anchor
 
     def _fold(self, record: Record) -> None:
         """Take the start out of W as the factors hold it, after rounding to their dtype."""
@@ -291,8 +303,9 @@ def _put(layer: LoraLayer, adapter: str, A: Tensor, B: Tensor, blocks: Sequence[
         (layer.lora_A, A, "A"),
         (layer.lora_B, B, "B"),
     )
+    kind = Factor if blocks[0].parameter is None else ExpertFactor
     for modules, matrix, side in sides:
-        modules[adapter] = Factor.over(modules[adapter], matrix, blocks, side)
+        modules[adapter] = kind.over(modules[adapter], matrix, blocks, side)
 
 
 @torch.no_grad()
@@ -334,16 +347,25 @@ def projections(model: nn.Module, record: Record) -> dict[str, Projection]:
     """The record's projections in a model without wrapper, by key."""
     found = {}
     for name, blocks in record.layers.items():
-        module = peft_insides.base_layer(model.get_submodule(name))
+        owner = name if blocks[0].parameter is None else name.replace(".base_layer", "")
+        module = peft_insides.base_layer(model.get_submodule(owner))
         for block in blocks:
-            found[block.key(name)] = Projection(
-                name=name,
-                role=block.role,
-                layer=layer_of(name),
-                attention=attention_of(name),
-                stack=stack_of(name),
-                rows=block.rows,
-                module=module,
+            fields: dict[str, Any] = {
+                "name": block.name(name),
+                "role": block.role,
+                "layer": layer_of(name),
+                "stack": stack_of(name),
+                "rows": block.rows,
+                "module": module,
+            }
+            found[block.key(name)] = (
+                Projection(attention=attention_of(name), **fields)
+                if block.parameter is None
+                else ExpertProjection(
+                    parameter=block.parameter,
+                    transposed=peft_insides.takes_as_transposed(module),
+                    **fields,
+                )
             )
     return found
 

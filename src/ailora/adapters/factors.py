@@ -13,6 +13,10 @@ those cancel when a file is cast to 16 bits (up to 41 % of the update lost in bf
 
 In a fused layer (query, key and value in one weight) each role is a block of its own: its rows of
 A', its columns of B', and in those only its rows of the weight.
+
+A stack of experts (one parameter, E x m x n) has all of this once per expert, in the order that
+PEFT's ``ParamWrapper`` gives it: the E experts' A' one below the other, while column j E + e of B'
+is column j of expert e's. `by_rank` is the one place that knows.
 """
 
 from __future__ import annotations
@@ -45,6 +49,8 @@ class Block:
         anchored: Whether it is an anchor and differences (2r rows of A'), or plain (r rows).
         lr_ratio: Learning rate as a multiple of the optimiser's.
         rows: The role's rows of a fused layer's weight; None for the whole layer.
+        parameter: The module's parameter that it is for, where that is a stack of experts.
+        experts: How many experts are in that stack; all blocks of a layer have the same.
     """
 
     role: RoleKey
@@ -53,15 +59,23 @@ class Block:
     anchored: bool
     lr_ratio: float = 1.0
     rows: Rows | None = None
+    parameter: str | None = None
+    experts: int = 1
 
     @property
     def width(self) -> int:
-        """Rows of A' and columns of B' that it takes: r, or 2r if it is anchored."""
+        """Rows of A' and columns of B' that it takes, per expert: r, or 2r if it is anchored."""
         return self.rank * (2 if self.anchored else 1)
 
+    def name(self, layer: str) -> str:
+        """What PEFT's patterns call the weight: the layer, or its parameter (wrappers nest)."""
+        if self.parameter is None:
+            return layer
+        return f"{layer.replace('.base_layer', '')}.{self.parameter}"
+
     def key(self, layer: str) -> str:
-        """Name of its projection: the layer's, with the role appended in a fused layer."""
-        return layer if self.rows is None else f"{layer}.{self.role}"
+        """Name of its projection: the weight's, with the role appended in a fused one."""
+        return self.name(layer) if self.rows is None else f"{self.name(layer)}.{self.role}"
 
 
 def placed(blocks: Sequence[Block]) -> list[tuple[Block, int]]:
@@ -71,6 +85,13 @@ def placed(blocks: Sequence[Block]) -> list[tuple[Block, int]]:
         found.append((block, start))
         start += block.width
     return found
+
+
+def by_rank(matrix: Tensor, side: Literal["A", "B"], experts: int) -> Tensor:
+    """A' (E R, n) as (E, R, n), or B' (m, R E) as (m, R, E): the rank is the middle one."""
+    if side == "A":
+        return matrix.reshape(experts, -1, matrix.shape[1])
+    return matrix.reshape(matrix.shape[0], -1, experts)
 
 
 # Every factor in memory, for `ailora.adapters.optimizer`: an optimiser knows parameters only, and
@@ -123,9 +144,10 @@ class Factor(nn.Linear):
             return 1.0 if self.incoming is None else self.incoming
         weight = self.weight.detach()
         if saved.shape == weight.shape and weight.ndim == 2 and not weight.is_meta:
+            ranks, saved_ranks = (by_rank(M, "B", self.experts) for M in (weight, saved))
             for block, start in placed(self.blocks):  # B0 tells which of them it is
                 columns = slice(start + block.rank, start + block.width)
-                ours, theirs = weight[:, columns], saved[:, columns].to(weight)
+                ours, theirs = ranks[:, columns], saved_ranks[:, columns].to(weight)
                 if block.anchored and not torch.equal(theirs, ours):
                     return self.file_ratio if torch.equal(theirs, ours * self.file_ratio) else 1.0
         if not self.is_anchored:
@@ -137,6 +159,11 @@ class Factor(nn.Linear):
         return 1.0
 
     @property
+    def experts(self) -> int:
+        """How many experts' factors it holds; 1 in a layer."""
+        return self.blocks[0].experts
+
+    @property
     def is_anchored(self) -> bool:
         """Whether any of its blocks is anchored."""
         return any(block.anchored for block in self.blocks)
@@ -145,26 +172,30 @@ class Factor(nn.Linear):
     def trained(self) -> int:
         """How many values train: of an anchored pair r (m + n), though the matrices have twice."""
         if self.side == "A":
-            return sum(block.rank * self.in_features for block in self.blocks)
-        return sum(
+            return self.experts * sum(block.rank * self.in_features for block in self.blocks)
+        return self.experts * sum(
             block.rank * (self.out_features if block.rows is None else count_rows(block.rows))
             for block in self.blocks
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """As ``nn.Linear``; what should not train gets no gradient."""
-        weight = self.weight
-        if weight.requires_grad and torch.is_grad_enabled():
-            self._check_width()
-            if self.side == "A" and self.is_anchored:
-                weight = _Tied.apply(weight, self.blocks)  # type: ignore[no-untyped-call]
-            elif self.side == "B" and (self.is_anchored or self.blocks[0].rows is not None):
-                weight = _Kept.apply(weight, self.blocks)  # type: ignore[no-untyped-call]
-        return functional.linear(x, weight, self.bias)
+        return functional.linear(x, self._training(self.weight), self.bias)
 
-    def _check_width(self) -> None:
-        width = sum(block.width for block in self.blocks)
-        found = self.weight.shape[0 if self.side == "A" else 1]
+    def _training(self, weight: Tensor) -> Tensor:
+        """The matrix as the forward pass is to see it: its gradient is that of what trains."""
+        if not (weight.requires_grad and torch.is_grad_enabled()):
+            return weight
+        self._check_width(weight)
+        if self.side == "A" and self.is_anchored:
+            return _Tied.apply(weight, self.blocks)  # type: ignore[no-any-return,no-untyped-call]
+        if self.side == "B" and (self.is_anchored or self.blocks[0].rows is not None):
+            return _Kept.apply(weight, self.blocks)  # type: ignore[no-any-return,no-untyped-call]
+        return weight
+
+    def _check_width(self, weight: Tensor) -> None:
+        width = self.experts * sum(block.width for block in self.blocks)
+        found = weight.shape[0 if self.side == "A" else 1]
         if found != width:
             raise UserError(
                 f"a factor of rank {width} was given rank {found} (as PEFT's preparation for "
@@ -178,6 +209,24 @@ class Factor(nn.Linear):
             for block in self.blocks
         )
         return f"{super().extra_repr()}, {roles}"
+
+
+class ExpertFactor(Factor):
+    """lora_A or lora_B of a stack of experts.
+
+    PEFT's ``ParamWrapper`` does not call it but reads ``weight`` where it computes the update.
+    There, `in_update`, it reads the matrix with the gradient of what trains; anywhere else
+    ``weight`` is the parameter itself.
+    """
+
+    in_update: bool = False
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """The stock matrix, A' or B'."""
+        weight = self._parameters["weight"]
+        assert weight is not None  # noqa: S101
+        return self._training(weight) if self.in_update else weight
 
 
 class _AsItIs(torch.autograd.Function):
@@ -195,15 +244,15 @@ class _Tied(_AsItIs):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (grad,) = grads
-        pieces = []
+        ranks, pieces = by_rank(grad, "A", ctx.blocks[0].experts), []
         for block, start in placed(ctx.blocks):
-            piece = grad[start : start + block.width]
+            piece = ranks[:, start : start + block.width]
             if block.anchored:
-                upper, lower = piece.chunk(2)
+                upper, lower = piece.chunk(2, dim=1)
                 pieces += [upper + lower] * 2
             else:
                 pieces.append(piece)
-        return torch.cat(pieces), None
+        return torch.cat(pieces, dim=1).view_as(grad), None
 
 
 class _Kept(_AsItIs):
@@ -212,15 +261,16 @@ class _Kept(_AsItIs):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (grad,) = grads
-        masked = torch.zeros_like(grad)
+        ranks = by_rank(grad, "B", ctx.blocks[0].experts)
+        masked = torch.zeros_like(ranks, memory_format=torch.contiguous_format)
         for block, start in placed(ctx.blocks):
             columns = slice(start, start + block.rank)
             if block.rows is None:
-                masked[:, columns] = grad[:, columns]
+                masked[:, columns] = ranks[:, columns]
             else:
                 index = _index(block.rows, grad.device)
-                masked[index, columns] = grad[index, columns]
-        return masked, None
+                masked[index, columns] = ranks[index, columns]
+        return masked.view(grad.shape), None
 
 
 @lru_cache(maxsize=512)
@@ -233,8 +283,8 @@ class Part:
     """One role's factors, taken out of a layer's A' and B'.
 
     Attributes:
-        A: The factor as it is now, (r, n).
-        B: The factor as it is now, (m, r), the role's rows alone.
+        A: The factor as it is now, (r, n); of a stack of experts (E, r, n).
+        B: The factor as it is now, (m, r) or (E, m, r), the role's rows alone.
         A0: The anchor of A; None where the block is plain.
         B0: The anchor of B; None where the block is plain.
     """
@@ -246,19 +296,23 @@ class Part:
 
 
 def cut(A: Tensor, B: Tensor, blocks: Sequence[Block]) -> list[Part]:
-    """Each block's factors, of a layer's A' (R, n) and B' (m, R), R the sum of their widths."""
+    """Each block's factors, of A' (E R, n) and B' (m, R E), R the sum of the blocks' widths."""
     return [_part(block, start, A, B) for block, start in placed(blocks)]
 
 
 def _part(block: Block, start: int, A: Tensor, B: Tensor) -> Part:
-    rows, columns = A[start : start + block.width], B[:, start : start + block.width]
+    at = slice(start, start + block.width)
+    rows, columns = by_rank(A, "A", block.experts)[:, at], by_rank(B, "B", block.experts)[:, at]
     if block.rows is not None:
         columns = take_rows(columns, block.rows)
+    columns = columns.permute(2, 0, 1)
+    if block.parameter is None:
+        rows, columns = rows[0], columns[0]
     if not block.anchored:
         return Part(A=rows, B=columns)
     r = block.rank
-    anchor = columns[:, r:]
-    return Part(A=rows[:r], B=columns[:, :r] + anchor, A0=rows[:r] - rows[r:], B0=anchor)
+    upper, lower, anchor = rows[..., :r, :], rows[..., r:, :], columns[..., r:]
+    return Part(A=upper, B=columns[..., :r] + anchor, A0=upper - lower, B0=anchor)
 
 
 def joined(
@@ -266,15 +320,18 @@ def joined(
 ) -> tuple[Tensor, Tensor]:
     """A' and B' of a layer whose blocks start at these A (r, n) and B (m_p, r).
 
-    An anchored block is [A; 0] and [0, B], whose product is exactly zero.
+    An anchored block is [A; 0] and [0, B], whose product is exactly zero. Of a stack of experts
+    they are (E, r, n) and (E, m_p, r).
     """
     rows, columns = [], []
     for (A, B), block in zip(parts, blocks, strict=True):
-        whole = B if block.rows is None else put_rows(B, block.rows, out_features)
+        upper = by_rank(A.flatten(0, -2), "A", block.experts)
+        part = B.reshape(block.experts, -1, block.rank).permute(1, 2, 0)
+        whole = part if block.rows is None else put_rows(part, block.rows, out_features)
         if block.anchored:
-            rows += [A, torch.zeros_like(A)]
+            rows += [upper, torch.zeros_like(upper)]
             columns += [torch.zeros_like(whole), whole]
         else:
-            rows.append(A)
+            rows.append(upper)
             columns.append(whole)
-    return torch.cat(rows), torch.cat(columns, dim=1)
+    return torch.cat(rows, dim=1).flatten(0, 1), torch.cat(columns, dim=1).flatten(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,20 @@ class AdapterFolder:
         config: PEFT's configuration.
         updates: What it adds to each linear layer, by the module's name in the base model.
         whole: All other tensors, by name (heads, embeddings, biases).
+        stacks: A' and B' of parameters (``target_parameters``), by the name of PEFT's wrapper.
     """
 
     folder: Path
     config: LoraConfig = field(repr=False)
     updates: Mapping[str, LowRank] = field(repr=False)
     whole: Mapping[str, Tensor] = field(repr=False)
+    stacks: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+
+    def factors(self, name: str) -> tuple[Tensor, Tensor]:
+        """A' and B' of a layer or a parameter."""
+        if name in self.stacks:
+            return self.stacks[name]
+        return self.updates[name].A, self.updates[name].B
 
     @property
     def base(self) -> str:
@@ -77,13 +85,19 @@ def read_adapter(folder: Path) -> AdapterFolder:
         )
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(path).items()}
     names = sorted(key.removesuffix(A_KEY) for key in tensors if key.endswith(A_KEY))
-    names = [name for name in names if not _is_of_parameter(name, config)]
+    of_parameters = [name for name in names if _is_of_parameter(name, config)]
+    stacks = {
+        name: (tensors[name + A_KEY], tensors[name + B_KEY])
+        for name in of_parameters
+        if name + B_KEY in tensors
+    }
+    names = [name for name in names if name not in of_parameters]
     updates = {name: _update(path, name, config, tensors) for name in names}
     factors = {name + letter for name in names for letter in (A_KEY, B_KEY)}
-    if not updates:
+    if not (updates or stacks):
         raise UserError(f"{path}: holds no LoRA factors; give the folder of a LoRA adapter")
     whole = {key: tensor for key, tensor in tensors.items() if key not in factors}
-    return AdapterFolder(folder=folder, config=config, updates=updates, whole=whole)
+    return AdapterFolder(folder=folder, config=config, updates=updates, whole=whole, stacks=stacks)
 
 
 def _is_of_parameter(name: str, config: LoraConfig) -> bool:
@@ -112,8 +126,8 @@ def renamed(adapter: AdapterFolder, key_mapping: Mapping[str, str]) -> dict[str,
 
 def check_finite(adapter: AdapterFolder) -> None:
     """Raise a UserError if a factor holds NaN or infinity."""
-    for name, update in adapter.updates.items():
-        if not (torch.isfinite(update.A).all() and torch.isfinite(update.B).all()):
+    for name in (*adapter.updates, *adapter.stacks):
+        if not all(torch.isfinite(matrix).all() for matrix in adapter.factors(name)):
             raise UserError(
                 f"{adapter.folder / WEIGHTS}: the factors of {name} hold NaN or infinity, so its "
                 "training diverged; use an earlier checkpoint"
@@ -251,14 +265,24 @@ def _block(stored: Mapping[str, Any]) -> Block:
     return Block(**{**stored, "rows": rows and tuple((start, stop) for start, stop in rows)})
 
 
-def _scaling(adapter: AdapterFolder, layers: Mapping[str, Any]) -> dict[str, float]:
-    for name in layers:
-        if name not in adapter.updates:
+def _scaling(adapter: AdapterFolder, layers: Mapping[str, tuple[Block, ...]]) -> dict[str, float]:
+    for name, blocks in layers.items():
+        if name not in (adapter.updates if blocks[0].parameter is None else adapter.stacks):
             raise UserError(
                 f"{adapter.folder}: {MARKER} is of an adapter of {name}, which {WEIGHTS} does not "
                 "have; copy the whole adapter folder again"
             )
-    return {name: adapter.updates[name].scale for name in layers}
+    return {name: _scale_in(adapter, name, blocks) for name, blocks in layers.items()}
+
+
+def _scale_in(adapter: AdapterFolder, name: str, blocks: Sequence[Block]) -> float:
+    """The scale of a layer's or a parameter's factors in the files."""
+    if name in adapter.updates:
+        return adapter.updates[name].scale
+    config = adapter.config
+    alpha = from_pattern(config.alpha_pattern, blocks[0].name(name), config.lora_alpha)
+    width = sum(block.width for block in blocks)
+    return float(alpha / (math.sqrt(width) if config.use_rslora else width))
 
 
 def _anchors(adapter: AdapterFolder) -> dict[str, Tensor]:
@@ -325,9 +349,10 @@ def _config_of_0_1_0(stored: Mapping[str, Any]) -> AILoRAConfig:
 def marker_mismatch(adapter: AdapterFolder, record: Record) -> str | None:
     """Why the factors of a folder are not those its marker speaks of; None if they are."""
     for name, blocks in record.layers.items():
-        update = adapter.updates[name]
-        B = update.B * (update.scale / record.scaling[name])  # the scale may lie in the file's B
-        why = layer_mismatch(name, update.A, B, blocks, record)
+        A, B = adapter.factors(name)
+        # The scale may lie in the file's B.
+        B = B * (_scale_in(adapter, name, blocks) / record.scaling[name])
+        why = layer_mismatch(name, A, B, blocks, record)
         if why:
             return why
     return None

@@ -90,6 +90,7 @@ def load_adapter(
     if names:
         adapter, record = _with_names(base, adapter, record, names)
     _check_shapes(base, adapter)
+    _check_stacks(base, adapter, record)
     _check_files(adapter, record)
     if record.is_folded:
         _check_foldable(model, base, adapter, record)
@@ -171,10 +172,33 @@ def _check_shapes(base: nn.Module, adapter: AdapterFolder) -> None:
         check_values(module, name)
 
 
+def _check_stacks(base: nn.Module, adapter: AdapterFolder, record: Record) -> None:
+    """Raise a UserError unless the model has the stacks of experts that the adapter is of."""
+    for name, blocks in record.layers.items():
+        block = blocks[0]
+        if block.parameter is None:
+            continue
+        try:
+            one = projections(base, replace(record, layers={name: (replace(block, rows=None),)}))
+            ((_, stack),) = one.items()
+            found = (stack.count, *stack.shape)  # type: ignore[attr-defined]
+        except (AttributeError, ValueError):
+            found = None
+        A, B = adapter.stacks[name]
+        wanted = (block.experts, B.shape[0], A.shape[1])
+        if found != wanted:
+            raise UserError(
+                f"{adapter.folder}: adapts experts (number, rows, columns) {wanted} at "
+                f"{block.name(name)}, where this model has {found or 'none'}; load it into the "
+                "model it was made for, with the PEFT that saved it or a later one from 0.20 on"
+            )
+
+
 def _check_files(adapter: AdapterFolder, record: Record) -> None:
     check_finite(adapter)
     for name, blocks in record.layers.items():
-        rank, width = adapter.updates[name].rank, sum(block.width for block in blocks)
+        rank = adapter.factors(name)[0].shape[0] // blocks[0].experts
+        width = sum(block.width for block in blocks)
         if rank != width:
             raise UserError(
                 f"{adapter.folder}: has rank {rank} at {name}, where its {MARKER} says {width}: "

@@ -31,7 +31,7 @@ from torch.optim.optimizer import (
 from transformers.trainer_pt_utils import get_parameter_names
 
 from ailora.adapters.config import positive
-from ailora.adapters.factors import Factor, alive, placed
+from ailora.adapters.factors import Factor, alive, by_rank, placed
 from ailora.errors import UserError
 
 # What Trainer spares from weight decay by name (Trainer.get_decay_parameter_names).
@@ -310,8 +310,12 @@ def _rescale(factor: Factor, start: Tensor) -> None:
     scale = torch.cat(
         [torch.full((block.width,), block.lr_ratio / first) for block in factor.blocks]
     ).to(start.device, start.dtype)
-    scale = scale[:, None] if factor.side == "A" else scale[None]
     weight = factor.weight
+    ranks = by_rank(weight, factor.side, factor.experts) if factor.experts > 1 else None
+    if ranks is not None:
+        scale = scale[None, :, None].expand(ranks.shape).reshape(weight.shape)
+    else:
+        scale = scale[:, None] if factor.side == "A" else scale[None]
     if isinstance(weight, DTensor):
         full = scale.expand(weight.shape).contiguous()
         scale = distribute_tensor(full, weight.device_mesh, weight.placements)
@@ -325,7 +329,7 @@ def gathered(weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _anchor(held: _Held) -> Tensor:
-    """What does not train: A0 = A - D_A of each anchored block, or B0.
+    """What does not train, as `by_rank` has it: A0 = A - D_A of each anchored block, or B0.
 
     The subtraction rounds, and in 16 bits that adds up: what is known of A0 is used as long as it
     explains the matrix exactly.
@@ -337,19 +341,17 @@ def _anchor(held: _Held) -> Tensor:
             "these factors lie in pieces of one flat parameter (FSDP version 1), where weight "
             "decay cannot leave their frozen half alone; set weight_decay=0, or use FSDP version 2"
         )
-    pieces = []
+    ranks, pieces = by_rank(matrix, factor.side, factor.experts), []
     for block, start in placed(factor.blocks):
-        middle, stop = start + block.rank, start + block.width
-        if block.anchored and factor.side == "A":
-            pieces.append((matrix[start:middle], matrix[middle:stop]))
-        elif block.anchored:
-            pieces.append((matrix[:, middle:stop], matrix[:, start:middle]))
+        if block.anchored:
+            middle, stop = start + block.rank, start + block.width
+            pieces.append((ranks[:, start:middle], ranks[:, middle:stop]))
+    upper, lower = (torch.cat(halves, dim=1) for halves in zip(*pieces, strict=True))
     if factor.side == "B":
-        return torch.cat([anchor for anchor, _ in pieces], dim=1)
-    upper, lower = (torch.cat(halves) for halves in zip(*pieces, strict=True))
+        return lower
     known = factor.anchor
-    if known is not None and known.shape == upper.shape:
-        known = known.to(upper)
+    if known is not None and known.numel() == upper.numel():
+        known = known.to(upper).view_as(upper)
         if torch.equal(known + lower, upper):  # or somebody wrote other factors
             return known
     factor.anchor = upper - lower
@@ -359,16 +361,16 @@ def _anchor(held: _Held) -> Tensor:
 def _put_back(factor: Factor, anchor: Tensor) -> None:
     whole = gathered(factor.weight.detach())
     matrix = whole.clone() if whole is not factor.weight else whole
-    done = 0
+    ranks, done = by_rank(matrix, factor.side, factor.experts), 0
     for block, start in placed(factor.blocks):
         middle, stop = start + block.rank, start + block.width
         if not block.anchored:
             continue
         piece = slice(done, done + block.rank)
         if factor.side == "A":
-            matrix[start:middle] = anchor[piece] + matrix[middle:stop]
+            ranks[:, start:middle] = anchor[:, piece] + ranks[:, middle:stop]
         else:
-            matrix[:, middle:stop] = anchor[:, piece]
+            ranks[:, middle:stop] = anchor[:, piece]
         done += block.rank
     weight = factor.weight
     if isinstance(weight, DTensor):

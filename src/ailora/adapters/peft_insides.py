@@ -21,6 +21,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners import tuners_utils
 from peft.tuners.lora import LoraLayer, LoraModel
+from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.mixed import MixedModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import other
@@ -40,6 +41,8 @@ _NEEDED: tuple[tuple[Any, str, tuple[str, ...]], ...] = (
     (LoraModel, "add_weighted_adapter", ("adapters", "weights", "adapter_name")),
     (BaseTunerLayer, "enable_adapters", ("enabled",)),
     (MixedModel, "inject_adapter", ("model", "adapter_name")),
+    (ParamWrapper, "get_delta_weight", ("adapter_name",)),
+    (ParamWrapper, "get_param", ()),
     (PeftModel, "save_pretrained", ("path_initial_model_for_weight_conversion",)),
     (PeftModel, "add_adapter", ("adapter_name", "peft_config")),
     (PeftModel, "load_adapter", ("model_id", "adapter_name", "autocast_adapter_dtype")),
@@ -99,6 +102,10 @@ def targets(config: LoraConfig, model: nn.Module) -> list[str]:
         asked.target_modules = set(asked.target_modules)
     found = [(name, tuners_utils.check_target_module_exists(asked, name)) for name in _keys(model)]
     names = [name for name, result in found if result and not _is_exclusion(result)]
+    routers = set(names) & set(_routers(model))
+    if routers:
+        asked = f"target_modules={config.target_modules!r}"
+        raise UserError(_ROUTER_ASKED.format(asked, min(routers)))
     if not names:
         raise UserError(
             f"target_modules={config.target_modules!r} selects no module of this "
@@ -106,6 +113,53 @@ def targets(config: LoraConfig, model: nn.Module) -> list[str]:
             "layers_to_transform as they are)"
         )
     return names
+
+
+def targeted_parameters(model: nn.Module, config: LoraConfig) -> dict[str, list[str]]:
+    """The parameters that PEFT's ``target_parameters`` selects, by their module, in its order.
+
+    Raises:
+        UserError: an entry selects none, or the weights of a router.
+    """
+    found: dict[str, list[str]] = {}
+    routers, unused = _routers(model), set(config.target_parameters)
+    for name in _keys(model):
+        module = base_layer(model.get_submodule(name))
+        for parameter, _ in module.named_parameters(recurse=False):
+            fitting = {t for t in config.target_parameters if _selects([t], f"{name}.{parameter}")}
+            unused -= fitting
+            if fitting and name in routers:
+                raise UserError(_ROUTER_ASKED.format(f"target_parameters={min(fitting)!r}", name))
+            if fitting:
+                found.setdefault(name, []).append(parameter)
+    if unused:
+        raise UserError(
+            f"target_parameters: no parameter is named {min(unused)!r} or ends with it in this "
+            f"{type(model).__name__}"
+        )
+    return found
+
+
+@lru_cache
+def _knows_transposed() -> bool:
+    """Whether PEFT takes a parameter for (E, m, n) unless its module says it is transposed.
+
+    Before 0.20 it takes all for (E, n, m).
+    """
+    holder = nn.Module()
+    holder.weight = nn.Parameter(torch.zeros(2, 1, 3))
+    with torch.random.fork_rng(devices=[]):
+        tiny = LoraModel(
+            nn.ModuleDict({"experts": holder}),
+            LoraConfig(r=1, target_modules=[], target_parameters=["experts.weight"]),
+            "default",
+        )
+    return bool(lora_layer(tiny.model, "experts").lora_A["default"].in_features == 3)
+
+
+def takes_as_transposed(module: nn.Module) -> bool:
+    """Whether PEFT takes a module's stacks of experts for (E, n, m), with W m x n in y = W x."""
+    return bool(getattr(module, "is_transposed", False)) if _knows_transposed() else True
 
 
 def taken_for_experts(model: nn.Module, names: Iterable[str]) -> list[str]:
@@ -161,7 +215,7 @@ _GATE = re.compile(r"(^|\.)(gate|shared_expert_gate|wg)(\.|$)")  # a router if b
 
 
 def _routers(model: nn.Module) -> list[str]:
-    """Linear layers that choose experts, by their names."""
+    """Modules that choose experts, by their names."""
     names = [name for name, _ in model.named_modules()]
     blocks = {name.rpartition(".experts")[0] for name in names if ".experts" in name}
     return [
@@ -170,6 +224,12 @@ def _routers(model: nn.Module) -> list[str]:
         if _ROUTER.search(name)
         or ((found := _GATE.search(name)) and name[: found.start()] in blocks)
     ]
+
+
+_ROUTER_ASKED = (
+    "{}: {} is a router, which chooses experts and is not adapted; leave it out, or train it whole "
+    "with modules_to_save"
+)
 
 
 def selecting(model: nn.Module, names: Collection[str]) -> list[str] | str:
@@ -243,6 +303,13 @@ def lora_layer(model: nn.Module, name: str) -> LoraLayer:
     return cast(LoraLayer, model.get_submodule(name))
 
 
+def weight_of(layer: LoraLayer) -> Any:
+    """The weight that a LoRA layer adapts: a layer's, or a parameter."""
+    if isinstance(layer, ParamWrapper):
+        return layer.get_param()
+    return layer.get_base_layer().weight
+
+
 def is_merged(model: nn.Module) -> bool:
     """Whether any adapter is merged into the weights."""
     return any(isinstance(layer, BaseTunerLayer) and layer.merged for layer in model.modules())
@@ -314,6 +381,7 @@ __all__ = [
     "LoraLayer",
     "LoraModel",
     "MixedModel",
+    "ParamWrapper",
     "argument",
     "around",
     "base_layer",
@@ -329,7 +397,10 @@ __all__ = [
     "selecting",
     "stays",
     "taken_for_experts",
+    "takes_as_transposed",
+    "targeted_parameters",
     "targets",
+    "weight_of",
 ]
 
 

@@ -69,8 +69,8 @@ class Sketch:
 
     @classmethod
     def of(cls, matrix: Tensor) -> Sketch:
-        """The sketch of a matrix, in fp64 on the processor."""
-        M = matrix.detach().to("cpu", torch.float64)
+        """The sketch of a matrix, or of experts' one below the other, in fp64 on the processor."""
+        M = matrix.detach().flatten(0, -2).to("cpu", torch.float64)
         u, v = (
             torch.cos(1.618033988749895 * torch.arange(1, n + 1) ** 2).double() for n in M.shape
         )
@@ -123,12 +123,20 @@ class Record:
             "form": "folded" if self.is_folded else "anchored",
             "config": as_json(self.origin),
             "layers": {
-                name: {"scaling": self.scaling[name], "blocks": [asdict(b) for b in blocks]}
+                name: {"scaling": self.scaling[name], "blocks": [_block(b) for b in blocks]}
                 for name, blocks in self.layers.items()
             },
             "sketches": {key: asdict(sketch) for key, sketch in self.sketches.items()},
             "within": dict(self.within),
         }
+
+
+def _block(block: Block) -> dict[str, Any]:
+    """A block's fields; of a layer's without what only stacks of experts have."""
+    stored = asdict(block)
+    if block.parameter is None:  # older versions of this library read it
+        del stored["parameter"], stored["experts"]
+    return stored
 
 
 _OF_ONE_USE = ("loading", "in_files", "keeps_scales")  # attributes that no other config inherits
@@ -162,10 +170,11 @@ class StartedConfig(LoraConfig):  # type: ignore[misc]
     def in_memory(cls, config: LoraConfig, record: Record) -> StartedConfig:
         """The config to train with, of one as `for_files` wrote it."""
         made = cls.like(config, record)
-        widths = {name: sum(b.width for b in blocks) for name, blocks in record.layers.items()}
         alphas = {
-            name: alpha_of(record.scaling[name], width, use_rslora=made.use_rslora)
-            for name, width in widths.items()
+            blocks[0].name(name): alpha_of(
+                record.scaling[name], sum(b.width for b in blocks), use_rslora=made.use_rslora
+            )
+            for name, blocks in record.layers.items()
         }
         made.alpha_pattern = made._other_alphas() | pattern(alphas, made.lora_alpha)
         return made
@@ -189,7 +198,7 @@ class StartedConfig(LoraConfig):  # type: ignore[misc]
         return {
             key: alpha
             for key, alpha in (self.alpha_pattern or {}).items()
-            if not any(pattern_fits(key, name) for name in self.record.layers)
+            if not any(pattern_fits(key, bs[0].name(n)) for n, bs in self.record.layers.items())
         }
 
     def ratios(self, files: LoraConfig | None = None) -> dict[str, float]:
@@ -203,7 +212,7 @@ class StartedConfig(LoraConfig):  # type: ignore[misc]
         found = {}
         for name, blocks in self.record.layers.items():
             width = sum(block.width for block in blocks)
-            alpha = from_pattern(files.alpha_pattern, name, files.lora_alpha)
+            alpha = from_pattern(files.alpha_pattern, blocks[0].name(name), files.lora_alpha)
             scale = alpha / (math.sqrt(width) if files.use_rslora else width)
             ratio = _snapped(self.record.scaling[name] / scale)
             if ratio != 1:
@@ -351,7 +360,7 @@ def layer_mismatch(
     layer: str, A: Tensor, B: Tensor, blocks: Sequence[Block], record: Record
 ) -> str | None:
     """Why a layer's A' and B' are not those of a start's blocks; None if they are."""
-    width = sum(block.width for block in blocks)
+    width = sum(block.width * block.experts for block in blocks)
     if A.shape[0] != width or B.shape[1] != width:
         return f"{layer} has rank {A.shape[0]} instead of {width}"
     for block, part in zip(blocks, cut(A, B, blocks), strict=True):

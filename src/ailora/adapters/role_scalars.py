@@ -15,7 +15,7 @@ from torch.optim import SGD
 
 from ailora.adapters import peft_insides
 from ailora.adapters.attach import projections
-from ailora.adapters.factors import Block, placed
+from ailora.adapters.factors import Block, by_rank, placed
 from ailora.adapters.optimizer import gathered, rates_of_last_step
 from ailora.adapters.record import Record
 from ailora.roles import Projection, RoleKey, take_rows, unwrapped
@@ -74,14 +74,16 @@ class _Part:
             return None
         # Apple's devices have no float64.
         dtype = torch.float32 if A.device.type == "mps" else torch.float64
-        at = slice(self.start, self.start + self.block.width)
-        A, B = A[at].to(dtype), B[:, at].to(dtype)
-        if self.folded is not None:
+        at, experts = slice(self.start, self.start + self.block.width), self.block.experts
+        A = by_rank(A, "A", experts)[:, at].to(dtype)
+        B = by_rank(B, "B", experts)[:, at].permute(2, 0, 1).to(dtype)
+        if self.folded is not None:  # of a layer
+            A, B = A[0], B[0]
             A0, B0 = (matrix.to(A) for matrix in self.folded)
             if self.block.rows is not None:
                 B = take_rows(B, self.block.rows)
             A, B = torch.cat([A, A - A0]), torch.cat([B - B0, B0], dim=1)
-        squared = ((B.T @ B) * (A @ A.T)).sum()
+        squared = ((B.mT @ B) * (A @ A.mT)).sum()
         scale = float(self.layer.scaling[self.adapter])
         return scale**2 * squared.clamp(min=0)
 

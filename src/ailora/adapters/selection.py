@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ailora.adapters import peft_insides
+from ailora.adapters import experts, peft_insides
 from ailora.adapters.config import AILoRAConfig, Role
 from ailora.adapters.factors import Block
 from ailora.adapters.starts import STARTS, Factors, Wanted
@@ -26,6 +26,7 @@ from ailora.roles import (
     find_projections,
 )
 from ailora.roles.architectures import matches
+from ailora.roles.experts import ExpertProjection
 from ailora.roles.feedforward import has_experts
 from ailora.roles.walk import model_type, walk
 
@@ -64,6 +65,11 @@ class Chosen:
         return not STARTS[self.role.init].zero
 
     @property
+    def is_of_parameter(self) -> bool:
+        """Whether it is a stack of experts, and no layer."""
+        return isinstance(self.projection, ExpertProjection)
+
+    @property
     def block(self) -> Block:
         """Its share of the layer's factors."""
         return Block(
@@ -73,6 +79,7 @@ class Chosen:
             anchored=self.anchored,
             lr_ratio=self.lr_ratio,
             rows=self.projection.rows,
+            **experts.stack_of_block(self.projection),
         )
 
 
@@ -81,13 +88,17 @@ class Selection:
     """What a config adapts in a model.
 
     Attributes:
-        layers: By the module's name, what is adapted in it: several projections where it is fused.
+        layers: By the name that PEFT's layer has in the model, what is adapted in it: several
+            projections where it is fused.
         others: Selected modules that are no linear layers (embeddings, convolutions), which start
             as PEFT has it, with their rank and lora_alpha.
+        parameters: Likewise PEFT's layers of selected parameters (``target_parameters``) that no
+            role is for; their rank is the config's own.
     """
 
     layers: dict[str, list[Chosen]]
     others: dict[str, tuple[int, float]]
+    parameters: tuple[str, ...] = ()
 
     @property
     def chosen(self) -> list[Chosen]:
@@ -111,35 +122,47 @@ def select(model: nn.Module, config: AILoRAConfig) -> Selection:
         name: role.modules for name, role in config.named_roles.items() if role.modules
     }
     others: list[str] = []
+    stacks = experts.targeted(model, config)
     if config.target_modules is None or config.target_modules == []:
-        found = _by_role(model, config, by_hand)
+        found = _by_role(model, config, by_hand, {p.role for s in stacks.values() for p in s})
     else:
         found, others = _by_name(model, config, by_hand)
     _check_patterns(config, [p.name for p in found] + others)
     layers: dict[str, list[Chosen]] = {}
     for projection in found:
         layers.setdefault(projection.name, []).append(_chosen(projection, config))
+    for name, stack in stacks.items():
+        if stack:
+            layers[name] = [_chosen(projection, config) for projection in stack]
     for name, layer in layers.items():
         _check_one_scale(name, layer, config)
     plain = {name: _rank_and_alpha(name, config, config.role_of("*")) for name in others}
-    return Selection(layers=layers, others=plain)
+    left = tuple(name for name, stack in stacks.items() if not stack)
+    return Selection(layers=layers, others=plain, parameters=left)
 
 
 def _by_role(
-    model: nn.Module, config: AILoRAConfig, by_hand: dict[RoleName, Sequence[str]]
+    model: nn.Module,
+    config: AILoRAConfig,
+    by_hand: dict[RoleName, Sequence[str]],
+    of_experts: Collection[str],
 ) -> list[Projection]:
+    """The layers of the roles; none need play those that ``target_parameters`` has for experts."""
     if not config.named_roles and config.target_parameters:
         return []
     named = list(config.named_roles)
     layers = config.layers_to_transform
     indices = None if layers is None else [layers] if isinstance(layers, int) else list(layers)
-    found = find_projections(model, named, modules=by_hand, layers=indices) if named else []
+    needed = [role for role in named if role in by_hand or role not in of_experts]
+    found = find_projections(model, needed, modules=by_hand, layers=indices) if needed else []
+    if of_experts:
+        found = _with_dense(model, found, [role for role in named if role not in needed])
     if "*" in config.roles:
         found = _with_the_rest(model, found, named)
     kept = [p for p in found if peft_insides.keeps(config, p.name)]
-    _say_experts_are_left_out(model, config)
+    _say_experts_are_left_out(model, config, of_experts)
     kept = _carried(model, config, kept)
-    if not kept:
+    if not kept and not of_experts:
         raise UserError(
             "exclude_modules, modules_to_save and layers_pattern leave nothing of the roles "
             f"{', '.join(map(repr, config.roles))} to adapt"
@@ -178,12 +201,26 @@ def _is_all(config: AILoRAConfig) -> bool:
     return isinstance(asked, str) and asked.lower() == "all-linear"
 
 
-def _say_experts_are_left_out(model: nn.Module, config: AILoRAConfig) -> None:
-    asked = [role for role in FEED_FORWARD_ROLES if role in config.roles]
+def _say_experts_are_left_out(
+    model: nn.Module, config: AILoRAConfig, of_experts: Collection[str]
+) -> None:
+    asked = [r for r in FEED_FORWARD_ROLES if r in config.roles and r not in of_experts]
     if asked and has_experts(walk(model)):
         logger.warning(
-            "experts are left out: %s are roles of dense feed-forward blocks", ", ".join(asked)
+            "experts are left out: %s are roles of dense feed-forward blocks, unless "
+            "target_parameters (or target_modules, where they are layers) selects experts",
+            ", ".join(asked),
         )
+
+
+def _with_dense(
+    model: nn.Module, found: list[Projection], roles: Sequence[RoleName]
+) -> list[Projection]:
+    """The dense blocks' layers of these roles as well, in model order."""
+    places = [place.name for place in walk(model)]
+    more = [p for p in assign_roles(model, places, roles) if p.role in roles] if roles else []
+    order = {name: index for index, name in enumerate(places)}
+    return sorted([*found, *more], key=lambda p: order[p.name])
 
 
 def _with_the_rest(
@@ -207,7 +244,7 @@ def _by_name(
     alike = set(map(_without_modules, config.roles.values()))
     roles = list(config.named_roles)
     uniform = "*" in config.roles and len(alike) == 1
-    found = assign_roles(model, names, roles, modules=by_hand, strict=not uniform)
+    found = assign_roles(model, names, roles, modules=by_hand, strict=not uniform, experts=True)
     if "*" in config.roles:
         found = _fused_rest(model, found, roles)
     linear = {p.name for p in found}
@@ -392,10 +429,14 @@ def _make(one: Chosen) -> Factors:
     projection, make = one.projection, STARTS[one.role.init].make
     assert make is not None  # noqa: S101
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    if one.is_spectral and not several:  # with several, rank 0 alone needs the values
+    if one.is_spectral and not several and not one.is_of_parameter:
+        # With several, rank 0 alone needs the values; those of parameters are looked at before.
         check_values(projection.module, projection.name)
     try:
-        made = make(projection, _wanted(one))
+        if isinstance(projection, ExpertProjection):
+            made = experts.make_stack(projection, one.role.init, _wanted(one))
+        else:
+            made = make(projection, _wanted(one))
     except UserError as error:
         if projection.key in str(error):
             raise

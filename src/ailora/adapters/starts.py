@@ -21,6 +21,7 @@ from torch import Tensor
 from ailora.cache import decompose
 from ailora.errors import UserError
 from ailora.linalg import Check, Triplets
+from ailora.linalg.batch import decompose_batch
 from ailora.linalg.triplets import Part
 from ailora.roles import Projection
 
@@ -30,8 +31,8 @@ class Factors:
     """Starting factors with s B A = the part of W that they stand for.
 
     Attributes:
-        A: Right factor, (r, n).
-        B: Left factor, (m, r).
+        A: Right factor, (r, n); of a stack of experts (E, r, n).
+        B: Left factor, (m, r) or (E, m, r).
         dead: Triplets with a singular value of zero: their factors never receive a gradient.
         check: How the decomposition was made and how exact it is; None without one.
     """
@@ -56,11 +57,20 @@ class Wanted:
         rank: r.
         scaling: s = alpha / r (rsLoRA: alpha / sqrt(r)).
         scale: What becomes of its sizes.
+        decomposed: Gives the weight's triplets of a part, where they are made with others'; None
+            has the start decompose the weight.
     """
 
     rank: int
     scaling: float
     scale: Scale = "sigma"
+    decomposed: Callable[[Part], Triplets] | None = None
+
+    def triplets(self, projection: Projection, part: Part) -> Triplets:
+        """The largest or smallest triplets of a projection's weight, `rank` of them."""
+        if self.decomposed is not None:
+            return self.decomposed(part)
+        return decompose_once(projection.weight(), self.rank, part)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +93,7 @@ def _part(part: Part) -> Callable[[Projection, Wanted], Factors]:
     def make(projection: Projection, wanted: Wanted) -> Factors:
         """The r largest or smallest singular triplets (eqs. 2 and 5)."""
         check_rank_fits(projection, wanted.rank)
-        triplets = _decompose_once(projection.weight(), wanted.rank, part)
+        triplets = wanted.triplets(projection, part)
         made = _factors(triplets.U, triplets.S, triplets.Vt, wanted)
         dead = 0 if wanted.scale == "unit" else triplets.dead
         return replace(made, dead=dead, check=triplets.check)
@@ -102,7 +112,7 @@ def _orthonormal(part: Part) -> Callable[[Projection, Wanted], Factors]:
         )
         if isinstance(wanted.scale, str) and wanted.scale != "sigma":
             return _factors(U, torch.ones(wanted.rank, dtype=torch.float64), V.T, wanted)
-        triplets = _decompose_once(projection.weight(), wanted.rank, part)
+        triplets = wanted.triplets(projection, part)
         made = _factors(U, triplets.S.cpu(), V.T, wanted)
         return replace(made, dead=triplets.dead, check=triplets.check)
 
@@ -178,33 +188,40 @@ def check_rank_fits(projection: Projection, rank: int) -> None:
         )
 
 
-def _decompose_once(weight: Tensor, rank: int, part: Part) -> Triplets:
-    """As `ailora.decompose`; in a process group rank 0 decomposes and sends the others its answer.
+def decompose_once(weight: Tensor, rank: int, part: Part) -> list[Triplets]:
+    """Triplets of a weight (m, n), or of each of a stack (E, m, n).
 
-    So every rank has the same factors to the last bit, and only rank 0 needs the weight's values:
-    with FSDP's ``cpu_ram_efficient_loading`` the others have none.
+    As `ailora.decompose`; in a process group rank 0 decomposes and sends the others its answer. So
+    every rank has the same factors to the last bit, and only rank 0 needs the weight's values: with
+    FSDP's ``cpu_ram_efficient_loading`` the others have none.
 
     Raises:
         UserError: As `ailora.decompose`, on every rank.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return decompose(weight, rank, part)
-    answer: list[Triplets | str | None] = [None]
+        return _decomposed(weight, rank, part)
+    answer: list[list[Triplets] | str | None] = [None]
     if dist.get_rank() == 0:
         answer[0] = _answer(weight, rank, part)
     dist.broadcast_object_list(answer, src=0)
     (found,) = answer
-    if not isinstance(found, Triplets):
+    if not isinstance(found, list):
         raise UserError(str(found))
-    return found if weight.is_meta else _on(found, weight)
+    return found if weight.is_meta else [_on(one, weight) for one in found]
 
 
-def _answer(weight: Tensor, rank: int, part: Part) -> Triplets | str:
+def _decomposed(weight: Tensor, rank: int, part: Part) -> list[Triplets]:
+    if weight.ndim == 3:
+        return decompose_batch(weight, rank, part)
+    return [decompose(weight, rank, part)]
+
+
+def _answer(weight: Tensor, rank: int, part: Part) -> list[Triplets] | str:
     try:
-        triplets = decompose(weight, rank, part)
+        found = _decomposed(weight, rank, part)
     except UserError as error:  # sent on: ranks that wait for an answer would wait for ever
         return str(error)
-    return replace(triplets, U=triplets.U.cpu(), S=triplets.S.cpu(), Vt=triplets.Vt.cpu())
+    return [replace(one, U=one.U.cpu(), S=one.S.cpu(), Vt=one.Vt.cpu()) for one in found]
 
 
 def _on(triplets: Triplets, weight: Tensor) -> Triplets:

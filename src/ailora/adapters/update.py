@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ailora.adapters import peft_insides
 from ailora.adapters.attach import projections
-from ailora.adapters.factors import Block, Part, cut
+from ailora.adapters.factors import Part, cut
 from ailora.adapters.record import Record
 from ailora.linalg import LowRank
 from ailora.roles import Projection, RoleKey, find_projections, take_rows, unwrapped
+from ailora.roles.experts import ExpertProjection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +71,21 @@ def role_updates(model: PeftModel, adapter: str = "default") -> list[RoleUpdate]
         A, B = (m[adapter].weight.detach().double() for m in (layer.lora_A, layer.lora_B))
         blocks = record.layers[name]
         for block, part in zip(blocks, cut(A, B, blocks), strict=True):
-            key = block.key(name)
-            updates.append(_started(by_key[key], part, block, layer.scaling[adapter], record, key))
+            key, scale = block.key(name), layer.scaling[adapter]
+            for projection, one in _each(by_key[key], part):
+                updates.append(_started(projection, one, scale, record, key))
     return updates
+
+
+def _each(projection: Projection, part: Part) -> list[tuple[Projection, Part]]:
+    """The experts of a stack one by one; anything else as it is."""
+    if not isinstance(projection, ExpertProjection):
+        return [(projection, part)]
+    found: list[tuple[Projection, Part]] = []
+    for e, one in enumerate(projection.each()):
+        A0, B0 = (None if M is None else M[e] for M in (part.A0, part.B0))
+        found.append((one, Part(A=part.A[e], B=part.B[e], A0=A0, B0=B0)))
+    return found
 
 
 @torch.no_grad()
@@ -104,7 +117,7 @@ def _stock(projection: Projection, layer: peft_insides.LoraLayer, adapter: str) 
 
 
 def _started(
-    projection: Projection, part: Part, block: Block, scale: float, record: Record, key: str
+    projection: Projection, part: Part, scale: float, record: Record, key: str
 ) -> RoleUpdate:
     A, B, A0, B0 = part.A, part.B, part.A0, part.B0
     folded = None

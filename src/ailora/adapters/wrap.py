@@ -20,13 +20,14 @@ from transformers import PreTrainedModel
 from ailora.adapters import folding, peft_insides
 from ailora.adapters.attach import NewAdapter, Wanted, put_blocks
 from ailora.adapters.config import AILoRAConfig, private_copy
-from ailora.adapters.factors import Factor
+from ailora.adapters.factors import ExpertFactor, Factor
 from ailora.adapters.one_scale import in_one_scale, reading
 from ailora.adapters.peft_insides import (
     ADDING_CASTS,
     BaseTunerLayer,
     LoraModel,
     MixedModel,
+    ParamWrapper,
     argument,
     around,
     is_called_by,
@@ -234,6 +235,19 @@ def _add(
         model.base_model._cast_adapter_dtype(adapter_name, autocast)
 
 
+def _update(original: Any, layer: ParamWrapper, adapter_name: str, *a: Any, **k: Any) -> Any:
+    """Where PEFT computes the update of a stack of experts, from its factors' weights."""
+    factors = [side[adapter_name] for side in (layer.lora_A, layer.lora_B)]
+    factors = [factor for factor in factors if isinstance(factor, ExpertFactor)]
+    for factor in factors:
+        factor.in_update = True
+    try:
+        return original(layer, adapter_name, *a, **k)
+    finally:
+        for factor in factors:
+            factor.in_update = False
+
+
 def _unload(original: Any, tuner: LoraModel, *args: Any, **kwargs: Any) -> nn.Module:
     merge, adapter_names = (
         argument(original, name, tuner, args, kwargs) for name in ("merge", "adapter_names")
@@ -393,6 +407,8 @@ def step_in() -> None:
     around(LoraModel, "delete_adapter", _delete)
     around(LoraModel, "disable_adapter_layers", _disable)
     around(BaseTunerLayer, "enable_adapters", _enable)
+    around(ParamWrapper, "get_delta_factors", _update)
+    around(ParamWrapper, "get_delta_weight", _update)
     around(LoraModel, "add_weighted_adapter", _derive)
     around(MixedModel, "inject_adapter", _mixed)
     if not ADDING_CASTS:

@@ -119,27 +119,34 @@ _ACTIVATION_ATTRIBUTE = re.compile(r"act(_|$|ivation)", re.IGNORECASE)
 _NO_ACTIVATION = (nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Softmin)
 
 
-def read_feed_forward(places: Sequence[Place], attention: Reading) -> Reading:
+def read_feed_forward(
+    places: Sequence[Place], attention: Reading, *, experts: bool = False
+) -> Reading:
     """Finds every dense feed-forward block among ``places`` that works on text.
 
     Args:
         places: All of a model's.
         attention: The same model's attention, beside which feed-forward blocks stand.
+        experts: Whether experts that are modules count as well; one that cannot be read has no
+            roles.
     """
     tree = Tree(places)
     parts: dict[str, tuple[Part, ...]] = {}
     problems: list[Problem] = []
     suspects: list[Place] = []
     for block in places:
-        if not block.text or not _may_be_one(block.name, tree):
+        expert = experts and _is_expert(block.name)
+        if not block.text or not (expert or _may_be_one(block.name, tree)):
             continue
         try:
-            found = _parts_of(block, tree)
+            found = _parts_of(block, tree, several=expert)
             _check_beside(found, block, attention)
         except NotReadableError as error:
+            if expert:
+                continue
             problems.append(Problem(place=block, why=str(error), roles=FEED_FORWARD_ROLES))
             continue
-        if not found and _looks_like_one(block, tree):
+        if not (found or expert) and _looks_like_one(block, tree):
             suspects.append(block)
         for part in found:
             parts[part.place.name] = (*parts.get(part.place.name, ()), part)
@@ -163,10 +170,15 @@ def _may_be_one(path: str, tree: Tree) -> bool:
     numbers = _numbers(names)
     if any(_NO_BLOCK.search(name) for name in (names[numbers[0] :] if numbers else names)):
         return False
-    if any(_EXPERT.search(name) and not _SHARED.search(name) for name in names):
+    if _is_expert(path):
         return False
     beside = tree.children(tree.above(path))
     return bool(numbers) or any(map(_is_called_attention, beside))
+
+
+def _is_expert(path: str) -> bool:
+    """Whether it lies in experts of which a router chooses some."""
+    return any(_EXPERT.search(name) and not _SHARED.search(name) for name in path.split("."))
 
 
 def _is_called_attention(name: str) -> bool:
@@ -176,7 +188,8 @@ def _is_called_attention(name: str) -> bool:
 # --- One block ---------------------------------------------------------------------------------
 
 
-def _parts_of(block: Place, tree: Tree) -> list[Part]:
+def _parts_of(block: Place, tree: Tree, *, several: bool = False) -> list[Part]:
+    """The parts of one block, which may be one of several in a list where that is said."""
     halves = architectures.known_class(block.module, _HALVES)
     if halves is not None:
         found = _halves(block, tree, *_HALVES[halves])
@@ -184,7 +197,8 @@ def _parts_of(block: Place, tree: Tree) -> list[Part]:
         _refuse_fused(block, tree)
         found = _whole(block, tree)
     if found:
-        _refuse_several(block, tree)
+        if not several:
+            _refuse_several(block, tree)
         _refuse_strangers(block, tree, {part.place.name for part in found})
         if halves is None:
             _check_activation(block, tree, found)

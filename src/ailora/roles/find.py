@@ -78,6 +78,7 @@ def assign_roles(
     *,
     modules: Mapping[RoleName, Sequence[str]] | None = None,
     strict: bool = True,
+    experts: bool = False,
 ) -> list[Projection]:
     """The roles that chosen linear layers of ``model`` play, for a choice made by their names.
 
@@ -88,6 +89,8 @@ def assign_roles(
         modules: As in `find_projections`.
         strict: Refuse a model with blocks of the roles' kind that cannot be read for certain.
             Without it, the layers of such blocks have the role ``"*"``.
+        experts: Whether gate, up and down of experts that are modules of their own have these
+            roles, as in a dense block.
 
     Returns:
         The projections in the model's own order: one per module, in a fused layer one per role. A
@@ -96,7 +99,8 @@ def assign_roles(
     Raises:
         UserError: As `find_projections` for names by hand and for blocks that cannot be read.
     """
-    search, wanted = _Search(model, roles, modules, strict=strict), set(names)
+    search = _Search(model, roles, modules, strict=strict, experts=experts)
+    wanted = set(names)
     return [
         search.projection(part)
         for place in search.linear
@@ -115,12 +119,15 @@ class _Search:
         modules: Mapping[RoleName, Sequence[str]] | None,
         *,
         strict: bool,
+        experts: bool = False,
     ) -> None:
         self.by_hand = _check_modules(modules, roles)
         self.built_in = [role for role in roles if role not in self.by_hand]
         self.places = walk(model)
         attention = read_attention(self.places)
-        self.reading = attention.with_(feedforward.read_feed_forward(self.places, attention))
+        self.reading = attention.with_(
+            feedforward.read_feed_forward(self.places, attention, experts=experts)
+        )
         for role, entries in self.by_hand.items():
             for entry in entries:
                 _check_entry(role, entry, self.places, self.reading)

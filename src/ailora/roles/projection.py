@@ -91,13 +91,13 @@ class Projection:
 
 
 def take_rows(whole: Tensor, rows: Rows) -> Tensor:
-    """The rows of `whole` (M, k) that are in these blocks, (m, k)."""
+    """The rows of `whole` (M, ...) that are in these blocks, (m, ...)."""
     return torch.cat([whole[start:stop] for start, stop in rows])
 
 
 def put_rows(part: Tensor, rows: Rows, height: int) -> Tensor:
-    """The reverse of `take_rows`: (m, k) on these rows of a matrix (height, k), zero elsewhere."""
-    whole = part.new_zeros(height, part.shape[1])
+    """The reverse of `take_rows`: (m, ...) on these rows of (height, ...), zero elsewhere."""
+    whole = part.new_zeros(height, *part.shape[1:])
     return whole.index_copy(0, row_index(rows).to(part.device), part)
 
 
