@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from ailora.roles.projection import (
     ATTENTION_ROLES,
@@ -102,7 +102,7 @@ def is_matrix(module: nn.Module) -> bool:
     """Whether a module has a 2-D weight of its own and is no table of embeddings."""
     weight = getattr(module, "weight", None)
     return (
-        weight is not None
+        isinstance(weight, Tensor)  # a parametrised layer has a module of that name inside
         and len(whole_shape(weight)) == 2
         and not isinstance(module, nn.Embedding)
     )
