@@ -24,10 +24,14 @@ from ailora.roles import (
     RoleName,
     assign_roles,
     find_projections,
+    unwrapped,
 )
 from ailora.roles.architectures import matches
 from ailora.roles.feedforward import has_experts
-from ailora.roles.walk import model_type, walk
+from ailora.roles.find import in_parts
+from ailora.roles.parts import PART_NAMES
+from ailora.roles.projection import is_projection
+from ailora.roles.walk import Place, model_type, walk
 
 logger = logging.getLogger(__name__)
 
@@ -133,9 +137,12 @@ def _by_role(
     named = list(config.named_roles)
     layers = config.layers_to_transform
     indices = None if layers is None else [layers] if isinstance(layers, int) else list(layers)
-    found = find_projections(model, named, modules=by_hand, layers=indices) if named else []
-    if "*" in config.roles:
-        found = _with_the_rest(model, found, named)
+    places = in_parts(model, walk(model), config.parts)
+    _say_the_parts(model, config)
+    found: list[Projection] = []
+    if named and any(place.part != "projector" for place in places):
+        found = find_projections(model, named, modules=by_hand, layers=indices, parts=config.parts)
+    found = _with_the_rest(model, found, places, config)
     kept = [p for p in found if peft_insides.keeps(config, p.name)]
     _say_experts_are_left_out(model, config)
     kept = _carried(model, config, kept)
@@ -187,16 +194,43 @@ def _say_experts_are_left_out(model: nn.Module, config: AILoRAConfig) -> None:
 
 
 def _with_the_rest(
-    model: nn.Module, found: list[Projection], named: Sequence[RoleName]
+    model: nn.Module, found: list[Projection], places: Sequence[Place], config: AILoRAConfig
 ) -> list[Projection]:
-    """The roles' own, and every other known role of the model's as ``"*"``, in model order."""
-    rest = [role for role in ROLE_NAMES if role not in named]
-    places = [place.name for place in walk(model) if place.text]
-    others = [p for p in assign_roles(model, places, rest, strict=False) if p.role != "*"]
+    """The roles' own, and as ``"*"``, in the model's order, what else the config asks for.
+
+    With ``"*"`` named these are all other known roles; where a projector is, its linear layers.
+    """
+    named = list(config.named_roles)
+    rest = [role for role in ROLE_NAMES if role not in named] if "*" in config.roles else []
+    names = [place.name for place in places]
+    others: list[Projection] = []
+    if rest:
+        others = [p for p in assign_roles(model, names, rest, strict=False) if p.role != "*"]
+    if config.parts is not None:
+        projector = [place.name for place in places if place.part == "projector"]
+        others += assign_roles(model, projector, named, strict=False)
     taken = {p.name for p in found if p.rows is None}
     starred = [_starred(p) for p in others if p.name not in taken]
-    order = {name: index for index, name in enumerate(places)}
-    return sorted([*found, *starred], key=lambda p: order.get(p.name, len(order)))
+    order = {place.name: index for index, place in enumerate(walk(model))}
+    return sorted([*found, *starred], key=lambda p: order[p.name])
+
+
+def _say_the_parts(model: nn.Module, config: AILoRAConfig) -> None:
+    """Log which parts of a model of several are adapted where the config names none."""
+    if config.parts is not None:
+        return
+    places = walk(model)
+    linear = [place for place in places if is_projection(place.module)]
+    there = [part for part in PART_NAMES if any(place.part == part for place in linear)]
+    if not {"vision", "audio"} & set(there) or len(there) == 1:
+        return
+    halves = any(place.default and place.part != "language" for place in places)
+    logger.warning(
+        "%s has several parts (%s): %s; parts=[...] chooses others",
+        type(unwrapped(model)).__name__,
+        ", ".join(there),
+        "both halves are adapted" if halves else "the language part is adapted",
+    )
 
 
 def _by_name(
@@ -204,6 +238,8 @@ def _by_name(
 ) -> tuple[list[Projection], list[str]]:
     names = peft_insides.targets(config, model)
     _check_names(config, model)
+    if config.parts is not None:
+        names = _names_in_parts(model, names, config)
     alike = set(map(_without_modules, config.roles.values()))
     roles = list(config.named_roles)
     uniform = "*" in config.roles and len(alike) == 1
@@ -227,6 +263,17 @@ def _by_name(
             " or ".join(roles),
         )
     return found, others
+
+
+def _names_in_parts(model: nn.Module, names: Sequence[str], config: AILoRAConfig) -> list[str]:
+    there = {place.name for place in in_parts(model, walk(model), config.parts)}
+    kept = [name for name in names if name in there]
+    if not kept:
+        raise UserError(
+            f"target_modules={config.target_modules!r} selects no module of "
+            f"parts={config.parts!r}; leave one of them out"
+        )
+    return kept
 
 
 def _say_the_rest(config: AILoRAConfig, found: Sequence[Projection]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -62,6 +62,14 @@ class Reading:
         """This reading and another one of the same model's other blocks."""
         return Reading(
             parts={**self.parts, **other.parts}, problems=(*self.problems, *other.problems)
+        )
+
+    def of(self, places: Iterable[Place]) -> Reading:
+        """What is said of some of the places."""
+        names = {place.name for place in places}
+        return Reading(
+            parts={name: parts for name, parts in self.parts.items() if name in names},
+            problems=tuple(p for p in self.problems if p.place.name in names),
         )
 
 
