@@ -21,10 +21,12 @@ from tests.roles.survey import (
     verify_feed_forward,
     why_not_built,
 )
+from tests.towers import TOWERS, build_tower
 
 from ailora.errors import UserError
 from ailora.files import write_atomic
 from ailora.roles import ATTENTION_ROLES, FEED_FORWARD_ROLES, Projection, find_projections
+from ailora.roles.walk import walk
 
 PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"
 _INTRODUCTION = """# Architectures
@@ -80,6 +82,34 @@ def line(model_type: str) -> str:
     return _row(model_type, ", ".join(heads), *attention, *dense, layouts, remarks)
 
 
+_TOWERS = """
+## Images and sound
+
+Models of one kind of input are adapted whole, and towers of larger ones with `parts=["vision"]`,
+which without it have their language part adapted. `tests/roles/test_parts.py` nudges the channels
+of each of these as above (of cross-attention, whose keys are of another length, none).
+
+| model | part | attention | feed-forward | fused |
+|---|---|---|---|---|
+"""
+
+
+def tower_line(name: str) -> str:
+    """The row of the second table for one model or tower."""
+    model = build_tower(name)
+    found, dense = find_projections(model), feed_forward(model)
+    attention = _counts(found, ATTENTION_ROLES)
+    attention += ", cross" if any(p.attention == "cross" for p in found) else ""
+    (part,) = {str(place.part) for place in walk(model)}
+    roles = _counts(dense, FEED_FORWARD_ROLES)
+    return _row(type(model).__name__, part, attention, roles, fused_layout(found))
+
+
+def tower_section() -> str:
+    """The second table, with what is above it."""
+    return _TOWERS + "\n".join(map(tower_line, TOWERS)) + "\n"
+
+
 Cells = tuple[str, str]
 """The roles, and how they were verified."""
 
@@ -133,7 +163,7 @@ def page() -> str:
         refused=refused,
         unbuilt=unbuilt,
     )
-    return introduction + "\n".join(rows) + "\n"
+    return introduction + "\n".join(rows) + "\n" + tower_section()
 
 
 def _verified(verdict: Verdict) -> tuple[str, list[str]]:

@@ -55,6 +55,8 @@ class Site:
 class _Seen:
     """What one run of the model showed of one block."""
 
+    batch: int
+    length: int
     probabilities: list[Tensor] = field(default_factory=list)
     read: Tensor | None = None
     tried: set[int] = field(default_factory=set)
@@ -70,18 +72,24 @@ def sites(found: Sequence[Projection]) -> list[Site]:
     return [Site(projections=tuple(group)) for group in groups.values()]
 
 
-def observed(model: nn.Module, inputs: Mapping[str, Tensor], site: Site) -> dict[int, list[str]]:
+def observed(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor] | Callable[[int], Mapping[str, Tensor]],
+    site: Site,
+    length: int = LENGTH,
+) -> dict[int, list[str]]:
     """For each layer of the site, by ``id``, what each of its channels is found to be.
 
     ``"q"``, ``"k"``, ``"v"``, ``"kv"`` (a key or value, where no softmax is to be seen) or ``"-"``.
 
     Args:
         model: In eval mode, attention ``"eager"``.
-        inputs: One row (1, LENGTH) each.
+        inputs: One row each, or what makes as many as are asked for.
         site: One attention block.
+        length: Of the sequence that the block sees.
 
     Raises:
-        LookupError: The block did not run on a sequence of LENGTH.
+        LookupError: The block did not run on a sequence of that length.
     """
     nudges: dict[int, list[tuple[int, int]]] = {}
     batch = 0
@@ -89,11 +97,15 @@ def observed(model: nn.Module, inputs: Mapping[str, Tensor], site: Site) -> dict
         channels = _channels(module)
         nudges[id(module)] = list(enumerate(channels, start=batch))
         batch += len(channels)
-    rows = {name: value.expand(batch, *value.shape[1:]) for name, value in inputs.items()}
-    before = _run(model, rows, site, {})
+    if callable(inputs):
+        rows = dict(inputs(batch))
+    else:
+        rows = {name: value.expand(batch, *value.shape[1:]) for name, value in inputs.items()}
+    seen = _Seen(batch=batch, length=length)
+    before = _run(model, rows, site, {}, seen)
     if before.read is None or before.tried != set(nudges):
         raise LookupError("the block did not run, or on a sequence of another length")
-    after = _run(model, rows, site, nudges)
+    after = _run(model, rows, site, nudges, _Seen(batch=batch, length=length))
     kinds = _kinds(before, after, batch)
     return {module: [kinds[row] for row, _ in pairs] for module, pairs in nudges.items()}
 
@@ -131,12 +143,27 @@ def randomise(model: nn.Module) -> None:
 
 def _kinds(before: _Seen, after: _Seen, batch: int) -> list[str]:
     assert before.read is not None and after.read is not None
-    read = _changed(before.read, after.read, batch, keep=1)
+    read = _changed(_rows(before.read, before), _rows(after.read, before), batch, keep=1)
     p: Tensor | None = None
-    for old, new in zip(before.probabilities, after.probabilities, strict=True):
+    for old, new in zip(_joined(before), _joined(after), strict=True):
         changed = _changed(old, new, batch, keep=old.ndim - 2)
         p = changed if p is None else p | changed if p.shape == changed.shape else p
     return [_kind(None if p is None else p[i], read[i]) for i in range(batch)]
+
+
+def _rows(value: Tensor, seen: _Seen) -> Tensor:
+    """(batch, length, m) of what has both in one dimension (towers of Qwen-VL); a view."""
+    if value.ndim == 2 and value.shape[0] == seen.batch * seen.length:
+        return value.unflatten(0, (seen.batch, seen.length))
+    return value
+
+
+def _joined(seen: _Seen) -> list[Tensor]:
+    """Probabilities of the whole batch, also of a block that treats one image after another."""
+    found = seen.probabilities
+    if len(found) == seen.batch > 1 and all(p.shape[0] == 1 for p in found):
+        return [torch.cat(found)]
+    return found
 
 
 def _kind(p: Tensor | None, read: Tensor) -> str:
@@ -169,9 +196,12 @@ def _changed(before: Tensor, after: Tensor, batch: int, keep: int) -> Tensor:
 
 
 def _run(
-    model: nn.Module, inputs: Mapping[str, Tensor], site: Site, nudges: Mapping[int, Nudges]
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    site: Site,
+    nudges: Mapping[int, Nudges],
+    seen: _Seen,
 ) -> _Seen:
-    seen = _Seen()
     with ExitStack() as stack:
         for module in site.inputs:
             hook = _nudging(seen, nudges.get(id(module), ()))
@@ -186,14 +216,16 @@ def _run(
 
 def _nudging(seen: _Seen, nudges: Nudges) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
     def hook(module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
-        changed = output.clone()
+        changed = _rows(output.clone(), seen)
         if output.ndim == 4 and output.shape[1] == 1:  # the one head of a latent
             changed = changed.squeeze(1)
-        if seen.ended or LENGTH not in changed.shape[:2]:  # tables of relative positions (DeBERTa)
+        if (
+            seen.ended or seen.length not in changed.shape[:2]
+        ):  # tables of relative positions (DeBERTa)
             return None
         seen.began = True
         seen.tried.add(id(module))
-        time_first = changed.shape[0] == LENGTH
+        time_first = changed.shape[0] == seen.length != changed.shape[1]
         for row, channel in nudges:
             at = (POSITION, row) if time_first else (row, POSITION)
             changed[(*at, channel)] += _NUDGE
@@ -220,7 +252,7 @@ class _SoftmaxSeen(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         wanted = func in _SOFTMAX and self._seen.began and not self._seen.ended
-        if wanted and result.ndim > 2 and result.shape[-2] == LENGTH:
+        if wanted and result.ndim > 2 and result.shape[-2] == self._seen.length:
             self._seen.probabilities.append(result.detach().clone())
         return result
 

@@ -113,7 +113,7 @@ def feed_forward(model: PreTrainedModel) -> list[Projection]:
     Raises:
         UserError: One cannot be read for certain.
     """
-    names = [place.name for place in walk(model)]
+    names = [place.name for place in walk(model) if place.default]
     found = assign_roles(model, names, FEED_FORWARD_ROLES)
     return [projection for projection in found if projection.role != "*"]
 

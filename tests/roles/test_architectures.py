@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import transformers
-from tools.architectures import PAGE, line
+from tools.architectures import PAGE, line, tower_section
 from transformers import PreTrainedModel
 
 from ailora.roles import find_projections, inspect
@@ -42,6 +42,11 @@ same_transformers = pytest.mark.skipif(
 def test_the_page_has_a_line_for_every_architecture_of_transformers() -> None:
     assert set(HEADS_OF) <= set(LINES)
     assert len(SUPPORTED) > 200
+
+
+@same_transformers
+def test_the_second_table_is_what_the_library_does() -> None:
+    assert TEXT.endswith(tower_section())
 
 
 @same_transformers

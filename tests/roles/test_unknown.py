@@ -194,3 +194,12 @@ def test_an_encoder_of_sound_before_a_decoder_of_text_is_left_out() -> None:
     assert any(name.startswith("encoder") and "q_proj" in name for name, _ in model.named_modules())
     found = find_projections(model, ["q"])
     assert [p.stack for p in found] == ["decoder", "decoder"]
+
+
+def test_a_weight_norm_beside_attention_is_no_hindrance() -> None:
+    normed = nn.utils.parametrizations.weight_norm(nn.Conv1d(16, 16, 3))
+    layers = nn.ModuleList([_Block(attn=_Block(**_linears(**PLAIN)))])
+    model = _Block(position=normed, layers=layers)
+    assert [p.role for p in find_projections(model)] == ["q", "k", "v", "o"]
+    with pytest.raises(UserError, match="no module is named 'query'"):
+        find_projections(model, ("q",), modules={"q": ["query"]})

@@ -14,6 +14,7 @@ from peft import LoraConfig, TaskType
 from ailora.adapters.starts import STARTS, Scale, check_scale
 from ailora.errors import UserError
 from ailora.roles import RoleKey, RoleName
+from ailora.roles.parts import PART_NAMES, PartName
 
 # What becomes of each field of LoraConfig. Fields in neither table, as a future PEFT may have, are
 # refused where they differ from their default.
@@ -120,8 +121,13 @@ class AILoRAConfig(LoraConfig):  # type: ignore[misc]
         bake_rates: Put the roles' ``lr_ratio`` into the factors and the scale. Under Adam that
             does in any trainer what `ailora.create_optimizer` does by parameter groups, up to
             Adam's eps, decoupled weight decay and gradient clipping.
-        target_modules: As in PEFT; None selects the modules of the roles that are named, and
-            those of every known role if ``"*"`` is.
+        target_modules: As in PEFT, in every part of the model; None selects the modules of the
+            roles that are named, and those of every known role if ``"*"`` is.
+        parts: Parts of a model of several modalities to adapt: ``"language"``, ``"vision"``,
+            ``"audio"``, ``"projector"``. None is the language part, or with ``target_modules``
+            whatever that selects; a model of one kind of input (ViT, Whisper) and one of two
+            halves side by side (CLIP) are adapted whole. All linear layers of a projector, between
+            a tower and the language part, take ``roles["*"]``.
         lora_alpha: As in PEFT; None means each module's own rank, a scale of 1.
         r, rank_pattern, alpha_pattern: As in PEFT, of the factors that train; a Role's own value
             beats a pattern. The saved file of an anchored adapter has rank 2r.
@@ -142,6 +148,10 @@ class AILoRAConfig(LoraConfig):  # type: ignore[misc]
     )
     bake_rates: bool = field(
         default=False, metadata={"help": "Put the roles' lr_ratio into factors and scale."}
+    )
+    parts: Sequence[PartName] | None = field(
+        default=None,
+        metadata={"help": "Parts to adapt: language, vision, audio, projector (None: language)."},
     )
 
     def __post_init__(self) -> None:
@@ -173,6 +183,7 @@ class AILoRAConfig(LoraConfig):  # type: ignore[misc]
         }
         _set(self, "alpha_pattern", alphas)
         self.roles = _roles(self.roles)
+        self.parts = _parts(self.parts)
 
     @property
     def named_roles(self) -> dict[RoleName, Role]:
@@ -332,6 +343,16 @@ def _roles(roles: Mapping[RoleKey, Role | Mapping[str, Any]]) -> dict[RoleKey, R
             raise UserError('roles["*"].modules: it is for the layers that target_modules selects')
         found[name] = made
     return found
+
+
+def _parts(parts: Collection[Any] | None) -> tuple[PartName, ...] | None:
+    if parts is None:
+        return None
+    if isinstance(parts, str) or not isinstance(parts, Collection) or not parts:
+        raise UserError(f'parts={parts!r}: give a list of parts, such as parts=["vision"], or None')
+    for name in parts:
+        _one_of("parts", name, PART_NAMES)
+    return tuple(name for name in PART_NAMES if name in parts)
 
 
 def _one_of(what: str, value: object, allowed: Collection[str]) -> None:

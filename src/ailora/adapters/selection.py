@@ -24,11 +24,15 @@ from ailora.roles import (
     RoleName,
     assign_roles,
     find_projections,
+    unwrapped,
 )
 from ailora.roles.architectures import matches
 from ailora.roles.experts import ExpertProjection
 from ailora.roles.feedforward import has_experts
-from ailora.roles.walk import model_type, walk
+from ailora.roles.find import in_parts
+from ailora.roles.parts import PART_NAMES
+from ailora.roles.projection import is_projection
+from ailora.roles.walk import Place, model_type, walk
 
 logger = logging.getLogger(__name__)
 
@@ -153,12 +157,15 @@ def _by_role(
     named = list(config.named_roles)
     layers = config.layers_to_transform
     indices = None if layers is None else [layers] if isinstance(layers, int) else list(layers)
+    places = in_parts(model, walk(model), config.parts)
+    _say_the_parts(model, config)
     needed = [role for role in named if role in by_hand or role not in of_experts]
-    found = find_projections(model, needed, modules=by_hand, layers=indices) if needed else []
+    found: list[Projection] = []
+    if needed and any(place.part != "projector" for place in places):
+        found = find_projections(model, needed, modules=by_hand, layers=indices, parts=config.parts)
     if of_experts:
-        found = _with_dense(model, found, [role for role in named if role not in needed])
-    if "*" in config.roles:
-        found = _with_the_rest(model, found, named)
+        found = _with_dense(model, found, places, [role for role in named if role not in needed])
+    found = _with_the_rest(model, found, places, config)
     kept = [p for p in found if peft_insides.keeps(config, p.name)]
     _say_experts_are_left_out(model, config, of_experts)
     kept = _carried(model, config, kept)
@@ -214,26 +221,53 @@ def _say_experts_are_left_out(
 
 
 def _with_dense(
-    model: nn.Module, found: list[Projection], roles: Sequence[RoleName]
+    model: nn.Module, found: list[Projection], places: Sequence[Place], roles: Sequence[RoleName]
 ) -> list[Projection]:
     """The dense blocks' layers of these roles as well, in model order."""
-    places = [place.name for place in walk(model)]
-    more = [p for p in assign_roles(model, places, roles) if p.role in roles] if roles else []
-    order = {name: index for index, name in enumerate(places)}
+    names = [place.name for place in places]
+    more = [p for p in assign_roles(model, names, roles) if p.role in roles] if roles else []
+    order = {place.name: index for index, place in enumerate(walk(model))}
     return sorted([*found, *more], key=lambda p: order[p.name])
 
 
 def _with_the_rest(
-    model: nn.Module, found: list[Projection], named: Sequence[RoleName]
+    model: nn.Module, found: list[Projection], places: Sequence[Place], config: AILoRAConfig
 ) -> list[Projection]:
-    """The roles' own, and every other known role of the model's as ``"*"``, in model order."""
-    rest = [role for role in ROLE_NAMES if role not in named]
-    places = [place.name for place in walk(model) if place.text]
-    others = [p for p in assign_roles(model, places, rest, strict=False) if p.role != "*"]
+    """The roles' own, and as ``"*"``, in the model's order, what else the config asks for.
+
+    With ``"*"`` named these are all other known roles; where a projector is, its linear layers.
+    """
+    named = list(config.named_roles)
+    rest = [role for role in ROLE_NAMES if role not in named] if "*" in config.roles else []
+    names = [place.name for place in places]
+    others: list[Projection] = []
+    if rest:
+        others = [p for p in assign_roles(model, names, rest, strict=False) if p.role != "*"]
+    if config.parts is not None:
+        projector = [place.name for place in places if place.part == "projector"]
+        others += assign_roles(model, projector, named, strict=False)
     taken = {p.name for p in found if p.rows is None}
     starred = [_starred(p) for p in others if p.name not in taken]
-    order = {name: index for index, name in enumerate(places)}
-    return sorted([*found, *starred], key=lambda p: order.get(p.name, len(order)))
+    order = {place.name: index for index, place in enumerate(walk(model))}
+    return sorted([*found, *starred], key=lambda p: order[p.name])
+
+
+def _say_the_parts(model: nn.Module, config: AILoRAConfig) -> None:
+    """Log which parts of a model of several are adapted where the config names none."""
+    if config.parts is not None:
+        return
+    places = walk(model)
+    linear = [place for place in places if is_projection(place.module)]
+    there = [part for part in PART_NAMES if any(place.part == part for place in linear)]
+    if not {"vision", "audio"} & set(there) or len(there) == 1:
+        return
+    halves = any(place.default and place.part != "language" for place in places)
+    logger.warning(
+        "%s has several parts (%s): %s; parts=[...] chooses others",
+        type(unwrapped(model)).__name__,
+        ", ".join(there),
+        "both halves are adapted" if halves else "the language part is adapted",
+    )
 
 
 def _by_name(
@@ -241,6 +275,8 @@ def _by_name(
 ) -> tuple[list[Projection], list[str]]:
     names = peft_insides.targets(config, model)
     _check_names(config, model)
+    if config.parts is not None:
+        names = _names_in_parts(model, names, config)
     alike = set(map(_without_modules, config.roles.values()))
     roles = list(config.named_roles)
     uniform = "*" in config.roles and len(alike) == 1
@@ -265,6 +301,17 @@ def _by_name(
             " or ".join(roles),
         )
     return found, others
+
+
+def _names_in_parts(model: nn.Module, names: Sequence[str], config: AILoRAConfig) -> list[str]:
+    there = {place.name for place in in_parts(model, walk(model), config.parts)}
+    kept = [name for name in names if name in there]
+    if not kept:
+        raise UserError(
+            f"target_modules={config.target_modules!r} selects no module of "
+            f"parts={config.parts!r}; leave one of them out"
+        )
+    return kept
 
 
 def _say_the_rest(config: AILoRAConfig, found: Sequence[Projection]) -> None:

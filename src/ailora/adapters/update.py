@@ -13,7 +13,14 @@ from ailora.adapters.attach import projections
 from ailora.adapters.factors import Part, cut
 from ailora.adapters.record import Record
 from ailora.linalg import LowRank
-from ailora.roles import Projection, RoleKey, find_projections, take_rows, unwrapped
+from ailora.roles import (
+    ATTENTION_ROLES,
+    Projection,
+    RoleKey,
+    assign_roles,
+    take_rows,
+    unwrapped,
+)
 from ailora.roles.experts import ExpertProjection
 
 
@@ -63,8 +70,8 @@ def role_updates(model: PeftModel, adapter: str = "default") -> list[RoleUpdate]
     layers = peft_insides.lora_layers(base, adapter)
     record = getattr(model.peft_config[adapter], "record", None)
     if record is None:
-        found = [p for p in find_projections(model) if p.name in layers]
-        return [_stock(projection, layers[projection.name], adapter) for projection in found]
+        found = assign_roles(model, layers, ATTENTION_ROLES, strict=False)
+        return [_stock(p, layers[p.name], adapter) for p in found if p.role != "*"]
     by_key, updates = projections(base, record), []
     for name in (name for name in layers if name in record.layers):
         layer = layers[name]

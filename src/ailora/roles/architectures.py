@@ -56,6 +56,8 @@ OUTPUTS = (
     "linear_out",
     "to_out",
     "to_out.0",  # diffusers, where a dropout follows
+    "proj",  # vision towers of Qwen-VL, SAM
+    "projection_layer",  # InternVL
 )
 OUTPUTS_BESIDE = ("output.dense", "output", "out_proj", "dense")
 # The second set of joint attention in diffusers (SD3, Flux): those of the text, whose queries, keys
@@ -66,9 +68,11 @@ ADDED: Mapping[RoleName, str] = {
     "v": "add_v_proj",
     "o": "to_add_out",
 }
-# Children with matrices that change nothing about who is q, k, v and o: gates on the output, and
-# what latent attention makes its latents with.
-HARMLESS = frozenset({"gate_proj", "g_proj", "q_a_proj", "kv_a_proj_with_mqa"})
+# Children with matrices that change nothing about who is q, k, v and o: gates on the output, what
+# latent attention makes its latents with, and Swin's table of biases.
+HARMLESS = frozenset(
+    {"gate_proj", "g_proj", "q_a_proj", "kv_a_proj_with_mqa", "relative_position_bias"}
+)
 _INDEXER = "an indexer, which is left alone, chooses the keys that are attended to"
 # Attention classes whose further matrices were looked at, and what there is to know about them.
 UNDERSTOOD: Mapping[str, str] = {
@@ -102,10 +106,6 @@ _NO_SOFTMAX = re.compile(
 )
 _ATTENTION = re.compile(r"att", re.IGNORECASE)
 _STATE = re.compile(r"^(A_log|dt_bias|.*decay.*)$", re.IGNORECASE)
-_OTHER_MODALITY = re.compile(
-    r"vision|visual|image|img|pixel|video|audio|speech|acoustic|vocoder|qformer|siglip",
-    re.IGNORECASE,
-)
 _FUSED_NAME = re.compile(
     r"qkv|^(query_key(_value)?|c_attn|in_proj|kv_proj|kv_b_proj|q_?k_proj|to_kv)$"
 )
@@ -162,11 +162,6 @@ def kind_of(attention: nn.Module, path: str) -> AttentionKind:
 def is_attention(class_name: str, path: str) -> bool:
     """Whether a module is called attention, by its class or by its own name."""
     return bool(_ATTENTION.search(class_name) or _ATTENTION.search(path.rpartition(".")[2]))
-
-
-def is_other_modality(name: str) -> bool:
-    """Whether a part of a model is named for images, sound or what turns them into text."""
-    return bool(_OTHER_MODALITY.search(name))
 
 
 def looks_fused(child: str) -> bool:
@@ -360,6 +355,17 @@ _FUSED: Mapping[str, Fused] = {
     "modeling_qwen3_5.Qwen3_5Attention": {"q_proj": _gated_query},
     "modeling_qwen3_5_moe.Qwen3_5MoeAttention": {"q_proj": _gated_query},
     "modeling_qwen4_exp.Qwen4ExpTextAttention": {"q_proj": _gated_query},
+    **{
+        name: {"qkv": _thirds}
+        for name in (
+            "modeling_glm4v.Glm4vVisionAttention",
+            "modeling_qwen2_5_vl.Qwen2_5_VLVisionAttention",
+            "modeling_qwen2_vl.VisionAttention",
+            "modeling_qwen3_5.Qwen3_5VisionAttention",
+            "modeling_qwen3_vl.Qwen3VLVisionAttention",
+            "modeling_qwen3_vl_moe.Qwen3VLMoeVisionAttention",
+        )
+    },
     **{
         name: {_LATENT_KEY_VALUE: _latent}
         for name in (

@@ -23,13 +23,13 @@ from ailora.roles.walk import Place
 
 
 def read_attention(places: Sequence[Place]) -> Reading:
-    """Finds every attention block among ``places`` that works on text."""
+    """Finds every attention block among ``places`` but those of projectors, which have no roles."""
     tree = Tree(places)
     parts: dict[str, tuple[Part, ...]] = {}
     problems: list[Problem] = []
     blocks: list[tuple[Place, list[Part]]] = []
     for block in places:
-        if not block.text:
+        if block.part == "projector":
             continue
         try:
             _refuse_unknown_latent(block, tree)
@@ -47,10 +47,10 @@ def read_attention(places: Sequence[Place]) -> Reading:
 def _keys_without_values(blocks: Sequence[tuple[Place, list[Part]]]) -> list[Problem]:
     """Blocks whose keys serve as values too (Gemma 4), where others have both apart."""
     roles = [(block, {part.role for part in found}) for block, found in blocks]
-    apart = any({"k", "v"} <= has for _, has in roles)
+    apart = {block.part for block, has in roles if {"k", "v"} <= has}
     why = "it has a key but no value of its own, unlike other layers, so its key may be both"
     without = [block for block, has in roles if "k" in has and "v" not in has]
-    return [Problem(place=block, why=why) for block in without if apart]
+    return [Problem(place=block, why=why) for block in without if block.part in apart]
 
 
 def _has_no_softmax(block: Place) -> bool:

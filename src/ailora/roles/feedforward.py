@@ -59,6 +59,8 @@ _PLAIN: tuple[tuple[str, str], ...] = (
     ("lin1", "lin2"),  # DistilBERT, XLM
     ("linear1", "linear2"),  # torch's own layers
     ("linear_1", "linear_2"),  # Funnel
+    ("linear_fc1", "linear_fc2"),  # the vision tower of Qwen3-VL
+    ("intermediate_dense", "output_dense"),  # wav2vec2, HuBERT
     ("layer_1", "layer_2"),  # XLNet
     ("dense1", "dense2"),  # Perceiver
     ("dense.dense", "output.dense"),  # Reformer
@@ -122,7 +124,7 @@ _NO_ACTIVATION = (nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax, nn.Softmax2d
 def read_feed_forward(
     places: Sequence[Place], attention: Reading, *, experts: bool = False
 ) -> Reading:
-    """Finds every dense feed-forward block among ``places`` that works on text.
+    """Finds every dense feed-forward block among ``places`` but those of projectors.
 
     Args:
         places: All of a model's.
@@ -136,7 +138,7 @@ def read_feed_forward(
     suspects: list[Place] = []
     for block in places:
         expert = experts and _is_expert(block.name)
-        if not block.text or not (expert or _may_be_one(block.name, tree)):
+        if block.part == "projector" or not (expert or _may_be_one(block.name, tree)):
             continue
         try:
             found = _parts_of(block, tree, several=expert)
@@ -155,8 +157,8 @@ def read_feed_forward(
 
 
 def has_experts(places: Sequence[Place]) -> bool:
-    """Whether any module of the text's part is called an expert or holds several."""
-    return any(place.text and _EXPERT.search(place.name) for place in places)
+    """Whether any module of the parts adapted by default is called an expert or holds several."""
+    return any(place.default and _EXPERT.search(place.name) for place in places)
 
 
 def looks_fused(child: str) -> bool:
@@ -167,6 +169,8 @@ def looks_fused(child: str) -> bool:
 def _may_be_one(path: str, tree: Tree) -> bool:
     """Whether a block stands in a layer, and not where heads, routers and experts are."""
     names = path.split(".")
+    if any("merger" in name for name in names):  # a projector, in a tower on its own too
+        return False
     numbers = _numbers(names)
     if any(_NO_BLOCK.search(name) for name in (names[numbers[0] :] if numbers else names)):
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from torch import nn
 
@@ -10,6 +10,7 @@ from ailora.errors import UserError
 from ailora.roles import feedforward, messages
 from ailora.roles.architectures import attention_of, layer_of, looks_fused, matches, stack_of
 from ailora.roles.attention import read_attention
+from ailora.roles.parts import PART_NAMES, PartName
 from ailora.roles.projection import (
     ATTENTION_ROLES,
     ROLE_NAMES,
@@ -29,6 +30,7 @@ def find_projections(
     *,
     modules: Mapping[RoleName, Sequence[str]] | None = None,
     layers: Sequence[int] | None = None,
+    parts: Collection[PartName] | None = None,
 ) -> list[Projection]:
     """Finds the projections of ``model`` that play one of ``roles``.
 
@@ -37,8 +39,12 @@ def find_projections(
     found too; where one weight holds several roles, the layout of its rows is known by class. What
     cannot be read for certain is refused: name it by hand. Any head class will do, and so will a
     PEFT model, whose projections appear under the names they have in the model it wraps, and a
-    model on the meta device. Parts for images or sound are left out, as are layers of linear
-    attention, which have no q, k and v in the paper's sense, and routers and experts.
+    model on the meta device. Layers of linear attention, which have no q, k and v in the paper's
+    sense, are left out, and so are routers and experts.
+
+    A model of one kind of input (LLaMA, ViT, Whisper) is read whole, and so is one of two halves
+    side by side (CLIP, SigLIP); of other models of several kinds (Qwen-VL, LLaVA) the language
+    part alone, unless ``parts`` names others.
 
     Args:
         model: A transformers model, or a module that contains one.
@@ -48,24 +54,34 @@ def find_projections(
             in PEFT's ``target_modules``, and for all its rows.
         layers: Keep these layers only, counted from 0 in each stack (PEFT's
             ``layers_to_transform``); None keeps all.
+        parts: Parts of the model to look in: ``"language"``, ``"vision"``, ``"audio"``. None is as
+            above. A ``"projector"``, between a tower and the language part, has no roles.
 
     Returns:
         The projections in the model's own order: one per module, in a fused layer one per role.
 
     Raises:
-        UserError: The blocks that a role belongs to are unknown, cannot be read for certain or
-            have no projection for it; a name in ``modules`` fits no linear layer, or fits one that
-            plays another role or holds several; ``layers`` has an index that a role does not
-            have; an argument makes no sense in itself.
+        UserError: The model lacks a part that is named; the blocks that a role belongs to are
+            unknown, cannot be read for certain or have no projection for it; a name in ``modules``
+            fits no linear layer, or fits one that plays another role or holds several; ``layers``
+            has an index that a role does not have; an argument makes no sense in itself.
     """
     _check_roles(roles)
-    search = _Search(model, roles, modules, strict=True)
-    found = [search.projection(part) for place in search.linear for part in search.parts(place)]
+    search = _Search(model, roles, modules)
+    places = {id(place): place for place in in_parts(model, search.places, parts)}
+    search.refuse_unreadable(lambda block: id(block) in places)
+    found = [
+        search.projection(part)
+        for place in search.linear
+        for part in search.roles_of(place)
+        if id(place) in places or (parts is None and part.role in search.by_hand)
+    ]
+    reading = search.reading.of(places.values())
     for role in roles:
         if not any(projection.role == role for projection in found):
-            message = messages.no_projection(role, unwrapped(model), search.places, search.reading)
-            raise UserError(message)
-    unusable = _unusable(search.reading, search.built_in, layers)
+            listed = list(places.values())
+            raise UserError(messages.no_projection(role, unwrapped(model), listed, reading))
+    unusable = _unusable(reading, search.built_in, layers)
     if unusable:
         raise UserError(messages.partly_usable(unusable))
     return found if layers is None else _in_layers(found, _check_layers(layers))
@@ -87,8 +103,9 @@ def assign_roles(
         names: Dotted paths of the layers, such as PEFT's ``target_modules`` selects.
         roles: The roles that matter; a layer that plays none of them has the role ``"*"``.
         modules: As in `find_projections`.
-        strict: Refuse a model with blocks of the roles' kind that cannot be read for certain.
-            Without it, the layers of such blocks have the role ``"*"``.
+        strict: Refuse a model with blocks of the roles' kind that cannot be read for certain, in
+            the parts that are adapted by default or around a chosen layer. Without it, the layers
+            of such blocks have the role ``"*"``.
         experts: Whether gate, up and down of experts that are modules of their own have these
             roles, as in a dense block.
 
@@ -99,14 +116,37 @@ def assign_roles(
     Raises:
         UserError: As `find_projections` for names by hand and for blocks that cannot be read.
     """
-    search = _Search(model, roles, modules, strict=strict, experts=experts)
-    wanted = set(names)
+    search, wanted = _Search(model, roles, modules, experts=experts), set(names)
+    if strict:
+        search.refuse_unreadable(
+            lambda block: block.default or any(n.startswith(f"{block.name}.") for n in wanted)
+        )
     return [
         search.projection(part)
         for place in search.linear
         if place.name in wanted
-        for part in (search.parts(place) or [Part(role="*", place=place)])
+        for part in (search.roles_of(place) or [Part(role="*", place=place)])
     ]
+
+
+def in_parts(
+    model: nn.Module, places: Sequence[Place], parts: Collection[PartName] | None
+) -> list[Place]:
+    """The places in some parts of a model; None are those that are adapted by default.
+
+    Raises:
+        UserError: The model has no such part.
+    """
+    if parts is None:
+        return [place for place in places if place.default]
+    there = {place.part for place in places}
+    for part in parts:
+        if part not in there:
+            message = messages.no_part(
+                part, unwrapped(model), [p for p in PART_NAMES if p in there]
+            )
+            raise UserError(message)
+    return [place for place in places if place.part in parts]
 
 
 class _Search:
@@ -118,7 +158,6 @@ class _Search:
         roles: Collection[RoleName],
         modules: Mapping[RoleName, Sequence[str]] | None,
         *,
-        strict: bool,
         experts: bool = False,
     ) -> None:
         self.by_hand = _check_modules(modules, roles)
@@ -131,18 +170,22 @@ class _Search:
         for role, entries in self.by_hand.items():
             for entry in entries:
                 _check_entry(role, entry, self.places, self.reading)
-        for problem in self.reading.problems if strict else ():
-            for role in self.built_in:
-                if role in problem.roles:
-                    raise UserError(messages.unreadable(unwrapped(model), problem, role))
+        self._model = model
         self._layers = _layers_by_module(self.places)
+
+    def refuse_unreadable(self, within: Callable[[Place], bool]) -> None:
+        """Raise a UserError for a block there that cannot be read and may play one of the roles."""
+        for problem in self.reading.problems:
+            for role in self.built_in:
+                if role in problem.roles and within(problem.place):
+                    raise UserError(messages.unreadable(unwrapped(self._model), problem, role))
 
     @property
     def linear(self) -> list[Place]:
         """Its linear layers, each module once."""
         return [place for place in self.places if place.first and is_projection(place.module)]
 
-    def parts(self, place: Place) -> list[Part]:
+    def roles_of(self, place: Place) -> list[Part]:
         """The roles of one module, by hand or as read; several only in a fused layer."""
         kind = attention_of(place.name)
         named = [

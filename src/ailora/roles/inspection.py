@@ -140,7 +140,7 @@ def inspect(
 
 def _all(model: nn.Module) -> list[Projection]:
     """Attention, which a model must have, and what can be read of feed-forward blocks."""
-    places = [place.name for place in walk(model)]
+    places = [place.name for place in walk(model) if place.default]
     dense = assign_roles(model, places, FEED_FORWARD_ROLES, strict=False)
     found = [*find_projections(model), *(p for p in dense if p.role != "*")]
     order = {name: index for index, name in enumerate(places)}

@@ -9,6 +9,7 @@ from torch import nn
 from ailora.errors import nearest
 from ailora.roles.architectures import is_attention
 from ailora.roles.feedforward import has_experts
+from ailora.roles.parts import PartName
 from ailora.roles.projection import ATTENTION_ROLES, FEED_FORWARD_ROLES, RoleKey, RoleName
 from ailora.roles.reading import Problem, Reading, is_matrix
 from ailora.roles.walk import Place, model_type
@@ -92,6 +93,12 @@ def not_linear(role: RoleName, entry: str, place: Place) -> str:
     return f"modules of role {role!r}: {entry!r} fits nothing usable; {_unfit(place)}"
 
 
+def no_part(part: PartName, model: nn.Module, there: Sequence[PartName]) -> str:
+    """Message for a part that a model does not have."""
+    has = " and ".join(map(repr, there))
+    return f"parts names {part!r}, and {_kind(model)} has none: it has {has}"
+
+
 def two_roles(name: str, roles: Sequence[RoleKey]) -> str:
     """Message for a module that was given more than one role."""
     both = " and ".join(repr(role) for role in roles)
@@ -116,7 +123,7 @@ def _kind(model: nn.Module) -> str:
 
 
 def _attention_classes(places: Iterable[Place]) -> list[str]:
-    classes = (type(place.module).__name__ for place in places if place.text)
+    classes = (type(place.module).__name__ for place in places if place.default)
     return [name for name in classes if is_attention(name, "")]
 
 

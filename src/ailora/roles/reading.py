@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from ailora.roles.projection import (
     ATTENTION_ROLES,
@@ -64,6 +64,14 @@ class Reading:
             parts={**self.parts, **other.parts}, problems=(*self.problems, *other.problems)
         )
 
+    def of(self, places: Iterable[Place]) -> Reading:
+        """What is said of some of the places."""
+        names = {place.name for place in places}
+        return Reading(
+            parts={name: parts for name, parts in self.parts.items() if name in names},
+            problems=tuple(p for p in self.problems if p.place.name in names),
+        )
+
 
 class NotReadableError(Exception):
     """Says why a block that looks like one of a kind is left alone."""
@@ -102,7 +110,7 @@ def is_matrix(module: nn.Module) -> bool:
     """Whether a module has a 2-D weight of its own and is no table of embeddings."""
     weight = getattr(module, "weight", None)
     return (
-        weight is not None
+        isinstance(weight, Tensor)  # a parametrised layer has a module of that name inside
         and len(whole_shape(weight)) == 2
         and not isinstance(module, nn.Embedding)
     )

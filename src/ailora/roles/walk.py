@@ -6,15 +6,13 @@ The names depend neither on PEFT, which wraps a model and its layers, nor on the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from torch import nn
 
-from ailora.roles.architectures import is_other_modality
+from ailora.roles.parts import PartName, Scope, scope_of
 from ailora.roles.projection import AttentionKind, Projection, RoleKey, Stack
-
-_TOKENS = "input_ids"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +23,15 @@ class Place:
         name: The path, without what PEFT adds to it.
         module: The module; of a tuner layer, the layer inside.
         first: Whether this is the first path to the module: shared ones have several.
-        text: Whether the module belongs to the part of the model that reads or writes text.
+        part: The part of the model that it belongs to; None for one that has no name.
+        default: Whether that part is adapted where none is named.
     """
 
     name: str
     module: nn.Module = field(repr=False)
     first: bool
-    text: bool
+    part: PartName | None
+    default: bool
 
 
 def walk(model: nn.Module) -> list[Place]:
@@ -41,9 +41,13 @@ def walk(model: nn.Module) -> list[Place]:
     out.
     """
     root = unwrapped(model)
-    config = _config_of(root)
-    scope = _Scope(outer=config, config=config, text=True)
-    return list(_below(root, "", scope, (id(root),), set()))
+    places = list(_below(root, "", scope_of(root, "", Scope()), (id(root),), set()))
+    if any(place.part in ("vision", "audio") for place in places):
+        return places
+    return [  # without a tower, what is called a projector projects nothing into the language part
+        replace(place, part="language", default=True) if place.part == "projector" else place
+        for place in places
+    ]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -108,17 +112,8 @@ def body_name(model: nn.Module, name: str) -> str:
     return name.removeprefix(f"{prefix}.") if prefix else name
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Scope:
-    """The innermost model (module with a config) around a module, and whether it is for text."""
-
-    outer: Any
-    config: Any
-    text: bool
-
-
 def _below(
-    module: nn.Module, path: str, scope: _Scope, above: tuple[int, ...], seen: set[int]
+    module: nn.Module, path: str, scope: Scope, above: tuple[int, ...], seen: set[int]
 ) -> Iterator[Place]:
     # Not named_children(), which leaves out the second name of a shared module.
     for child_name, wrapped in module._modules.items():
@@ -126,39 +121,11 @@ def _below(
         if child is None or id(child) in above:
             continue
         name = f"{path}.{child_name}" if path else child_name
-        inner = _scope_of(child, child_name, scope)
-        yield Place(name=name, module=child, first=id(child) not in seen, text=inner.text)
+        inner = scope_of(child, child_name, scope)
+        first = id(child) not in seen
+        yield Place(name=name, module=child, first=first, part=inner.part, default=inner.default)
         seen.add(id(child))
         yield from _below(child, name, inner, (*above, id(child)), seen)
-
-
-def _scope_of(module: nn.Module, name: str, around: _Scope) -> _Scope:
-    """A model for images or sound inside a model of text is no text, nor is anything in it."""
-    config = _config_of(module)
-    if around.outer is None:
-        return _Scope(outer=config, config=config, text=True)
-    text = around.text and not is_other_modality(name)
-    if config is None or config.model_type == around.config.model_type:
-        return _Scope(outer=around.outer, config=around.config, text=text)
-    text = text and _is_text(module, config, around.outer)
-    return _Scope(outer=around.outer, config=config, text=text)
-
-
-def _is_text(module: nn.Module, config: Any, outer: Any) -> bool:
-    reads = getattr(module, "main_input_name", _TOKENS)  # "input_values", "pixel_values", ...
-    if reads != _TOKENS or is_other_modality(config.model_type):
-        return False
-    if outer.get_text_config(decoder=True) is outer:  # one kind of input; BLT's parts
-        return True
-    has_text_inside = config.get_text_config() is not config
-    return has_text_inside or hasattr(config, "vocab_size")
-
-
-def _config_of(module: nn.Module) -> Any:
-    """The config of a whole model; attention modules carry one too, but are no model."""
-    config = getattr(module, "config", None)
-    is_model = hasattr(module, "base_model_prefix") and hasattr(config, "get_text_config")
-    return config if is_model else None
 
 
 def _without_tuner(module: nn.Module) -> nn.Module:

@@ -1,0 +1,158 @@
+"""Adapters on models for images and sound, and on parts of models of several modalities."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from torch import Tensor
+
+import ailora
+from ailora import AILoRAConfig, Role
+from ailora.adapters.selection import select
+from ailora.errors import UserError
+from tests.towers import build_tower, language_model, tower_inputs
+
+MODELS = ["vit", "whisper", "wav2vec2", "siglip"]
+ALL = {"*": Role(init="principal")}
+
+
+def _run(model: torch.nn.Module, inputs: Callable[[int], Mapping[str, Tensor]]) -> Tensor:
+    with torch.no_grad():
+        return model(**inputs(2)).last_hidden_state
+
+
+def _train(model: torch.nn.Module, output: Callable[[], Tensor]) -> None:
+    """Three steps of Adam, away from what the model gives."""
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    target = torch.randn(output().shape, generator=torch.Generator().manual_seed(3))
+    for _ in range(3):
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(output(), target).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_start_disable_merge_and_stock_reload_of_towers(name: str, tmp_path: Path) -> None:
+    inputs = tower_inputs(name)
+    before = _run(build_tower(name), inputs)
+    model = peft.get_peft_model(build_tower(name), AILoRAConfig(r=4)).eval()
+    torch.testing.assert_close(_run(model.base_model.model, inputs), before, rtol=0, atol=1e-5)
+    _train(model, lambda: model.base_model.model(**inputs(2)).last_hidden_state)
+    trained = _run(model.base_model.model, inputs)
+    assert (trained - before).abs().max() > 2e-4
+    with model.disable_adapter():
+        assert torch.equal(_run(model.base_model.model, inputs), before)
+    model.save_pretrained(tmp_path)
+    stock = peft.PeftModel.from_pretrained(build_tower(name), tmp_path).eval()
+    torch.testing.assert_close(_run(stock.base_model.model, inputs), trained, rtol=0, atol=1e-5)
+    merged = model.merge_and_unload()
+    torch.testing.assert_close(_run(merged, inputs), trained, rtol=0, atol=1e-4)
+
+
+def _see(model: torch.nn.Module) -> Tensor:
+    """What the vision tower of a whole Qwen-VL says of an image."""
+    visual = model.get_submodule(
+        next(name for name, _ in model.named_modules() if name.endswith("model.visual"))
+    )
+    return visual(**tower_inputs("qwen2_5_vl")(2)).pooler_output
+
+
+def _look(model: torch.nn.Module) -> Tensor:
+    with torch.no_grad():
+        return _see(model)
+
+
+def test_start_disable_merge_and_reload_of_the_vision_tower_of_qwen(tmp_path: Path) -> None:
+    name = "qwen2_5_vl"
+    before = _look(language_model(name))
+    config = AILoRAConfig(r=4, parts=["vision"])
+    model = peft.get_peft_model(language_model(name), config).eval()
+    assert all("visual.blocks" in n for n, p in model.named_parameters() if p.requires_grad)
+    torch.testing.assert_close(_look(model), before, rtol=0, atol=1e-5)
+    _train(model, lambda: _see(model))
+    trained = _look(model)
+    assert (trained - before).abs().max() > 2e-4
+    with model.disable_adapter():
+        assert torch.equal(_look(model), before)
+    model.save_pretrained(tmp_path)
+    assert "parts" not in (tmp_path / "adapter_config.json").read_text()
+    stock = peft.PeftModel.from_pretrained(language_model(name), tmp_path).eval()
+    torch.testing.assert_close(_look(stock), trained, rtol=0, atol=1e-5)
+    again = ailora.load_adapter(language_model(name), tmp_path, is_trainable=True).eval()
+    torch.testing.assert_close(_look(again), trained, rtol=0, atol=1e-5)
+    assert again.peft_config["default"].record.origin.parts == ("vision",)
+    merged = model.merge_and_unload()
+    torch.testing.assert_close(_look(merged), trained, rtol=0, atol=1e-4)
+
+
+def test_the_keys_of_a_fused_tower_layer_stay_as_they_are() -> None:
+    model = peft.get_peft_model(
+        language_model("qwen2_5_vl"), AILoRAConfig(r=4, parts=["vision"], anchored=True)
+    )
+    _train(model, lambda: _see(model))
+    layer = model.get_submodule("base_model.model.model.visual.blocks.0.attn.qkv")
+    change = layer.get_delta_weight("default")
+    assert float(change[32:64].abs().max()) < 1e-6
+    assert float(change[:32].abs().max()) > 1e-3 and float(change[64:].abs().max()) > 1e-3
+
+
+def _roles(config: AILoRAConfig) -> dict[str, set[str]]:
+    """By role, the parts of the names of the layers that take it."""
+    found: dict[str, set[str]] = {}
+    for one in select(language_model("qwen2_5_vl"), config).chosen:
+        name = one.projection.name
+        where = "merger" if "merger" in name else name.split(".")[1]
+        found.setdefault(one.projection.role, set()).add(where)
+    return found
+
+
+def test_the_language_part_is_the_default_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert _roles(AILoRAConfig(r=4)) == {"q": {"language_model"}, "v": {"language_model"}}
+    lines = [record.message for record in caplog.records]
+    assert lines == [
+        "Qwen2_5_VLForConditionalGeneration has several parts (language, vision, projector): the "
+        "language part is adapted; parts=[...] chooses others"
+    ]
+
+
+def test_a_model_of_one_kind_of_input_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        select(build_tower("vit"), AILoRAConfig(r=4))
+    assert caplog.records == []
+
+
+def test_projector_layers_take_the_star_role_only_when_named() -> None:
+    both = {"language_model", "visual"}
+    named = _roles(AILoRAConfig(r=4, parts=["projector", "vision", "language"]))
+    assert named == {"q": both, "v": both, "*": {"merger"}}
+    assert _roles(AILoRAConfig(r=4, parts=["projector"])) == {"*": {"merger"}}
+    starred = AILoRAConfig(r=4, roles=ALL, parts=["vision", "projector"])
+    assert {one.role.init for one in select(language_model("qwen2_5_vl"), starred).chosen} == {
+        "principal"
+    }
+    assert "merger" not in _roles(AILoRAConfig(r=4, roles=ALL, parts=["vision"]))["*"]
+
+
+def test_pefts_own_expression_selects_in_every_part() -> None:
+    found = _roles(AILoRAConfig(r=4, target_modules=r".*\.(qkv|q_proj|v_proj)"))
+    assert found == {"q": {"language_model", "visual"}, "v": {"language_model", "visual"}}
+    tower = AILoRAConfig(r=4, target_modules="all-linear", parts=["vision"])
+    assert set().union(*_roles(tower).values()) == {"visual"}
+
+
+@pytest.mark.parametrize("parts", [["audio"], ["language", "audio"]])
+def test_an_absent_part_is_refused_in_one_line(parts: list[str]) -> None:
+    with pytest.raises(UserError, match="parts names 'audio'"):
+        peft.get_peft_model(language_model("qwen2_5_vl"), AILoRAConfig(r=4, parts=parts))
+
+
+@pytest.mark.parametrize("parts", ["vision", [], ["sound"], 3])
+def test_parts_that_make_no_sense_are_refused(parts: object) -> None:
+    with pytest.raises(UserError, match="parts"):
+        AILoRAConfig(parts=parts)  # type: ignore[arg-type]
