@@ -29,7 +29,7 @@ def train(
     `ailora train --task cola --model FacebookAI/roberta-large --preset paper`
     """
     from ailora.cli.console import console, progress, quiet_libraries, say, show
-    from ailora.lab.methods.table import method_named
+    from ailora.lab.methods.variants import checked
     from ailora.lab.tasks import load_task
     from ailora.lab.tasks.statement import LINES
     from ailora.lab.training import train as run
@@ -38,8 +38,7 @@ def train(
     quiet_libraries()
     task, model = settings.get("task", "movies"), settings.get("model", "demo")
     published = options.published_for(preset, task, model)
-    config = options.run_config(settings, published)
-    method_named(config.method)
+    config = checked(options.run_config(settings, published))
     check_writable(out)
     _say_sources(published)
     with console.status("reading the data"):

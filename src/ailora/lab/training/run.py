@@ -20,6 +20,7 @@ from ailora.adapters.update import update_norms
 from ailora.errors import UserError
 from ailora.lab import methods
 from ailora.lab.methods.table import method_named
+from ailora.lab.methods.variants import checked
 from ailora.lab.settings import RunConfig
 from ailora.lab.tasks import Task
 from ailora.lab.training.folder import RunFolder
@@ -63,7 +64,7 @@ def train(
         LockedError: Another process does this run.
         DivergedError: The loss or the outputs are no longer numbers.
     """
-    method_named(config.method)
+    config = checked(config)
     settle_fsdp()
     folder = RunFolder(out.absolute() / config.run_id(task.name, task.fingerprint))
     finished = folder.result()
