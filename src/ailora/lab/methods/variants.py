@@ -45,7 +45,7 @@ def read_variant(text: str) -> dict[str, Any]:
 
 
 def variant_of(config: Mapping[str, Any]) -> str:
-    """How the method of a run is written, from all of its settings; a plain name without others.
+    """How the method of a run is written, from its settings: without what it does anyway.
 
     >>> variant_of({"method": "lora", "lr_ratio": 2.0, "scale": "sigma", "rank": 8})
     'lora:lr_ratio=2'
@@ -94,6 +94,16 @@ def label_of(variant: str) -> str:
     return ", ".join((label, *_words(variant)))
 
 
+def in_words(variant: str) -> str:
+    """How lines of a terminal name it: as it is given there, and what differs in words.
+
+    >>> in_words("lora:lr_ratio=2"), in_words("lora")
+    ('lora, V at 2x', 'lora')
+    """
+    method, _ = _split(variant)
+    return ", ".join((method, *_words(variant)))
+
+
 def note_of(variant: str) -> str:
     """What it starts from or trains, in one line; empty for a method that is not known."""
     method, _ = _split(variant)
@@ -122,13 +132,6 @@ def look_of(variant: str) -> Look | None:
     kind += 8 * ("lr_ratio" in controls)
     marker = _MARKERS[kind % len(_MARKERS)]
     return Look(look.color, _LINES[(kind + kind // len(_MARKERS)) % len(_LINES)], marker)
-
-
-def with_controls(method: str, controls: Mapping[str, Any]) -> str:
-    """The variant of a method that has these settings, less what the method does anyway."""
-    own = METHODS[method].own
-    kept = {name: value for name, value in controls.items() if own.get(name) != value}
-    return variant_of({"method": method, **kept})
 
 
 def controls_of(variant: str) -> dict[str, Any]:

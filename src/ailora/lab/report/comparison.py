@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ailora.errors import UserError
 from ailora.html_table import html_table
 from ailora.lab.experiments.wording import counted, metric_label, number_words
-from ailora.lab.methods.table import METHODS
+from ailora.lab.methods.variants import label_of, order_of, variant_of
 from ailora.lab.statistics import ENOUGH, Paired, Spread, paired, spread
 
 Run = dict[str, Any]  # the content of a run's result.json
@@ -220,8 +220,8 @@ def summarize(comparison: Comparison) -> list[Summary]:
 
 
 def method_of(run: Run) -> str:
-    """The method of a run."""
-    return str(run["config"]["method"])
+    """The method of a run, with its settings as `ailora.lab.methods.variants` writes them."""
+    return variant_of(run["config"])
 
 
 def watched_of(run: Run) -> str:
@@ -252,15 +252,9 @@ def words_of(run: Run) -> str:
     return metric_label(run["data"], watched_of(run)).removeprefix("selection_")
 
 
-def order_of(method: str) -> tuple[int, str]:
-    """Sort key of the one order in which methods stand: known ones first."""
-    known = list(METHODS)
-    return (known.index(method) if method in known else len(known), method)
-
-
 def name_of(method: str) -> str:
-    """The method's name as papers write it."""
-    return METHODS[method].label if method in METHODS else method
+    """The method's name as papers write it, and what differs from it."""
+    return label_of(method)
 
 
 def score_of(run: Run, split: str = "test") -> float:
