@@ -29,6 +29,8 @@ OTHER: dict[str, Any] = {
     "bottleneck": 32,
     "vera_rank": 64,
     "lr": 1e-3,
+    "head_lr": 1e-2,
+    "loraplus_lr_ratio": 4.0,
     "epochs": 3,
     "batch_size": 8,
     "micro_batch_size": 8,

@@ -115,6 +115,15 @@ class RunConfig:
         "demo", "'demo' (the embedded encoder; a decoder for text), a folder, or a hub name."
     )
     lr: float = _training(2e-3, "Learning rate; AILoRA's v has twice this.", above=0)
+    head_lr: float | None = _training(
+        None,
+        "Rate of the task's head, whatever the method's. Default: the rate, so that it moves with "
+        "it.",
+        above=0,
+    )
+    loraplus_lr_ratio: float = _training(
+        1.0, "Rate of each factor B as a multiple of A's, as in LoRA+.", above=0
+    )
     epochs: float = _training(2.0, "Passes over the training rows.", above=0)
     batch_size: int = _training(16, "Rows per step.", at_least=1)
     micro_batch_size: int | None = _training(

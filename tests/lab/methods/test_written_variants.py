@@ -38,6 +38,8 @@ CONTROLS = {
     "milora:scale=matched": "matched size",
     "milora:scale=0.5": "0.5x size",
     "ailora:scale=matched:lr_ratio=1": "matched size, one rate",
+    "lora:loraplus_lr_ratio=4": "B at 4x",
+    "eva:loraplus_lr_ratio=4": "B at 4x",
 }
 
 
@@ -92,6 +94,7 @@ def test_what_is_no_variant_is_refused_with_what_to_write(text: str, words: str)
     [
         ({"method": "lora", "scale": "unit"}, "scale='unit' is not for method 'lora'"),
         ({"method": "full", "lr_ratio": 2.0}, "lr_ratio=2.0 is not for method 'full'"),
+        ({"method": "mica", "loraplus_lr_ratio": 4}, "loraplus_lr_ratio=4.0 is not for"),
         ({"method": "olora", "directions": "random"}, "the methods that have it are pissa"),
         ({"method": "lora", "lr_ratio": 2.0, "ranks": {"q": 8}}, "give v a rank"),
     ],

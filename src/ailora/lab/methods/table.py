@@ -66,7 +66,8 @@ class Method:
         return cast(Build, getattr(module, self.name))
 
 
-_RATES = ("lr_ratio",)
+_PLUS = ("loraplus_lr_ratio",)
+_RATES = ("lr_ratio", *_PLUS)
 _ALL = ("directions", "scale", *_RATES)
 _ONE_RATE = {"lr_ratio": 1.0}
 _AS_LORA = {"lr_ratio": 1.0, "scale": "matched"}  # the size that "matched" matches
@@ -182,6 +183,7 @@ METHODS: dict[str, Method] = {
             label="orthogonal",
             note="random A and B with B A = 0, neither of them zero (PEFT's)",
             look=Look("#56B4E9", ":", "p"),
+            controls=_PLUS,
         ),
         Method(
             name="eva",
@@ -190,6 +192,7 @@ METHODS: dict[str, Method] = {
             look=Look("#0072B2", ":", "1"),
             sized_as="lora",
             needs_data=True,
+            controls=_PLUS,
         ),
         Method(
             name="lora_ga",

@@ -15,7 +15,7 @@ from ailora.errors import UserError
 from ailora.lab.methods.table import METHODS, Look, method_named
 from ailora.lab.settings import SETTINGS, RunConfig, check_name
 
-CONTROLS = ("directions", "scale", "lr_ratio")
+CONTROLS = ("directions", "scale", "lr_ratio", "loraplus_lr_ratio")
 _SYNTAX = f"write method:setting=value, with {', '.join(CONTROLS)}"
 # No method of the table has one of these lines, or of these markers.
 _LINES = ((0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (8, 2, 2, 2)))
@@ -129,7 +129,7 @@ def look_of(variant: str) -> Look | None:
     scale, named = controls.get("scale", "sigma"), SETTINGS["scale"].choices
     kind = named.index(scale) if scale in named else len(named)
     kind += 4 * ("directions" in controls)
-    kind += 8 * ("lr_ratio" in controls)
+    kind += 8 * ("lr_ratio" in controls) + 16 * ("loraplus_lr_ratio" in controls)
     marker = _MARKERS[kind % len(_MARKERS)]
     return Look(look.color, _LINES[(kind + kind // len(_MARKERS)) % len(_LINES)], marker)
 
@@ -166,6 +166,7 @@ _SAID: Mapping[str, Callable[[Any], str]] = {
     "directions": lambda value: f"{value} directions",
     "scale": _size_words,
     "lr_ratio": lambda value: "one rate" if value == 1 else f"V at {_plain(value)}x",
+    "loraplus_lr_ratio": lambda value: f"B at {_plain(value)}x",
 }
 
 
