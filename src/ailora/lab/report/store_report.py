@@ -18,6 +18,7 @@ from ailora.lab.methods.variants import note_of, order_of, variant_of
 from ailora.lab.report.comparison import (
     Comparison,
     Run,
+    listed,
     method_of,
     name_of,
     score_of,
@@ -121,7 +122,7 @@ def store_report(
     models = list(dict.fromkeys(run["config"]["model"] for run in runs))
     methods = _methods(runs)
     return StoreReport(
-        title=title or ", ".join(methods),
+        title=title or listed(methods),
         states=Counter(run.state for run in stored),
         ahead=_ahead(agenda, stored),
         done=_done(runs),
@@ -175,7 +176,7 @@ def _varied(runs: Sequence[Run]) -> list[str]:
     methods = sorted(map(variant_of, configs), key=order_of)
     names = ("rank", "lr", "seed", "epochs", "batch_size")
     values = [sorted({config[name] for config in configs}) for name in names]
-    columns = [", ".join(map(name_of, dict.fromkeys(methods)))]
+    columns = [listed(map(name_of, dict.fromkeys(methods)))]
     columns += [", ".join(map(value_words, own)) for own in values]
     split = ("train", "selection", "test")
     rows = dict.fromkeys(" + ".join(str(run["data"][part]) for part in split) for run in runs)
