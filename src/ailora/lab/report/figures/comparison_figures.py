@@ -126,7 +126,8 @@ def _along_the_run(comparison: Comparison, key: str, label: str) -> tuple[Figure
     count = count_words([len(comparison.runs_of(method)) for method in comparison.methods])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=f"optimiser step (seeds: n = {count})", ylabel=label)
-    figure.legend(loc="outside upper center", ncols=3)
+    longest = max(len(name_of(method)) for method in comparison.methods)
+    figure.legend(loc="outside upper center", ncols=3 if longest < 14 else 2 if longest < 24 else 1)
     return figure, rows
 
 
