@@ -112,7 +112,10 @@ def _sentence(methods: list[str], why: str) -> str:
 
 
 def _along_the_run(comparison: Comparison, key: str, label: str) -> tuple[Figure, Rows]:
-    figure = Figure(figsize=(4.2, 3.4), layout="constrained")
+    longest = max(len(name_of(method)) for method in comparison.methods)
+    columns = 3 if longest < 14 else 2 if longest < 24 else 1
+    legend = 0.17 * (-(-len(comparison.methods) // columns) - 2)  # inches beyond the usual two rows
+    figure = Figure(figsize=(4.2, 3.4 + max(0.0, legend)), layout="constrained")
     axes = figure.subplots()
     rows: Rows = [["method", "seed", "step", "epoch", key]]
     for method in comparison.methods:
@@ -126,8 +129,7 @@ def _along_the_run(comparison: Comparison, key: str, label: str) -> tuple[Figure
     count = count_words([len(comparison.runs_of(method)) for method in comparison.methods])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=f"optimiser step (seeds: n = {count})", ylabel=label)
-    longest = max(len(name_of(method)) for method in comparison.methods)
-    figure.legend(loc="outside upper center", ncols=3 if longest < 14 else 2 if longest < 24 else 1)
+    figure.legend(loc="outside upper center", ncols=columns)
     return figure, rows
 
 
