@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.optimizers import create_loraplus_optimizer
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 from transformers import Adafactor, Trainer
 
 import ailora
@@ -77,6 +78,74 @@ def test_every_trainable_parameter_is_in_one_group_at_its_roles_rate(anchored: b
         ratio = 0.5 if ".key." in name else 2 if ".value." in name else 1
         assert rate == pytest.approx(0.1 * ratio), name
     assert sum("classifier" in name for name in rates) == 2
+
+
+def test_the_head_and_all_modules_to_save_have_a_rate_of_their_own() -> None:
+    model = ailora_model(task_type="SEQ_CLS", modules_to_save=["pooler"], bias="lora_only")
+    rates = rate_of(ailora.create_optimizer(model, lr=0.1, head_lr=0.03), model)
+    for name, rate in rates.items():
+        head = ".classifier." in name or ".pooler." in name
+        ratio = 2 if ".value." in name and "lora_" in name else 1
+        assert rate == (0.03 if head else pytest.approx(0.1 * ratio)), name
+    assert list(rates.values()).count(0.03) == 4
+    assert any(name.endswith("bias") and "query" in name for name in rates)
+
+
+def test_lora_plus_multiplies_the_rate_of_each_b_and_of_nothing_else() -> None:
+    model = ailora_model(task_type="SEQ_CLS", lora_bias=True, bias="lora_only")
+    rates = rate_of(ailora.create_optimizer(model, lr=0.1, loraplus_lr_ratio=4), model)
+    for name, rate in rates.items():
+        factor = "lora_" in name and not name.endswith("bias")
+        ratio = 2 if ".value." in name and "lora_" in name else 1
+        ratio *= 4 if "lora_B" in name and factor else 1
+        assert rate == pytest.approx(0.1 * ratio), name
+    assert {round(rate, 9) for rate in rates.values()} == {0.1, 0.2, 0.4, 0.8}
+
+
+def test_lora_plus_gives_a_stock_lora_the_rates_of_peft() -> None:
+    model = get_peft_model(tiny(), LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS"))
+    ours = rate_of(ailora.create_optimizer(model, lr=0.1, loraplus_lr_ratio=4), model)
+    made = create_loraplus_optimizer(model, AdamW, lr=0.1, loraplus_lr_ratio=4)
+    theirs = rate_of(made, model)
+    factors = [name for name in ours if "lora_" in name]
+    assert {ours[name] for name in factors} == {0.1, 0.4}
+    assert [ours[name] for name in factors] == [theirs[name] for name in factors]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"head_lr": 0}, "head_lr=0: must be a positive number"),
+        ({"loraplus_lr_ratio": -1}, "loraplus_lr_ratio=-1: must be a positive number"),
+        ({"head_lr": 0.1}, "head_lr=0.1: the model trains no head"),
+    ],
+)
+def test_a_rate_that_nothing_has_is_refused(options: dict[str, float], words: str) -> None:
+    with pytest.raises(UserError) as error:
+        ailora.create_optimizer(ailora_model(), lr=0.1, **options)  # type: ignore[arg-type]
+    assert words in str(error.value)
+
+
+def test_lora_plus_without_a_factor_is_refused() -> None:
+    with pytest.raises(UserError, match="trains no factor B"):
+        ailora.create_optimizer(tiny(), lr=0.1, loraplus_lr_ratio=2)
+
+
+def test_v_at_twice_half_the_rate_is_q_at_half_the_rate() -> None:
+    """LoRA with V at 2x and rate lr / 2 is LoRA at lr with Q's ratio 0.5, the head's rate held."""
+    ends = []
+    for lr, q, v in ((0.01, 1.0, 2.0), (0.02, 0.5, 1.0)):
+        roles = {
+            "q": Role(init="gaussian", lr_ratio=q),
+            "v": Role(init="gaussian", lr_ratio=v),
+        }
+        torch.manual_seed(0)
+        model = ailora_model(roles=roles, task_type="SEQ_CLS")
+        train(model, batch(model), 5, ailora.create_optimizer(model, lr=lr, head_lr=0.005))
+        ends.append({n: p.detach() for n, p in model.named_parameters() if p.requires_grad})
+    assert ends[0].keys() == ends[1].keys()
+    for name, end in ends[0].items():
+        assert torch.equal(end, ends[1][name]), name
 
 
 def test_decay_spares_what_trainer_spares() -> None:
@@ -186,6 +255,52 @@ def test_no_warning_where_the_rates_are_right(
     model = ailora_model(**fields)
     optimizer = ailora.create_optimizer(model, lr=1e-3) if ours else plain(model)
     train(model, batch(model), 2, optimizer)
+    assert warnings_of(caplog) == 0
+
+
+def one_rate_by_hand(optimizer: Optimizer) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-3
+
+
+def one_rate_by_schedule(optimizer: Optimizer) -> None:
+    OneCycleLR(optimizer, max_lr=1e-3, total_steps=10)
+
+
+@pytest.mark.parametrize("lose", [one_rate_by_hand, one_rate_by_schedule])
+@pytest.mark.parametrize("both", [True, False], ids=["two roles", "one role and a head"])
+@pytest.mark.parametrize("later", [0, 2])
+def test_rates_that_somebody_makes_one_are_warned_of_once(
+    caplog: pytest.LogCaptureFixture,
+    lose: Callable[[Optimizer], None],
+    both: bool,
+    later: int,
+) -> None:
+    roles = {} if both else {"roles": {"v": Role(init="minor", lr_ratio=2)}}
+    model = ailora_model(task_type="SEQ_CLS", **roles)
+    optimizer = ailora.create_optimizer(model, lr=2e-3)
+    train(model, batch(model), later, optimizer)
+    assert warnings_of(caplog) == 0
+    lose(optimizer)
+    train(model, batch(model), 3, optimizer)
+    assert warnings_of(caplog) == 1
+    assert "scale each group's own" in caplog.text
+
+
+def test_schedules_that_scale_and_a_warm_up_from_zero_are_not_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = ailora_model(task_type="SEQ_CLS")
+    optimizer = ailora.create_optimizer(model, lr=1e-3, head_lr=2e-3, loraplus_lr_ratio=2)
+    scheduler = LambdaLR(optimizer, lambda step: step / 3)
+    for _ in range(4):
+        train(model, batch(model), 1, optimizer)
+        scheduler.step()
+    kept = optimizer.state_dict()
+    for group in kept["param_groups"]:  # as a checkpoint of an older version has them
+        group["ailora_rates"] = True
+    optimizer.load_state_dict(kept)
+    train(model, batch(model), 1, optimizer)
     assert warnings_of(caplog) == 0
 
 

@@ -3,7 +3,8 @@
 `create_optimizer` gives each role its rate, as parameter groups. In any trainer torch calls two
 hooks of ours around a step:
 
-* A rate ratio that the optimiser does not know of gives one warning.
+* A rate ratio that the optimiser does not know of gives one warning, and so does one that is lost
+  later, when somebody gives every group the same rate.
 * The frozen half of anchored factors is put back after the step, where weight decay, an optimiser
   with rules of its own or the rounding of 16-bit factors would move it.
 * In a fused layer the roles share a parameter: `create_optimizer` gives it one rate, and the
@@ -15,7 +16,8 @@ hooks of ours around a step:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -44,7 +46,9 @@ _ELEMENTWISE = (
     torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop, torch.optim.NAdam,
     torch.optim.RAdam, torch.optim.Adamax, torch.optim.Adagrad,
 )  # fmt: skip
-RATES = "ailora_rates"  # in a parameter group: its rates are those of the roles
+RATES = "ailora_rates"  # in a parameter group: the rate that its role (or the head) asks for
+_OF_HEAD = ".modules_to_save."  # in the names that PEFT gives such parameters
+_OF_B = re.compile(r"\.lora_(embedding_)?B\.(?!.*bias$)")  # ... and B, whose bias is none
 # Optimisers of PEFT that compute with A and B, by class name.
 _LOOK_AT_FACTORS = ("RiemannianPreconditionedOptimizer", "LoraFAOptimizer")
 
@@ -54,6 +58,8 @@ def create_optimizer(
     optimizer_cls: Callable[..., Optimizer] = AdamW,
     *,
     lr: float,
+    head_lr: float | None = None,
+    loraplus_lr_ratio: float = 1.0,
     weight_decay: float = 0.0,
     **kwargs: Any,
 ) -> Optimizer:
@@ -69,41 +75,84 @@ def create_optimizer(
     Args:
         model: A model with an adapter that an `AILoRAConfig` started.
         optimizer_cls: Any torch optimiser class.
-        lr: Learning rate at ``lr_ratio=1``; task heads and ``modules_to_save`` have this one.
+        lr: Learning rate at ``lr_ratio=1``; biases and whatever else trains have this one.
+        head_lr: Learning rate of the task's head and all ``modules_to_save``, which then does not
+            move with the adapter's. None: they have ``lr``.
+        loraplus_lr_ratio: LoRA+'s rate of B as a multiple of A's (Hayou et al. 2024); a role's
+            ``lr_ratio`` multiplies both.
         weight_decay: Weight decay of the parameters that Trainer would decay.
         **kwargs: Passed to the optimiser.
 
     Raises:
-        UserError: the model has nothing to train, or lr is not a positive number.
+        UserError: the model has nothing to train, a rate or ratio is not a positive number, or
+            there is no head for ``head_lr`` or no B for ``loraplus_lr_ratio``.
     """
-    return optimizer_cls(parameter_groups(model, lr=lr, weight_decay=weight_decay), lr=lr, **kwargs)
+    groups = parameter_groups(
+        model,
+        lr=lr,
+        head_lr=head_lr,
+        loraplus_lr_ratio=loraplus_lr_ratio,
+        weight_decay=weight_decay,
+    )
+    return optimizer_cls(groups, lr=lr, **kwargs)
 
 
 def parameter_groups(
-    model: nn.Module, *, lr: float, weight_decay: float = 0.0
+    model: nn.Module,
+    *,
+    lr: float,
+    head_lr: float | None = None,
+    loraplus_lr_ratio: float = 1.0,
+    weight_decay: float = 0.0,
+    head: Collection[nn.Parameter] = (),
 ) -> list[dict[str, Any]]:
     """The groups of `create_optimizer`, lowest rate first.
+
+    ``head`` are parameters of a head that is none of PEFT's ``modules_to_save``.
 
     Raises:
         UserError: As there.
     """
-    lr = positive("lr", lr)
-    ratios = rate_by_parameter(model)
+    rates = _rates(model, lr, head_lr, loraplus_lr_ratio, {id(one) for one in head})
     decaying = set(get_parameter_names(model, [nn.LayerNorm], _NO_DECAY))
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((ratios.get(name, 1.0), name in decaying), []).append(parameter)
+            groups.setdefault((rates[name], name in decaying), []).append(parameter)
     _assert_each_once(model, groups)
     return [
         {
             "params": parameters,
-            "lr": lr * ratio,
+            "lr": rate,
             "weight_decay": weight_decay if decays else 0.0,
-            RATES: True,
+            RATES: rate,
         }
-        for (ratio, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+        for (rate, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
+
+
+def _rates(
+    model: nn.Module, lr: float, head_lr: float | None, loraplus_lr_ratio: float, head: set[int]
+) -> dict[str, float]:
+    """The rate of each trainable parameter by its name."""
+    lr, plus = positive("lr", lr), positive("loraplus_lr_ratio", loraplus_lr_ratio)
+    of_head = None if head_lr is None else positive("head_lr", head_lr)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    heads = {name for name, p in trained.items() if _OF_HEAD in name or id(p) in head}
+    factors_b = {name for name in trained if _OF_B.search(name)} - heads
+    if trained and of_head is not None and not heads:
+        raise UserError(
+            f"head_lr={head_lr}: the model trains no head and no modules_to_save; leave it out"
+        )
+    if trained and plus != 1 and not factors_b:
+        raise UserError(
+            f"loraplus_lr_ratio={loraplus_lr_ratio}: the model trains no factor B; leave it out"
+        )
+    ratios = rate_by_parameter(model)
+    rates = {
+        name: lr * ratios.get(name, 1.0) * (plus if name in factors_b else 1.0) for name in trained
+    }
+    return rates if of_head is None else rates | dict.fromkeys(heads, of_head)
 
 
 def rate_by_parameter(model: nn.Module) -> dict[str, float]:
@@ -139,11 +188,21 @@ class _Held:
 
 @dataclass
 class _Known:
-    """What is remembered of an optimiser: how many parameters, its factors, its last rates."""
+    """What is remembered of an optimiser.
+
+    Attributes:
+        parameters: How many it has.
+        held: Its factors.
+        apart: Pairs of groups whose factors ask for different rates.
+        warned: Whether it was said that the ratios have no effect.
+        rates: Rate of each group in the last step.
+    """
 
     parameters: int
     held: list[_Held]
-    rates: list[float] = field(default_factory=list)  # of each group
+    apart: set[tuple[int, int]] = field(default_factory=set)
+    warned: bool = False
+    rates: list[float] = field(default_factory=list)
 
 
 _known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
@@ -164,11 +223,13 @@ def _before_step(optimizer: Optimizer, *_: Any) -> None:
     if known is None or known.parameters != count:
         known = _Known(count, list(_factors_of(optimizer)))
         _known[optimizer] = known
+        known.apart = _apart(known.held)
         if known.held:
             _check_optimizer(optimizer, known.held)
-            _warn_if_rates_are_ignored(optimizer, known.held)
+            known.warned = _warn_if(_ignores_rates(optimizer, known.held), _NOT_OURS)
         else:
-            _check_pieces(optimizer)
+            known.warned = _warn_if(_check_pieces(optimizer), _NOT_OURS)
+    known.warned = known.warned or _warn_if(_are_alike(optimizer, known.apart), _SET_ALIKE)
     if known.held:  # schedulers change them before anybody logs
         known.rates = [float(group["lr"]) for group in optimizer.param_groups]
     noted = []
@@ -219,8 +280,12 @@ def _check_optimizer(optimizer: Optimizer, held: list[_Held]) -> None:
         )
 
 
-def _check_pieces(optimizer: Optimizer) -> None:
-    """Raise a UserError where ZeRO's flat pieces hide what has to be kept apart."""
+def _check_pieces(optimizer: Optimizer) -> bool:
+    """Whether an optimiser of ZeRO's flat pieces ignores the roles' rates.
+
+    Raises:
+        UserError: The pieces hide what has to be kept apart.
+    """
     theirs = [factor for factor in alive if _is_deepspeeds(factor.weight)]
     decays = any(group.get("weight_decay") for group in optimizer.param_groups)
     if decays and any(factor.is_anchored for factor in theirs):
@@ -234,6 +299,11 @@ def _check_pieces(optimizer: Optimizer) -> None:
             "DeepSpeed ZeRO steps on flat pieces of the factors, where roles of one fused layer "
             "cannot have rates of their own; give them one lr_ratio, or use DDP or FSDP version 2"
         )
+    # Which piece is whose cannot be told: at one rate for all, the ratios are lost for certain.
+    trained = [factor for factor in theirs if factor.weight.requires_grad]
+    ratios = {block.lr_ratio for factor in trained for block in factor.blocks}
+    used = {float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups}
+    return not rates and len(ratios) > 1 and len(used) == 1
 
 
 def _is_deepspeeds(weight: Tensor) -> bool:
@@ -241,14 +311,44 @@ def _is_deepspeeds(weight: Tensor) -> bool:
     return hasattr(weight, "ds_id") or hasattr(weight, "_hp_mapping")
 
 
-def _warn_if_rates_are_ignored(optimizer: Optimizer, held: list[_Held]) -> None:
-    if not _ignores_rates(optimizer, held):
-        return
-    logger.warning(
-        "this optimiser trains roles with different lr_ratio at one rate, so the ratio has no "
-        "effect; pass Trainer(optimizers=(ailora.create_optimizer(model, lr=...), None)) or set "
-        "bake_rates=True"
-    )
+_NOT_OURS = (
+    "pass Trainer(optimizers=(ailora.create_optimizer(model, lr=...), None)) or set bake_rates=True"
+)
+_SET_ALIKE = (
+    'something gave groups with different rates the same one (a loop over group["lr"], or a '
+    "schedule with one max_lr); scale each group's own, or set bake_rates=True"
+)
+
+
+def _warn_if(ignored: bool, mend: str) -> bool:
+    if ignored:
+        logger.warning(
+            "this optimiser trains roles with different lr_ratio at one rate, so the ratio has no "
+            "effect; %s",
+            mend,
+        )
+    return ignored
+
+
+def _apart(held: list[_Held]) -> set[tuple[int, int]]:
+    """Pairs of groups that hold the same side of roles with different ratios."""
+    first = {(one.factor.side, one.factor.blocks[0].lr_ratio, one.group) for one in held}
+    return {
+        (group, another)
+        for side, ratio, group in first
+        for other, its_ratio, another in first
+        if side == other and ratio != its_ratio and group < another
+    }
+
+
+def _are_alike(optimizer: Optimizer, apart: set[tuple[int, int]]) -> bool:
+    """Whether groups have one rate that asked for several; a rate of 0 is a warm-up's."""
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    if any(rates[one] == rates[other] != 0 for one, other in apart):
+        return True
+    # One ratio of all roles is lost to the head's groups; True is what older checkpoints hold.
+    asked = {group.get(RATES) for group in optimizer.param_groups}
+    return len(asked) > 1 and None not in asked and len(set(rates)) == 1 and rates[0] != 0
 
 
 def _ignores_rates(optimizer: Optimizer, held: list[_Held]) -> bool:

@@ -93,6 +93,21 @@ class RunConfig:
         "Roles to adapt and their ranks, such as q=8,k=8 (table 5 of the paper). Default: q and v.",
         at_least=1,
     )
+    directions: Literal["own", "random"] = _method(
+        "own", "Start from the method's directions, or from random ones of the same sizes."
+    )
+    scale: Literal["sigma", "unit", "matched"] | float = _method(
+        "sigma",
+        "Size of the start: the singular values; 1 in their place; what makes the first step as "
+        "long as LoRA's; or a number that multiplies them.",
+        above=0,
+    )
+    lr_ratio: float | None = _method(
+        None,
+        "Rate of v as a multiple of the other roles'. Default: the method's own, 2 for ailora and "
+        "reailora, else 1.",
+        above=0,
+    )
     bottleneck: int = _method(64, "Width of Houlsby's adapters.", at_least=1)
     vera_rank: int = _method(256, "Rank of VeRA's shared matrices.", at_least=1)
 
@@ -100,6 +115,15 @@ class RunConfig:
         "demo", "'demo' (the embedded encoder; a decoder for text), a folder, or a hub name."
     )
     lr: float = _training(2e-3, "Learning rate; AILoRA's v has twice this.", above=0)
+    head_lr: float | None = _training(
+        None,
+        "Rate of the task's head, whatever the method's. Default: the rate, so that it moves with "
+        "it.",
+        above=0,
+    )
+    loraplus_lr_ratio: float = _training(
+        1.0, "Rate of each factor B as a multiple of A's, as in LoRA+.", above=0
+    )
     epochs: float = _training(2.0, "Passes over the training rows.", above=0)
     batch_size: int = _training(16, "Rows per step.", at_least=1)
     micro_batch_size: int | None = _training(
@@ -326,7 +350,7 @@ class Setting:
     Attributes:
         name: Name of the field; options write ``-`` for ``_``.
         kind: int, float, str, bool, ``Sequence`` (of texts) or ``Mapping`` (roles to ranks).
-        choices: The texts that are allowed; empty for any.
+        choices: The texts that are allowed, for a float beside its numbers; empty for any.
         optional: Whether None is allowed.
         default, first, help, group, passed_on, names_run, off: As in the field.
         bounds: ``at_least``, ``above``, ``below``; None where there is none.
@@ -348,11 +372,30 @@ class Setting:
     @property
     def range(self) -> str:
         """The values that are allowed, in words; empty for any of the kind."""
-        if self.choices:
-            return " or ".join(self.choices)
         words = {"at_least": "at least", "above": "above", "below": "below"}
         bounds = ((words[name], bound) for name, bound in self.bounds.items() if bound is not None)
-        return " and ".join(f"{word} {bound}" for word, bound in bounds)
+        number = " and ".join(f"{word} {bound}" for word, bound in bounds)
+        if self.choices and self.kind is float:
+            return " or ".join((*self.choices, f"a number {number}".rstrip()))
+        return " or ".join(self.choices) if self.choices else number
+
+    def of_text(self, text: str, said: str = "") -> Any:
+        """The value of a setting that is no list or table from how it is typed.
+
+        Args:
+            text: The value as a text.
+            said: As in `checked`.
+
+        Raises:
+            UserError: As `checked`.
+        """
+        if self.kind not in (int, float) or text in self.choices:
+            return self.checked(text, said)
+        try:
+            value: Any = self.kind(text)
+        except ValueError:
+            value = text  # for the message
+        return self.checked(value, said)
 
     def checked(self, value: Any, said: str = "") -> Any:
         """The value as the field holds it: 2 as 2.0 in a float, a list as a tuple.
@@ -367,6 +410,8 @@ class Setting:
         if value is None and self.optional:
             return None
         said = said or f"{self.name}="
+        if self.choices and value in self.choices:
+            return value
         if not self._fits(value):
             raise UserError(f"{said}{value!r}: must be {self._wanted()}")
         numbers = value.values() if self.kind is Mapping else [value]
@@ -379,8 +424,6 @@ class Setting:
         return dict(value) if self.kind is Mapping else value
 
     def _fits(self, value: Any) -> bool:
-        if self.choices:
-            return value in self.choices
         if self.kind is float:
             return _is_number(value) and math.isfinite(value)
         if self.kind is Sequence:
@@ -391,7 +434,7 @@ class Setting:
                 and value.keys() <= set(get_args(RoleName))
                 and all(type(rank) is int for rank in value.values())
             )
-        return type(value) is self.kind
+        return type(value) is self.kind and not self.choices
 
     def _wanted(self) -> str:
         kinds = {
@@ -459,16 +502,15 @@ def _settings() -> dict[str, Setting]:
     hints = get_type_hints(RunConfig)
     found = {}
     for one in fields(RunConfig):
-        hint, optional = hints[one.name], False
-        if get_origin(hint) in (Union, UnionType):
-            hint, optional = next(arg for arg in get_args(hint) if arg is not NoneType), True
-        choices = get_args(hint) if get_origin(hint) is Literal else ()
-        kind = str if choices else get_origin(hint) or hint
+        hint = hints[one.name]
+        hints_of = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        choices = [get_args(arg) for arg in hints_of if get_origin(arg) is Literal]
+        kinds = [arg for arg in hints_of if arg is not NoneType and get_origin(arg) is not Literal]
         found[one.name] = Setting(
             name=one.name,
-            kind=kind,
-            choices=choices,
-            optional=optional,
+            kind=(get_origin(kinds[0]) or kinds[0]) if kinds else str,
+            choices=choices[0] if choices else (),
+            optional=NoneType in hints_of,
             default=one.default,
             **one.metadata,
         )

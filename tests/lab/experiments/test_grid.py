@@ -42,6 +42,8 @@ def test_any_setting_can_be_an_axis() -> None:
         ({"lr": (1e-3, -1)}, "lr=-1"),
         ({"method": "lora"}, "a list"),
         ({"seed": 3}, "a list"),
+        ({"method": ("lora", "lora:scale=unit")}, "scale='unit' is not for method 'lora'"),
+        ({"method": ("pissa:scale=unit",), "scale": (2, 3)}, "scale stands in method"),
     ],
 )
 def test_what_is_no_grid_is_named(axes: dict[str, Any], words: str) -> None:
@@ -52,3 +54,15 @@ def test_what_is_no_grid_is_named(axes: dict[str, Any], words: str) -> None:
 def test_runs_of_overlapping_grids_are_done_once() -> None:
     one, other = Grid(axes={"lr": (1e-3, 2e-3)}), Grid(axes={"lr": (2e-3, 4e-3)})
     assert [run.lr for run in distinct([one, other])] == [1e-3, 2e-3, 4e-3]
+
+
+def test_a_method_has_settings_of_its_own_and_what_is_equal_is_done_once() -> None:
+    texts = ("pissa", "pissa:scale=unit", "pissa:lr_ratio=1", "ailora:lr_ratio=1")
+    runs = [
+        (run.method, run.scale, run.lr_ratio) for run in distinct([Grid(axes={"method": texts})])
+    ]
+    assert runs == [
+        ("pissa", "sigma", None),
+        ("pissa", "unit", None),
+        ("ailora", "sigma", 1.0),
+    ]

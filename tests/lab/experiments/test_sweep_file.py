@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ailora.errors import UserError
-from ailora.lab.experiments.grid import distinct
+from ailora.lab.experiments.grid import Grid, distinct
 from ailora.lab.experiments.sweep_file import read_sweep_file, sweep_file_text
 from ailora.lab.training import RunConfig
 
@@ -193,6 +193,20 @@ def test_a_whole_grid_is_one_grid(tmp_path: Path) -> None:
     assert text.count("[[grid]]") == 1
     assert 'method = ["lora", "ailora"]' in text
     assert ids(again(grid(), tmp_path)) == ids(grid())
+
+
+VARIED = ("lora", "lora:lr_ratio=2", "pissa:directions=random:scale=unit", "milora:scale=0.5")
+
+
+@pytest.mark.parametrize("methods", [VARIED, VARIED[1:2]], ids=["several", "one"])
+def test_methods_with_settings_of_their_own_are_values_of_one_axis(
+    methods: tuple[str, ...], tmp_path: Path
+) -> None:
+    configs = list(Grid(axes={"method": methods, "seed": (0, 1)}).runs())
+    text = sweep_file_text(asdict(config) for config in configs)
+    assert text.count("[[grid]]") == 1
+    assert ("method = [" in text) == (len(methods) > 1)
+    assert ids(again(configs, tmp_path)) == ids(configs)
 
 
 def test_another_setting_gives_another_file() -> None:

@@ -22,6 +22,7 @@ from ailora.lab import methods
 from ailora.lab.analysis.changes import Change, adapter_changes, changes_between
 from ailora.lab.methods.houlsby import houlsby
 from ailora.lab.methods.saving import WEIGHTS, read_record
+from ailora.lab.methods.variants import variant_of
 from ailora.lab.settings import RunConfig
 from ailora.lab.training.folder import RunFolder
 from ailora.lab.training.model import load_pretrained
@@ -39,7 +40,8 @@ class Run:
 
     Attributes:
         path: The run's folder.
-        method, model, task, seed: Settings it was trained with.
+        method, model, task, seed: Settings it was trained with; the method with its own as
+            `ailora.lab.methods.variants` writes them.
         data: Fingerprint of the data.
         tuned: The model with what was learned: a PEFT model, or one of transformers'.
         changes: dW of each projection that the method can move, in model order; empty for Houlsby
@@ -79,14 +81,15 @@ def read_run(path: Path) -> Run:
         raise UserError(f"{path}: no finished run (result.json cannot be read); finish it first")
     try:
         config, data = result["config"], result["data"]
-        known = {name: config[name] for name in ("method", "model", "task", "seed")}
+        known = {name: config[name] for name in ("model", "task", "seed")}
+        method = variant_of(config)
         fingerprint, labels = data["fingerprint"], data["labels"]
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{path / 'result.json'}: lacks {error}; made by another version"
         ) from error
     tuned, changes = _learned(path / "adapter", known["model"], len(labels) if labels else 1)
-    return Run(path=path, data=fingerprint, tuned=tuned, changes=changes, **known)
+    return Run(path=path, data=fingerprint, tuned=tuned, changes=changes, method=method, **known)
 
 
 def check_comparable(run: Run, full: Run) -> list[str]:

@@ -117,6 +117,7 @@ def _check(other: str | None, full: Path | None, texts: Path | None, *, of_run: 
 def _of_run(path: Path, full: Path | None, texts: Path | None, intruders: bool) -> _Found:
     from ailora.lab.analysis.forgetting import on_texts, read_texts
     from ailora.lab.analysis.runs import check_comparable, read_run
+    from ailora.lab.methods.variants import in_words
 
     lines = read_texts(texts) if texts else None
     run = read_run(path)
@@ -126,7 +127,7 @@ def _of_run(path: Path, full: Path | None, texts: Path | None, intruders: bool) 
         notes = [f"Mind: {note}." for note in check_comparable(run, reference)]
     said = on_texts(run, lines) if lines else None
     return _changed(
-        f"{run.method} on {run.task}, seed {run.seed}",
+        f"{in_words(run.method)} on {run.task}, seed {run.seed}",
         run.changes,
         reference,
         intruders,

@@ -33,7 +33,8 @@ def compare(
     settings: options.Given,
     preset: options.Preset = None,
     methods: Annotated[
-        str, typer.Option(help="Methods, separated by commas.")
+        str,
+        typer.Option(help="Methods, with commas between; lora:lr_ratio=2 is one too."),
     ] = "lora,pissa,milora,ailora,reailora",
     seeds: Annotated[str, typer.Option(help="Each method is trained once per seed.")] = "0,1",
     lr: Annotated[

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # A setting as Python's messages write it: rank=0, on_broken='skip', text=('a', 'b').
 _SAID = re.compile(
-    rf"(?<![\w.\-/?&])(?P<name>{'|'.join(SETTINGS)})="
+    rf"(?<![\w.\-/?&:])(?P<name>{'|'.join(SETTINGS)})="
     r"(?P<value>\"[^\"]*\"|'[^']*'|\([^()]*\)|\[[^\[\]]*\]|[\w.+-]*[\w+-])"
 )
 
@@ -178,7 +178,8 @@ def _option(setting: Setting, default: Any) -> Any:
     if default is not None and "Default:" not in text:
         shown = _shown(default)
         text += f" Default: {shown}."
-    kind = setting.kind if setting.kind in (int, float, bool) else str
+    plain = setting.kind in (int, float, bool) and not setting.choices
+    kind = setting.kind if plain else str
     declared = [f"--{_spelled(setting.name)}/--{setting.off}"] if setting.off else []
     option = typer.Option(*declared, help=text, show_default=False, rich_help_panel=setting.group)
     return Annotated[kind | None, option]
@@ -200,6 +201,8 @@ def _checked(setting: Setting, value: Any) -> Any:
         value = names(option, value)
     elif setting.kind is Mapping:
         value = _ranks(option, value)
+    elif isinstance(value, str):
+        return setting.of_text(value, f"{option} ")
     return setting.checked(value, f"{option} ")
 
 

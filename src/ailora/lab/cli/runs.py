@@ -143,7 +143,7 @@ def _run_table(found: Sequence[Stored]) -> Table:
     from rich.text import Text
 
     from ailora.lab.cli.words import result_words
-    from ailora.lab.experiments.wording import value_words
+    from ailora.lab.experiments.wording import setting_words
 
     names = _varied(found)
     reasons = any(map(_reason, found))
@@ -151,7 +151,7 @@ def _run_table(found: Sequence[Stored]) -> Table:
     for column in ("run", "state", *names, "lr", "seed", "score", *["reason"] * reasons):
         table.add_column(column, overflow="fold")
     for run in found:
-        settings = [value_words(run.config.get(name, "")) for name in (*names, "lr", "seed")]
+        settings = [setting_words(run.config, name) for name in (*names, "lr", "seed")]
         score = result_words(run.result) if run.result else ""
         ended = (score, *[_reason(run)] * reasons)
         table.add_row(*map(Text, (run.run_id, run.state, *settings, *ended)))

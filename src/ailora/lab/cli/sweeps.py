@@ -25,7 +25,7 @@ from ailora.lab.experiments.engines.here import Here
 from ailora.lab.experiments.jobs import Elsewhere, Ended, Event, Step, Tasks, jobs_of
 from ailora.lab.experiments.store import Failure
 from ailora.lab.experiments.sweep import Agenda
-from ailora.lab.experiments.wording import counted, duration, number_words, value_words
+from ailora.lab.experiments.wording import counted, duration, number_words, setting_words
 
 if TYPE_CHECKING:
     from ailora.lab.experiments import Outcome, Store
@@ -276,6 +276,6 @@ def standings_table(runs: Sequence[Run], names: Sequence[str], title: str) -> Ta
     for one in standings(runs):
         spread = "" if one.spread is None else f" ± {one.spread:.4f}"
         scores = (one.metric, f"{one.selection:.4f}", f"{one.test:.4f}{spread}")
-        settings = (value_words(one.config[name]) for name in names)
+        settings = (setting_words(one.config, name) for name in names)
         table.add_row(*map(Text, (*settings, number_words(one.rate), str(one.seeds), *scores)))
     return table

@@ -29,7 +29,7 @@ def train(
     `ailora train --task cola --model FacebookAI/roberta-large --preset paper`
     """
     from ailora.cli.console import console, progress, quiet_libraries, say, show
-    from ailora.lab.methods.table import method_named
+    from ailora.lab.methods.variants import checked, in_words, variant_of
     from ailora.lab.tasks import load_task
     from ailora.lab.tasks.statement import LINES
     from ailora.lab.training import train as run
@@ -38,8 +38,7 @@ def train(
     quiet_libraries()
     task, model = settings.get("task", "movies"), settings.get("model", "demo")
     published = options.published_for(preset, task, model)
-    config = options.run_config(settings, published)
-    method_named(config.method)
+    config = checked(options.run_config(settings, published))
     check_writable(out)
     _say_sources(published)
     with console.status("reading the data"):
@@ -47,11 +46,11 @@ def train(
     for words in data.said(most=LINES):
         say(words)
     with progress() as bar:
-        line = bar.add_task(f"{config.method} on {data.name}", total=None)
+        what_is_trained = f"{in_words(variant_of(vars(config)))} on {data.name}"
+        line = bar.add_task(what_is_trained, total=None)
 
         def tell(step: int, steps: int, what: str) -> None:
-            words = f"{config.method} on {data.name}: {what}"
-            bar.update(line, description=words, completed=step, total=steps)
+            bar.update(line, description=f"{what_is_trained}: {what}", completed=step, total=steps)
 
         result = run(config, data, out, resume=resume, on_progress=tell)
     show(_table(result), whole=("", "test"), drop=("majority", "selection"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ailora.lab.experiments.wording import metric_label, number_words, value_words
+from ailora.lab.experiments.wording import metric_label, number_words, setting_words, value_words
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def run_words(config: Mapping[str, Any], names: Sequence[str]) -> str:
     """A run by its method, what else differs (``names``), rate and seed."""
     others = "".join(f"  {name} {value_words(config[name])}" for name in names if name != "method")
-    rate = number_words(config["lr"])
-    return f"{config['method']:<9}{others}  lr {rate:<7} seed {config['seed']}"
+    method, rate = setting_words(config, "method"), number_words(config["lr"])
+    return f"{method:<9}{others}  lr {rate:<7} seed {config['seed']}"
 
 
 def result_words(result: dict[str, Any] | Failure) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ailora.lab.experiments.store import Run
 from ailora.lab.experiments.wording import metric_label
+from ailora.lab.methods.variants import CONTROLS
 
 
 def setting_of(run: Run) -> str:
@@ -82,8 +83,12 @@ def standings(runs: Sequence[Run]) -> list[Standing]:
 
 
 def varied(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the settings that differ between runs, except rate and seed; the method first."""
-    names = [name for name in configs[0] if name not in ("method", "lr", "seed")] if configs else []
+    """Names of the settings that differ between runs, except rate and seed; the method first.
+
+    The method stands for its own settings too: `ailora.lab.methods.variants`.
+    """
+    unsaid = ("method", *CONTROLS, "lr", "seed")
+    names = [name for name in configs[0] if name not in unsaid] if configs else []
     return ["method"] + [
         name for name in names if any(config.get(name) != configs[0][name] for config in configs)
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ailora.errors import UserError
-from ailora.lab.methods.table import method_named
+from ailora.lab.methods.variants import checked, read_variant
 from ailora.lab.settings import RunConfig, check_name
 
 
@@ -19,7 +19,8 @@ class Grid:
     Attributes:
         common: The settings that all runs share.
         axes: Values to combine by the name of a `RunConfig` field: method, task, model, rank, lr,
-            seed, or any other. The last axis changes fastest.
+            seed, or any other. The last axis changes fastest. A method may have settings beside
+            its name: ``"pissa:scale=unit"`` (`ailora.lab.methods.variants`).
 
     Raises:
         UserError: A name that is no setting, an unknown method, an axis without values or with
@@ -36,13 +37,21 @@ class Grid:
                 raise UserError(f"{name}={values!r}: give a list of at least one value")
             if any(value in values[:index] for index, value in enumerate(values)):
                 raise UserError(f"{name}={list(values)}: give each value once")
-        for method in {run.method for run in self.runs()}:
-            method_named(method)
+        for text in self.axes.get("method", ()):
+            for name in read_variant(text).keys() & self.axes.keys() - {"method"}:
+                raise UserError(
+                    f"{name} stands in method {text!r} and has values of its own; "
+                    "give it in one of them"
+                )
+        list(self.runs())  # settings that a method cannot have are refused here
 
     def runs(self) -> Iterator[RunConfig]:
         """Every run, as the axes are nested."""
         for values in itertools.product(*self.axes.values()):
-            yield replace(self.common, **dict(zip(self.axes, values, strict=True)))
+            given = dict(zip(self.axes, values, strict=True))
+            if "method" in given:
+                given |= read_variant(given["method"])
+            yield checked(replace(self.common, **given))
 
 
 def distinct(grids: Sequence[Grid]) -> list[RunConfig]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from ailora.errors import UserError
 from ailora.lab.experiments.store import Failure, Run, Store, failure_of
 from ailora.lab.lock import LockedError, held
+from ailora.lab.methods.variants import checked
 from ailora.lab.settings import RunConfig
 from ailora.lab.tasks import Task, load_task
 from ailora.lab.tasks.statement import LINES
@@ -77,7 +78,12 @@ class Tasks:
         return self._loaded[key]
 
     def job(self, config: RunConfig) -> Job:
-        """The run with its name. Data that could not be read is not tried again."""
+        """The run with its name. Data that could not be read is not tried again.
+
+        Raises:
+            UserError: The method is not known, or has no such setting.
+        """
+        config = checked(config)
         key = _key(config)
         if key not in self._known:
             self._known[key] = self._ask(config)

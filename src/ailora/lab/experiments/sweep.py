@@ -23,6 +23,7 @@ from ailora.lab.experiments.jobs import (
     unread_id,
 )
 from ailora.lab.experiments.store import Failure, Run, Store
+from ailora.lab.experiments.wording import setting_words
 from ailora.lab.training import RunConfig
 
 POLL = 2.0  # seconds between two looks at a run that another process is doing
@@ -68,9 +69,9 @@ class Outcome:
         for run in self.runs:
             config, metric = run["config"], run["data"]["metric"]
             scores = (f"{run['metrics'][split][metric]:.4f}" for split in ("selection", "test"))
-            rows.append((*(str(config[name]) for name in _SHOWN), metric, *scores))
+            rows.append((*(setting_words(config, name) for name in _SHOWN), metric, *scores))
         failed = (
-            f"failed: {', '.join(str(one.config.get(name)) for name in _SHOWN)}: {one.reason}"
+            f"failed: {', '.join(setting_words(one.config, name) for name in _SHOWN)}: {one.reason}"
             for one in self.failed
         )
         return html_table((*_SHOWN, "metric", "selection", "test"), rows, notes=failed)

@@ -11,6 +11,8 @@ from typing import Any
 from ailora.errors import UserError
 from ailora.lab.experiments.grid import Grid
 from ailora.lab.experiments.wording import number_words
+from ailora.lab.methods.table import METHODS
+from ailora.lab.methods.variants import CONTROLS, read_variant, variant_of
 from ailora.lab.settings import SETTINGS, RunConfig, check_name
 from ailora.lab.tasks.registry import run_file
 
@@ -67,11 +69,11 @@ def sweep_file_text(configs: Iterable[Mapping[str, Any]]) -> str:
     Args:
         configs: Settings of runs as dictionaries, as their ``config.json`` and result hold them.
     """
-    parts: list[_Part] = [(json.dumps(dict(config)), {}) for config in configs]
+    parts: list[_Part] = [(json.dumps(_with_variant(config)), {}) for config in configs]
     for axis in _AXES:
         parts = _joined(parts, axis)
     grids = [_with_scalars(json.loads(shared), axes) for shared, axes in parts]
-    return "\n".join(_grid_text(common, axes) for common, axes in grids)
+    return "\n".join(_grid_text(_without_variant(common), axes) for common, axes in grids)
 
 
 def _of_python(path: Path) -> tuple[Grid, ...]:
@@ -127,6 +129,20 @@ def _table(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise UserError(f"{where} must be a table of names and values, not {value!r}")
     return value
+
+
+def _with_variant(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the method's own in its name, so that variants can be values of one axis."""
+    if config["method"] not in METHODS:
+        return dict(config)
+    others = {name: value for name, value in config.items() if name not in CONTROLS}
+    return {**others, "method": variant_of(config)}
+
+
+def _without_variant(common: Mapping[str, Any]) -> dict[str, Any]:
+    """The method's own settings as settings again, where it is no axis."""
+    is_variant = ":" in common.get("method", "")
+    return {**common, **read_variant(common["method"])} if is_variant else dict(common)
 
 
 def _joined(parts: Iterable[_Part], axis: str) -> list[_Part]:

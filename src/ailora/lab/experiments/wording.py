@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ailora.lab.methods.variants import in_words, variant_of
+
 
 def counted(number: int, noun: str) -> str:
     """``1 run``, ``2 runs``, ``1,000 runs``."""
@@ -30,6 +32,13 @@ def value_words(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "+".join(map(value_words, value))
     return str(value)
+
+
+def setting_words(config: Mapping[str, Any], name: str) -> str:
+    """A setting of a run; its method with what differs from it, as in ``lora, V at 2x``."""
+    if name == "method":
+        return in_words(variant_of(config))
+    return value_words(config.get(name, ""))
 
 
 def metric_label(data: Mapping[str, Any], name: str | None = None) -> str:

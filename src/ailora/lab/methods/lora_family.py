@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from ailora.adapters import AILoRAConfig, Role, get_peft_model, presets
 from ailora.adapters.selection import select
-from ailora.adapters.starts import check_rank_fits
+from ailora.adapters.starts import STARTS, check_rank_fits
 from ailora.checkpoints.structure import task_type_of
 from ailora.lab.methods.table import Batches
 from ailora.lab.methods.targets import head_names
@@ -89,19 +89,33 @@ def configured(
         "modules_to_save": head_names(model) or None,
         **fields,
     }
-    if settings.ranks is not None:
-        fields["roles"] = _roles(preset, settings)
+    fields["roles"] = _roles(fields.get("roles") or preset().roles, settings)
     config = preset(r=settings.rank, **fields)
     for one in select(model, config).chosen:  # LoRA too, to treat all alike
         check_rank_fits(one.projection, one.rank)
     return config
 
 
-def _roles(preset: Preset, settings: RunConfig) -> dict[RoleKey, Role]:
-    """The settings' roles at their ranks; those the preset says nothing of start as LoRA does."""
-    own = preset().roles
-    found: dict[RoleKey, Role] = {}
-    for name, rank in (settings.ranks or {}).items():
-        role = own.get(name, Role(init="gaussian"))
-        found[name] = Role(init=role.init, lr_ratio=role.lr_ratio, r=rank)
-    return found
+_RANDOM = {"principal": "orthonormal", "minor": "orthonormal_minor"}
+
+
+def _roles(own: Mapping[RoleKey, Role], settings: RunConfig) -> dict[RoleKey, Role]:
+    """The method's roles as the settings have them.
+
+    With ranks these are the settings' roles; those that the method says nothing of start as LoRA
+    does.
+    """
+    if settings.ranks is not None:
+        gaussian = Role(init="gaussian")
+        ranks = settings.ranks.items()
+        own = {name: replace(own.get(name, gaussian), r=rank) for name, rank in ranks}
+    return {name: _as_set(name, role, settings) for name, role in own.items()}
+
+
+def _as_set(name: RoleKey, role: Role, settings: RunConfig) -> Role:
+    random, ratio = settings.directions == "random", settings.lr_ratio
+    init = _RANDOM.get(role.init, role.init) if random else role.init
+    # A gaussian start has no size to set: beside ranks, some roles of any method have it.
+    scale = "sigma" if STARTS[init].zero else settings.scale
+    rate = ratio if name == "v" and ratio is not None else role.lr_ratio
+    return replace(role, init=init, scale=scale, lr_ratio=rate)

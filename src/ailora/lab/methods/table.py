@@ -7,7 +7,7 @@ when the method is built.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -27,8 +27,8 @@ class Look(NamedTuple):
     """Colour, line and marker in every figure; any two methods differ in two of them."""
 
     color: str
-    line: str
-    marker: str
+    line: str | tuple[int, tuple[int, ...]]
+    marker: str | int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,8 @@ class Method:
         sized_as: Name of a method with the same parameters that reads no weight and no data, so
             that they can be counted on the meta device; empty where ``build`` itself can.
         needs_data: Whether ``build`` needs batches.
+        controls: The settings of `ailora.lab.methods.variants` that it can have.
+        own: Values of those that it has anyway.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Method:
     file: str = ""
     sized_as: str = ""
     needs_data: bool = False
+    controls: tuple[str, ...] = ()
+    own: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def build(self) -> Build:
@@ -61,6 +65,13 @@ class Method:
         module = import_module(f"ailora.lab.methods.{self.file or self.name}")
         return cast(Build, getattr(module, self.name))
 
+
+_PLUS = ("loraplus_lr_ratio",)
+_RATES = ("lr_ratio", *_PLUS)
+_ALL = ("directions", "scale", *_RATES)
+_ONE_RATE = {"lr_ratio": 1.0}
+_AS_LORA = {"lr_ratio": 1.0, "scale": "matched"}  # the size that "matched" matches
+_TWICE = {"lr_ratio": 2.0}
 
 # Colours are Okabe and Ito's palette, told apart by people who see colours differently; methods of
 # one colour differ in line and marker.
@@ -73,6 +84,8 @@ METHODS: dict[str, Method] = {
             note="a Gaussian A and a zero B on q and v, one rate (Hu et al. 2021)",
             look=Look("#666666", "-", "o"),
             file="lora_family",
+            controls=_RATES,
+            own=_AS_LORA,
         ),
         Method(
             name="pissa",
@@ -81,6 +94,8 @@ METHODS: dict[str, Method] = {
             look=Look("#E69F00", "--", "s"),
             file="lora_family",
             sized_as="lora",
+            controls=_ALL,
+            own=_ONE_RATE,
         ),
         Method(
             name="milora",
@@ -89,6 +104,8 @@ METHODS: dict[str, Method] = {
             look=Look("#009E73", "-.", "^"),
             file="lora_family",
             sized_as="lora",
+            controls=_ALL,
+            own=_ONE_RATE,
         ),
         Method(
             name="ailora",
@@ -97,6 +114,8 @@ METHODS: dict[str, Method] = {
             look=Look("#0072B2", "-", "D"),
             file="lora_family",
             sized_as="lora",
+            controls=_ALL,
+            own=_TWICE,
         ),
         Method(
             name="reailora",
@@ -105,6 +124,8 @@ METHODS: dict[str, Method] = {
             look=Look("#CC79A7", ":", "v"),
             file="lora_family",
             sized_as="lora",
+            controls=_ALL,
+            own=_TWICE,
         ),
         Method(
             name="full",
@@ -130,6 +151,8 @@ METHODS: dict[str, Method] = {
             note="LoRA of a weight's directions, with learned norms (Liu et al. 2024)",
             look=Look("#009E73", ":", "<"),
             file="lora_family",
+            controls=_RATES,
+            own=_AS_LORA,
         ),
         Method(
             name="rslora",
@@ -137,6 +160,8 @@ METHODS: dict[str, Method] = {
             note="LoRA with the scale alpha / sqrt(rank) (Kalajdzievski 2023)",
             look=Look("#E69F00", "-.", ">"),
             file="lora_family",
+            controls=_RATES,
+            own=_AS_LORA,
         ),
         Method(
             name="vera",
@@ -150,12 +175,15 @@ METHODS: dict[str, Method] = {
             note="an orthonormal B and A from W = Q R (Büyükakyüz 2024)",
             look=Look("#D55E00", "--", "d"),
             sized_as="lora",
+            controls=_RATES,
+            own=_ONE_RATE,
         ),
         Method(
             name="orthogonal",
             label="orthogonal",
             note="random A and B with B A = 0, neither of them zero (PEFT's)",
             look=Look("#56B4E9", ":", "p"),
+            controls=_PLUS,
         ),
         Method(
             name="eva",
@@ -164,6 +192,7 @@ METHODS: dict[str, Method] = {
             look=Look("#0072B2", ":", "1"),
             sized_as="lora",
             needs_data=True,
+            controls=_PLUS,
         ),
         Method(
             name="lora_ga",
@@ -172,6 +201,8 @@ METHODS: dict[str, Method] = {
             look=Look("#000000", "-.", "2"),
             sized_as="lora",
             needs_data=True,
+            controls=_RATES,
+            own=_ONE_RATE,
         ),
         Method(
             name="corda",
@@ -180,6 +211,8 @@ METHODS: dict[str, Method] = {
             look=Look("#666666", ":", "3"),
             sized_as="lora",
             needs_data=True,
+            controls=_RATES,
+            own=_ONE_RATE,
         ),
         Method(
             name="mica",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ailora.errors import UserError
 from ailora.html_table import html_table
 from ailora.lab.experiments.wording import counted, metric_label, number_words
-from ailora.lab.methods.table import METHODS
+from ailora.lab.methods.variants import label_of, order_of, variant_of
 from ailora.lab.statistics import ENOUGH, Paired, Spread, paired, spread
 
 Run = dict[str, Any]  # the content of a run's result.json
@@ -136,7 +136,7 @@ class Comparison:
         cut = [method for method in self.methods if self._at_an_edge(method)]
         if not cut:
             return ""
-        names = ", ".join(name_of(method) for method in cut)
+        names = listed(map(name_of, cut))
         return (
             f" The best rate of {names} was the smallest or largest tried: a better one may lie "
             "beyond, so try a wider range."
@@ -196,17 +196,22 @@ class Summary:
     @property
     def difference(self) -> str:
         """The difference to LoRA with its interval, as tables write it."""
-        if self.paired is None or self.paired.difference is None:
-            return "-"
-        if self.paired.student is None:
-            return _signed(self.paired.difference, 4)
-        low, high = self.paired.student
-        return f"{_signed(self.paired.difference, 4)} [{_signed(low, 3)}, {_signed(high, 3)}]"
+        return difference_words(self.paired)
+
+
+def difference_words(pair: Paired | None) -> str:
+    """A paired difference with its interval, as tables write it."""
+    if pair is None or pair.difference is None:
+        return "-"
+    if pair.student is None:
+        return _signed(pair.difference, 4)
+    low, high = pair.student
+    return f"{_signed(pair.difference, 4)} [{_signed(low, 3)}, {_signed(high, 3)}]"
 
 
 def summarize(comparison: Comparison) -> list[Summary]:
     """A summary of every method, in the comparison's order."""
-    scores = {method: _by_seed(comparison, method) for method in comparison.methods}
+    scores = {method: scores_by_seed(comparison, method) for method in comparison.methods}
     against = paired(scores, BASELINE) if BASELINE in scores else {}
     return [
         Summary(
@@ -220,8 +225,8 @@ def summarize(comparison: Comparison) -> list[Summary]:
 
 
 def method_of(run: Run) -> str:
-    """The method of a run."""
-    return str(run["config"]["method"])
+    """The method of a run, with its settings as `ailora.lab.methods.variants` writes them."""
+    return variant_of(run["config"])
 
 
 def watched_of(run: Run) -> str:
@@ -252,15 +257,15 @@ def words_of(run: Run) -> str:
     return metric_label(run["data"], watched_of(run)).removeprefix("selection_")
 
 
-def order_of(method: str) -> tuple[int, str]:
-    """Sort key of the one order in which methods stand: known ones first."""
-    known = list(METHODS)
-    return (known.index(method) if method in known else len(known), method)
-
-
 def name_of(method: str) -> str:
-    """The method's name as papers write it."""
-    return METHODS[method].label if method in METHODS else method
+    """The method's name as papers write it, and what differs from it."""
+    return label_of(method)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a row: with semicolons where one has a comma in it."""
+    names = list(names)
+    return ("; " if any("," in name for name in names) else ", ").join(names)
 
 
 def score_of(run: Run, split: str = "test") -> float:
@@ -272,5 +277,6 @@ def _signed(value: float, digits: int) -> str:
     return f"{round(value, digits) + 0.0:+.{digits}f}"  # adding 0 turns -0 into 0
 
 
-def _by_seed(comparison: Comparison, method: str) -> dict[int, float]:
+def scores_by_seed(comparison: Comparison, method: str) -> dict[int, float]:
+    """A method's test scores by seed."""
     return {run["config"]["seed"]: score_of(run) for run in comparison.runs_of(method)}

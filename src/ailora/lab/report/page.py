@@ -15,8 +15,10 @@ from markupsafe import Markup
 from ailora.errors import UserError
 from ailora.files import write_atomic
 from ailora.lab.experiments.wording import counted, number_words
+from ailora.lab.report.causes import CAUSES_HEADER, causes_of, causes_rows, missing_of
 from ailora.lab.report.comparison import Comparison, Run, metric_words, name_of, summarize
 from ailora.lab.report.figures.comparison_figures import (
+    causes,
     left_out,
     selection_score,
     training_loss,
@@ -101,6 +103,8 @@ def as_markdown(report: StoreReport) -> str:
         scored = metric_words(part.comparison.runs[0]["data"])
         said = f"{part.comparison.caveat}{scored and f' Here {scored}.'}"
         lines += [f"## {part.title}\n", f"{said}\n", rows]
+        if found := causes_of(part.comparison):
+            lines += ["Difference to LoRA by cause:\n", markdown(CAUSES_HEADER, causes_rows(found))]
     for table in (*report.scores, *report.published):
         lines += [f"## {table.title}\n", table.markdown()]
     lines += [f"- {words}" for words in report.conclusions]
@@ -161,7 +165,7 @@ def _write(
 def _pictures(part: Part, folder: Path | None) -> dict[str, Markup]:
     """The figures of a part by name, also written into a folder if there is one."""
     found = {}
-    for make in _FIGURES:
+    for make in (*_FIGURES, *[causes] * bool(causes_of(part.comparison))):
         shown, name = partial(make, part.comparison), make.__name__
         ids = f"{part.name}-{name}"
         svg = draw(shown, folder / name, ids=ids) if folder else svg_of(lambda: shown()[0], ids)  # noqa: B023
@@ -187,6 +191,8 @@ def _section(comparison: Comparison, svgs: Mapping[str, Markup]) -> dict[str, An
         "seeds": comparison.seeds,
         "summary": (summary_header(comparison), summary_rows(comparison)),
         "verdicts": [(name_of(s.method), s.verdict) for s in summarize(comparison) if s.verdict],
+        "causes": (CAUSES_HEADER, causes_rows(causes_of(comparison))),
+        "missing": ",".join(missing_of(comparison)),
         "search": search_rows(comparison) if comparison.chosen == "selected" else None,
         "svgs": svgs,
         "left_out": left_out(comparison),

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ailora.lab.experiments.best_rates import at_best_rates
-from ailora.lab.report.comparison import Run, name_of, order_of
+from ailora.lab.methods.variants import CONTROLS, order_of, variant_of
+from ailora.lab.report.comparison import Run, name_of
 from ailora.lab.report.published import Column, PaperTable, Row
 from ailora.lab.statistics import ENOUGH, Paired, Spread, holm, paired, rank_over_tasks, spread
 
@@ -19,7 +20,8 @@ class Setting(NamedTuple):
     """One table row: a method and the settings that tell it apart.
 
     Attributes:
-        method: Name of the method.
+        method: Name of the method, with its own settings as `ailora.lab.methods.variants` writes
+            them.
         ranks: Roles and their ranks, where those are what varies.
         rank: Rank of all roles, where the table has runs of several.
         others: Other settings that differ between runs of this method, by name.
@@ -131,7 +133,7 @@ def settings_of(runs: Sequence[Run]) -> list[Setting]:
         names = [
             name
             for name in configs[0]
-            if name not in ("lr", "seed")
+            if name not in ("lr", "seed", *CONTROLS)
             and any(one.get(name) != configs[0][name] for one in configs)
         ]
         extra.setdefault(_where(configs[0]), {}).update(dict.fromkeys(names))
@@ -162,7 +164,7 @@ def _where(config: Mapping[str, Any]) -> tuple[str, str]:
 
 def _plain_setting(config: Mapping[str, Any]) -> Setting:
     ranks = tuple((config["ranks"] or {}).items())
-    return Setting(config["method"], ranks, None if ranks else config["rank"])
+    return Setting(variant_of(config), ranks, None if ranks else config["rank"])
 
 
 def _others(

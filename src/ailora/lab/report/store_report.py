@@ -13,9 +13,16 @@ from ailora.lab.experiments.best_rates import at_best_rates
 from ailora.lab.experiments.store import State, Stored
 from ailora.lab.experiments.sweep import Agenda
 from ailora.lab.experiments.sweep_file import sweep_file_text
-from ailora.lab.experiments.wording import duration, number_words, value_words
-from ailora.lab.methods.table import METHODS
-from ailora.lab.report.comparison import Comparison, Run, name_of, order_of, score_of
+from ailora.lab.experiments.wording import duration, number_words, setting_words, value_words
+from ailora.lab.methods.variants import note_of, order_of, variant_of
+from ailora.lab.report.comparison import (
+    Comparison,
+    Run,
+    listed,
+    method_of,
+    name_of,
+    score_of,
+)
 from ailora.lab.report.published import TABLES, paper_table
 from ailora.lab.report.score_lines import Setting, conclusions, lines_of, settings_of
 from ailora.lab.report.score_table import ScoreTable, laid_out, score_table
@@ -115,7 +122,7 @@ def store_report(
     models = list(dict.fromkeys(run["config"]["model"] for run in runs))
     methods = _methods(runs)
     return StoreReport(
-        title=title or ", ".join(methods),
+        title=title or listed(methods),
         states=Counter(run.state for run in stored),
         ahead=_ahead(agenda, stored),
         done=_done(runs),
@@ -142,7 +149,7 @@ def _place(run: Stored) -> tuple[Any, ...]:
     config = run.config
     names = (str(config.get(name, "")) for name in ("model", "task"))
     numbers = (float(config.get(name) or 0) for name in ("rank", "lr", "seed"))
-    return *names, order_of(str(config.get("method", ""))), *numbers, run.run_id
+    return *names, order_of(variant_of(config)), *numbers, run.run_id
 
 
 def _ahead(agenda: Agenda | None, stored: Sequence[Stored]) -> str:
@@ -166,10 +173,10 @@ def _done(runs: Sequence[Run]) -> Rows:
 
 def _varied(runs: Sequence[Run]) -> list[str]:
     configs = [run["config"] for run in runs]
-    methods = sorted({config["method"] for config in configs}, key=order_of)
+    methods = sorted(map(variant_of, configs), key=order_of)
     names = ("rank", "lr", "seed", "epochs", "batch_size")
     values = [sorted({config[name] for config in configs}) for name in names]
-    columns = [", ".join(map(name_of, methods))]
+    columns = [listed(map(name_of, dict.fromkeys(methods)))]
     columns += [", ".join(map(value_words, own)) for own in values]
     split = ("train", "selection", "test")
     rows = dict.fromkeys(" + ".join(str(run["data"][part]) for part in split) for run in runs)
@@ -206,8 +213,8 @@ def _comparison(runs: Sequence[Run], failed: Sequence[Stored]) -> Comparison:
     """The runs at each method's best rate, and those that would have stood beside them."""
     failures = [run for run in failed if _belongs(run.config, runs[0]["config"])]
     rates = {run["config"]["lr"] for run in runs} | {run.config["lr"] for run in failures}
-    tried = {(config["method"], config["lr"]) for config in (run["config"] for run in runs)}
-    tried |= {(run.config["method"], run.config["lr"]) for run in failures}
+    tried = {(method_of(run), run["config"]["lr"]) for run in runs}
+    tried |= {(variant_of(run.config), run.config["lr"]) for run in failures}
     several = len(tried) > len({method for method, _ in tried})
     return Comparison(
         runs=at_best_rates(runs),
@@ -229,8 +236,7 @@ def _belongs(config: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def _methods(runs: Sequence[Run]) -> dict[str, str]:
     """Notes on methods by label, in one fixed order; a method that is not known has none."""
-    found = sorted({run["config"]["method"] for run in runs}, key=order_of)
-    return {name_of(name): METHODS[name].note if name in METHODS else "" for name in found}
+    return {name_of(name): note_of(name) for name in sorted(map(method_of, runs), key=order_of)}
 
 
 def _published(runs: Sequence[Run]) -> list[ScoreTable]:
@@ -257,7 +263,7 @@ def _unfinished(run: Stored) -> list[str]:
     if run.result is not None:
         why = f"its result.json lacks {_lacking(run.result)}"
     config = run.config
-    settings = [value_words(config.get(name, "")) for name in ("method", "lr", "seed")]
+    settings = [setting_words(config, name) for name in ("method", "lr", "seed")]
     return [run.run_id, run.state, *settings, why]
 
 

@@ -86,7 +86,7 @@ def _search_row(comparison: Comparison, method: str) -> list[str]:
 
 
 def _without(comparison: Comparison, method: str, rate: float) -> str:
-    failed = [(run["config"]["method"], run["config"]["lr"]) for run in comparison.failed]
+    failed = [(method_of(run), run["config"]["lr"]) for run in comparison.failed]
     return "failed" if (method, rate) in failed else "-"
 
 

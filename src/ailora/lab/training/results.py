@@ -14,6 +14,7 @@ from typing import Any
 
 from ailora.errors import UserError
 from ailora.html_table import html_table
+from ailora.lab.methods.variants import in_words, variant_of
 from ailora.lab.settings import SETTINGS, current_settings
 
 SCHEMA = 3
@@ -34,7 +35,7 @@ class Result(dict[str, Any]):
         return html_table(
             ("", *metrics),
             [counts, *rows],
-            title=f"{config['method']} on {config['task']}",
+            title=f"{in_words(variant_of(config))} on {config['task']}",
             notes=[self._trained()],
         )
 

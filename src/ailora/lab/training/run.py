@@ -20,6 +20,7 @@ from ailora.adapters.update import update_norms
 from ailora.errors import UserError
 from ailora.lab import methods
 from ailora.lab.methods.table import method_named
+from ailora.lab.methods.variants import checked
 from ailora.lab.settings import RunConfig
 from ailora.lab.tasks import Task
 from ailora.lab.training.folder import RunFolder
@@ -27,7 +28,13 @@ from ailora.lab.training.kinds import Kind, Scored, kind_of
 from ailora.lab.training.machine import alone_in, environment, gather, settle_fsdp, state
 from ailora.lab.training.model import check_length, outputs_on
 from ailora.lab.training.monitoring import OnProgress
-from ailora.lab.training.trainer import build_trainer, check_trainer, run_to_end, some
+from ailora.lab.training.trainer import (
+    build_trainer,
+    check_trainer,
+    groups_of,
+    run_to_end,
+    some,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +70,7 @@ def train(
         LockedError: Another process does this run.
         DivergedError: The loss or the outputs are no longer numbers.
     """
-    method_named(config.method)
+    config = checked(config)
     settle_fsdp()
     folder = RunFolder(out.absolute() / config.run_id(task.name, task.fingerprint))
     finished = folder.result()
@@ -144,6 +151,7 @@ def _prepare(kind: Kind[Any]) -> tuple[nn.Module, PreTrainedTokenizerBase, dict[
     build = method_named(kind.config.method).build
     model = build(base, kind.config, lambda: _batches(kind, base, tokenizer))
     seconds = time.perf_counter() - began
+    groups_of(model, kind.config)  # refuses rates of what is not trained
     moved = (outputs_on(model, batch) - before).abs().max()
     return model, tokenizer, {"init_seconds": seconds, "step0_deviation": float(moved)}
 

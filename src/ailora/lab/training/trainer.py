@@ -35,6 +35,7 @@ from ailora.adapters import log_roles
 from ailora.adapters.optimizer import parameter_groups
 from ailora.errors import UserError
 from ailora.lab import methods
+from ailora.lab.methods.targets import head_parameters
 from ailora.lab.settings import RunConfig
 from ailora.lab.training.folder import STATE, RunFolder
 from ailora.lab.training.kinds import Kind
@@ -73,6 +74,7 @@ def build_trainer(
     trainer = RunTrainer(
         model=model,
         args=_arguments(kind, folder, rows, fresh),
+        config=config,
         train_dataset=rows,
         eval_dataset=encoded,
         data_collator=kind.collator(tokenizer, model),
@@ -100,6 +102,22 @@ def check_trainer(config: RunConfig) -> None:
         raise UserError(
             f"optim={config.optim!r}: needs bitsandbytes; pip install 'ailora[quantized]'"
         )
+
+
+def groups_of(model: nn.Module, config: RunConfig) -> list[dict[str, Any]]:
+    """The optimiser's groups: the roles' rates, and the head's, whichever method put it there.
+
+    Raises:
+        UserError: A rate of something that the model does not train.
+    """
+    return parameter_groups(
+        model,
+        lr=config.lr,
+        head_lr=config.head_lr,
+        loraplus_lr_ratio=config.loraplus_lr_ratio,
+        weight_decay=config.weight_decay,
+        head=[parameter for _, parameter in head_parameters(model)],
+    )
 
 
 def build_evaluator(
@@ -160,8 +178,9 @@ class RunTrainer(Trainer):  # type: ignore[misc]
 
     optimizer: torch.optim.Optimizer | None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, config: RunConfig, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.config = config
         # Trainer takes any ``**kwargs`` of a model for a loss that divides by the tokens of the
         # step, and neither divides by the micro batches nor keeps the scale over processes. Of
         # transformers' models only decoders divide so.
@@ -171,9 +190,7 @@ class RunTrainer(Trainer):  # type: ignore[misc]
         """Trainer's own with the roles' groups, made when it asks: FSDP exchanges parameters."""
         if self.optimizer is None:
             made, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            groups = parameter_groups(
-                self.model, lr=self.args.learning_rate, weight_decay=self.args.weight_decay
-            )
+            groups = groups_of(self.model, self.config)
             self.optimizer_cls_and_kwargs = made, {**options, "params": groups}
         return cast("torch.optim.Optimizer", super().create_optimizer())
 

@@ -8,9 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ailora.lab.report.comparison import Comparison, Run, name_of, watched_of, words_of
+from ailora.lab.report.causes import causes_of
+from ailora.lab.report.comparison import Comparison, Run, listed, name_of, watched_of, words_of
 from ailora.lab.report.figures.drawing import ROLE_LOOKS, Rows, count_words, draw_box, draw_curve
 
+_CAUSE_COLORS = {"rate": "#0072B2", "size": "#E69F00", "direction": "#009E73", "all": "#333333"}
 _LOG_FROM = 100  # largest norm over smallest from which a linear axis hides the small ones
 
 
@@ -58,6 +60,33 @@ def update_norms(comparison: Comparison) -> tuple[Figure, Rows]:
     return figure, rows
 
 
+def causes(comparison: Comparison) -> tuple[Figure, Rows]:
+    """What each step from LoRA to a method changes in the test score, seed by seed."""
+    found = causes_of(comparison)
+    figure = Figure(figsize=(6.4, 1.0 + 0.34 * len(found)), layout="constrained")
+    axes = figure.subplots()
+    rows: Rows = [["method", "cause", "ours", "other", "seed", "difference"]]
+    for place, cause in enumerate(found):
+        color, values = _CAUSE_COLORS[cause.what], list(cause.by_seed.values())
+        axes.plot(values, [place + 0.18] * len(values), "o", color=color, markersize=3)
+        if cause.paired.student is not None:
+            axes.plot(cause.paired.student, [place - 0.08] * 2, "-", color=color, linewidth=2)
+        if cause.paired.difference is not None:
+            axes.plot(cause.paired.difference, place - 0.08, "D", color=color, markersize=6)
+        if cause.method != found[place - 1].method and place:
+            axes.axhline(place - 0.5, color="#bbbbbb", linewidth=0.8)
+        rows += [
+            [cause.method, cause.what, cause.ours, cause.other, seed, value]
+            for seed, value in cause.by_seed.items()
+        ]
+    axes.axvline(0, color="#333333", linewidth=0.8, zorder=0)
+    axes.set_yticks(range(len(found)), [f"{name_of(c.method)}: {c.what}" for c in found])
+    count = count_words([len(cause.by_seed) for cause in found])
+    label = f"difference in test {comparison.metric_label} (seeds: n = {count})"
+    axes.set(xlabel=label, ylim=(len(found) - 0.5, -0.5))
+    return figure, rows
+
+
 def without_norms(comparison: Comparison) -> list[str]:
     """The methods whose runs list no norms."""
     return [
@@ -79,11 +108,14 @@ def left_out(comparison: Comparison) -> dict[str, str]:
 
 
 def _sentence(methods: list[str], why: str) -> str:
-    return f"Not shown: {', '.join(map(name_of, methods))} ({why})." if methods else ""
+    return f"Not shown: {listed(map(name_of, methods))} ({why})." if methods else ""
 
 
 def _along_the_run(comparison: Comparison, key: str, label: str) -> tuple[Figure, Rows]:
-    figure = Figure(figsize=(4.2, 3.4), layout="constrained")
+    longest = max(len(name_of(method)) for method in comparison.methods)
+    columns = 3 if longest < 14 else 2 if longest < 24 else 1
+    legend = 0.17 * (-(-len(comparison.methods) // columns) - 2)  # inches beyond the usual two rows
+    figure = Figure(figsize=(4.2, 3.4 + max(0.0, legend)), layout="constrained")
     axes = figure.subplots()
     rows: Rows = [["method", "seed", "step", "epoch", key]]
     for method in comparison.methods:
@@ -97,7 +129,7 @@ def _along_the_run(comparison: Comparison, key: str, label: str) -> tuple[Figure
     count = count_words([len(comparison.runs_of(method)) for method in comparison.methods])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=f"optimiser step (seeds: n = {count})", ylabel=label)
-    figure.legend(loc="outside upper center", ncols=3)
+    figure.legend(loc="outside upper center", ncols=columns)
     return figure, rows
 
 

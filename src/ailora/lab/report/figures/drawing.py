@@ -18,7 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ailora.files import write_atomic
-from ailora.lab.methods.table import METHODS, Look
+from ailora.lab.methods import variants
+from ailora.lab.methods.table import Look
 from ailora.lab.report.comparison import name_of
 
 Rows = list[list[Any]]  # a table: names of the columns, then one row per line
@@ -69,7 +70,7 @@ def svg_of(make: Callable[[], Figure], name: str) -> str:
 
 def look_of(method: str) -> Look:
     """The method's look; those that are not known share one."""
-    return METHODS[method].look if method in METHODS else _OTHER_LOOK
+    return variants.look_of(method) or _OTHER_LOOK
 
 
 def draw_curve(
@@ -80,12 +81,20 @@ def draw_curve(
     band: tuple[Iterable[float], Iterable[float]],
 ) -> None:
     """A method's mean over the seeds as a line, and a band from the lowest to the highest."""
-    color, line, marker = look_of(method)
-    axes.plot(
-        list(x), list(mean), line, color=color, marker=marker, markersize=4, label=name_of(method)
-    )
+    look = look_of(method)
+    drawn: dict[str, Any] = {"linestyle": look.line, "marker": look.marker, "markersize": 4}
+    axes.plot(list(x), list(mean), color=look.color, label=name_of(method), **drawn)
     low, high = map(list, band)
-    axes.fill_between(list(x), low, high, color=color, alpha=0.12, linewidth=0)
+    axes.fill_between(list(x), low, high, color=look.color, alpha=0.12, linewidth=0)
+
+
+def draw_points(
+    axes: Axes, method: str, x: Iterable[float], y: Iterable[float], size: float, **drawn: Any
+) -> None:
+    """A method's marker at each point, of a size in points; ``drawn`` goes to matplotlib."""
+    look = look_of(method)
+    drawn |= {"linestyle": "none", "marker": look.marker, "markersize": size}
+    axes.plot(list(x), list(y), color=look.color, **drawn)
 
 
 def draw_box(axes: Axes, y: float, height: float, values: Sequence[float], role: str) -> None:

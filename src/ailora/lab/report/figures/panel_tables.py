@@ -154,7 +154,8 @@ def _metric(seen: Seen) -> str:
 def _is_first(seen: Seen, runs: Sequence[Seen]) -> bool:
     """Whether a run has the lowest seed of the first task: for panels that show one run."""
     config, task = seen.result["config"], runs[0].result["config"]["task"]
-    own = [one.result["config"] for one in runs if method_of(one.result) == config["method"]]
+    method = method_of(seen.result)
+    own = [one.result["config"] for one in runs if method_of(one.result) == method]
     seeds = [one["seed"] for one in own if one["task"] == task]
     return bool(config["task"] == task and config["seed"] == min(seeds))
 

@@ -10,8 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-from ailora.lab.report.comparison import name_of, order_of
-from ailora.lab.report.figures.drawing import count_words, draw_box, draw_curve, look_of
+from ailora.lab.methods.variants import order_of
+from ailora.lab.report.comparison import name_of
+from ailora.lab.report.figures.drawing import (
+    count_words,
+    draw_box,
+    draw_curve,
+    draw_points,
+    look_of,
+)
 from ailora.lab.statistics import student_interval
 
 _SIDES = {"left": "left singular vectors (outputs)", "right": "right singular vectors (inputs)"}
@@ -152,11 +159,8 @@ def factor_points(table: pd.DataFrame) -> Figure:
     for letter, row in zip("AB", grid, strict=True):
         for axes, (_, points) in zip(row, _pictures(table[table["matrix"] == letter]), strict=True):
             for method in methods:
-                own, look = points[points["group"] == method], look_of(method)
-                label = name_of(method)
-                axes.plot(
-                    own["x"], own["y"], look.marker, color=look.color, markersize=4, label=label
-                )
+                own = points[points["group"] == method]
+                draw_points(axes, method, own["x"], own["y"], 4, label=name_of(method))
     count, task, seed = table["layer"].nunique(), table["task"].iloc[0], table["seed"].iloc[0]
     _legend(
         figure,
@@ -204,12 +208,11 @@ def _curve(axes: Axes, method: str, found: Any) -> None:
 
 
 def _dots(axes: Axes, place: int, method: str, values: pd.Series[float]) -> None:
-    look, mean = look_of(method), values.mean()
-    axes.plot(values, [place + 0.2] * len(values), look.marker, color=look.color, markersize=3)
+    draw_points(axes, method, values, [place + 0.2] * len(values), 3)
     interval = student_interval(list(values)) if len(values) > 1 else None
     if interval is not None:
-        axes.plot(interval, [place - 0.1] * 2, "-", color=look.color, linewidth=2)
-    axes.plot(mean, place - 0.1, look.marker, color=look.color, markersize=7)
+        axes.plot(interval, [place - 0.1] * 2, "-", color=look_of(method).color, linewidth=2)
+    draw_points(axes, method, [values.mean()], [place - 0.1], 7)
 
 
 def _of_texts(table: pd.DataFrame) -> str:
