@@ -7,7 +7,7 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -91,7 +91,10 @@ def settings_as_options(
             except UserError as error:
                 raise UserError(in_options(str(error), others)) from error
 
-        hints = get_type_hints(command, include_extras=True)
+        # Not of the function itself: Python 3.10 would put Optional around what defaults to None,
+        # and typer would not see that it is an argument.
+        annotated = SimpleNamespace(__annotations__=command.__annotations__)
+        hints = get_type_hints(annotated, command.__globals__, include_extras=True)
         own = list(inspect.signature(command).parameters.values())[1:]
         keyword = inspect.Parameter.KEYWORD_ONLY
         parameters = [one.replace(kind=keyword, annotation=hints[one.name]) for one in own]
