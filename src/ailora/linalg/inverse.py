@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ailora.linalg.krylov import Ritz, block_krylov, block_width, estimate_norm, start_block
+from ailora.linalg.krylov import Ritz, estimate_norm, search, start_block
 from ailora.linalg.refine import Operator, operator, refine
 from ailora.linalg.triplets import Solution, StalledError
 
@@ -49,22 +49,25 @@ def inverse(W: Tensor, rank: int, *, low: Tensor, seed: int, tol: float) -> Solu
         ritz = _largest(C, W, rank, seed)
     if not ritz.converged:
         raise StalledError(f"residual {ritz.error:.1e} after {ritz.blocks} blocks")
-    found = refine(operator(W), ritz.V, rank, "minor", tol=tol, sigma_1=sigma_1, inverse=lambda: C)
+    found = refine(
+        operator(W), ritz.V.double(), rank, "minor", tol=tol, sigma_1=sigma_1, inverse=lambda: C
+    )
     blocks = ritz.blocks + found.steps
     return Solution(found.U.T, found.S, found.V, sigma_1, blocks, found.following)
 
 
 def _largest(C: Operator, like: Tensor, rank: int, seed: int) -> Ritz:
     """Approximate triplets of C, by block Krylov in the arithmetic of `like`."""
-    width = block_width(rank, like.shape[0])
-    return block_krylov(
-        C.normal,
+    width = min(like.shape[0], rank + max(4, rank // 16))
+    found = search(
+        C,
         start_block(width, like, seed=seed),
         rank,
         keep=_KEPT_BLOCKS * width,
         tol=_FLOAT32_TOL,
         basis=_BASIS_BLOCKS * width,
     )
+    return next(found)
 
 
 def inverse_map(W: Tensor) -> Operator:
