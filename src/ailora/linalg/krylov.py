@@ -194,7 +194,14 @@ def start_block(width: int, like: Tensor, *, seed: int) -> Tensor:
 
 
 def search(
-    op: Operator, start: Tensor, rank: int, *, keep: int, tol: float, basis: int
+    op: Operator,
+    start: Tensor,
+    rank: int,
+    *,
+    keep: int,
+    tol: float,
+    basis: int,
+    useless: float = _TOO_FAR,
 ) -> Iterator[Ritz]:
     """Triplets of C from its largest, the first `rank` of them to `tol`, then to more.
 
@@ -209,6 +216,7 @@ def search(
         keep: number of triplets to return, >= rank.
         tol: see above; from 0.3 on the first triplets count as good, whatever they are.
         basis: columns of the largest basis, >= rank.
+        useless: residual relative to s_1 that is foreseen when nothing comes of it.
 
     Yields:
         `keep` approximate triplets, fewer if the basis has fewer.
@@ -221,7 +229,7 @@ def search(
         if space.full or (space.blocks >= due and space.size >= rank):
             found = _Judged(math.inf, True) if tol >= _ANY else space.restricted(rank, tol)
             late = limit < 2 * space.size and limit < start.shape[1]
-            last = space.full or (late and _hopeless(found.error, space, tol))
+            last = space.full or (late and _foreseen(found.error, space) > max(tol, useless))
             if found.converged or last:
                 yield space.ritz(found, keep)
             if last:
@@ -244,9 +252,9 @@ def _next_check(blocks: int, error: float, tol: float) -> int:
     return blocks + max(1, min(int(remaining * 2 / 3), blocks // 2))
 
 
-def _hopeless(error: float, space: _Space, tol: float) -> bool:
-    """Whether the whole basis would not do either, by the rate until now."""
-    return bool(error ** (space.limit / space.size) > max(tol, _TOO_FAR))
+def _foreseen(error: float, space: _Space) -> float:
+    """The residual with the whole basis, by the rate until now."""
+    return float(error ** (space.limit / space.size))
 
 
 class _Judged(NamedTuple):
