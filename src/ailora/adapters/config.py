@@ -120,6 +120,9 @@ class AILoRAConfig(LoraConfig):  # type: ignore[misc]
         bake_rates: Put the roles' ``lr_ratio`` into the factors and the scale. Under Adam that
             does in any trainer what `ailora.create_optimizer` does by parameter groups, up to
             Adam's eps, decoupled weight decay and gradient clipping.
+        tol: Residual that the starts' decompositions may have, relative to the largest singular
+            value, between 0 and 1; see `ailora.decompose`. A larger one is quicker, most of all
+            for principal parts from 2e-5 on. Step 0 is exact whatever it is.
         target_modules: As in PEFT; None selects the modules of the roles that are named, and
             those of every known role if ``"*"`` is.
         lora_alpha: As in PEFT; None means each module's own rank, a scale of 1.
@@ -143,6 +146,9 @@ class AILoRAConfig(LoraConfig):  # type: ignore[misc]
     bake_rates: bool = field(
         default=False, metadata={"help": "Put the roles' lr_ratio into factors and scale."}
     )
+    tol: float = field(
+        default=1e-8, metadata={"help": "Residual of the decompositions, relative to sigma_1."}
+    )
 
     def __post_init__(self) -> None:
         if self.task_type is not None:
@@ -162,6 +168,8 @@ class AILoRAConfig(LoraConfig):  # type: ignore[misc]
         if not (is_number(self.lora_dropout) and 0 <= self.lora_dropout < 1):
             raise UserError(f"lora_dropout={self.lora_dropout!r}: must be in [0, 1)")
         _set(self, "lora_dropout", float(self.lora_dropout))
+        if not (is_number(self.tol) and 0 < self.tol < 1):
+            raise UserError(f"tol={self.tol!r}: must be between 0 and 1, such as 1e-8 or 1e-2")
         for name in ("anchored", "bake_rates", "use_rslora", "use_dora", "lora_bias"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name}={getattr(self, name)!r}: must be True or False")

@@ -56,11 +56,13 @@ class Wanted:
         rank: r.
         scaling: s = alpha / r (rsLoRA: alpha / sqrt(r)).
         scale: What becomes of its sizes.
+        tol: Residual that a decomposition may have, relative to sigma_1.
     """
 
     rank: int
     scaling: float
     scale: Scale = "sigma"
+    tol: float = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,7 @@ def _part(part: Part) -> Callable[[Projection, Wanted], Factors]:
     def make(projection: Projection, wanted: Wanted) -> Factors:
         """The r largest or smallest singular triplets (eqs. 2 and 5)."""
         check_rank_fits(projection, wanted.rank)
-        triplets = _decompose_once(projection.weight(), wanted.rank, part)
+        triplets = _decompose_once(projection.weight(), wanted.rank, part, wanted.tol)
         made = _factors(triplets.U, triplets.S, triplets.Vt, wanted)
         dead = 0 if wanted.scale == "unit" else triplets.dead
         return replace(made, dead=dead, check=triplets.check)
@@ -102,7 +104,7 @@ def _orthonormal(part: Part) -> Callable[[Projection, Wanted], Factors]:
         )
         if isinstance(wanted.scale, str) and wanted.scale != "sigma":
             return _factors(U, torch.ones(wanted.rank, dtype=torch.float64), V.T, wanted)
-        triplets = _decompose_once(projection.weight(), wanted.rank, part)
+        triplets = _decompose_once(projection.weight(), wanted.rank, part, wanted.tol)
         made = _factors(U, triplets.S.cpu(), V.T, wanted)
         return replace(made, dead=triplets.dead, check=triplets.check)
 
@@ -178,7 +180,7 @@ def check_rank_fits(projection: Projection, rank: int) -> None:
         )
 
 
-def _decompose_once(weight: Tensor, rank: int, part: Part) -> Triplets:
+def _decompose_once(weight: Tensor, rank: int, part: Part, tol: float) -> Triplets:
     """As `ailora.decompose`; in a process group rank 0 decomposes and sends the others its answer.
 
     So every rank has the same factors to the last bit, and only rank 0 needs the weight's values:
@@ -188,10 +190,10 @@ def _decompose_once(weight: Tensor, rank: int, part: Part) -> Triplets:
         UserError: As `ailora.decompose`, on every rank.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return decompose(weight, rank, part)
+        return decompose(weight, rank, part, tol=tol)
     answer: list[Triplets | str | None] = [None]
     if dist.get_rank() == 0:
-        answer[0] = _answer(weight, rank, part)
+        answer[0] = _answer(weight, rank, part, tol)
     dist.broadcast_object_list(answer, src=0)
     (found,) = answer
     if not isinstance(found, Triplets):
@@ -199,9 +201,9 @@ def _decompose_once(weight: Tensor, rank: int, part: Part) -> Triplets:
     return found if weight.is_meta else _on(found, weight)
 
 
-def _answer(weight: Tensor, rank: int, part: Part) -> Triplets | str:
+def _answer(weight: Tensor, rank: int, part: Part, tol: float) -> Triplets | str:
     try:
-        triplets = decompose(weight, rank, part)
+        triplets = decompose(weight, rank, part, tol=tol)
     except UserError as error:  # sent on: ranks that wait for an answer would wait for ever
         return str(error)
     return replace(triplets, U=triplets.U.cpu(), S=triplets.S.cpu(), Vt=triplets.Vt.cpu())

@@ -17,7 +17,7 @@ from ailora.errors import UserError
 from ailora.linalg.dense import dense
 from ailora.linalg.gram import gram
 from ailora.linalg.inverse import inverse
-from ailora.linalg.krylov import principal, rough
+from ailora.linalg.krylov import ANY, principal, rough
 from ailora.linalg.triplets import (
     Check,
     Method,
@@ -166,7 +166,8 @@ def methods_for(
     if small <= _DENSE_UP_TO or 2 * rank > small:
         return ("dense",)
     if part == "principal" and tol >= FLOAT32_IS_ENOUGH:
-        columns = rank * (2 - _BLOCKS_PER_DIGIT * math.log10(tol))
+        blocks = 2 if tol >= ANY else 2 - _BLOCKS_PER_DIGIT * math.log10(tol)
+        columns = rank * blocks
         few = small > _ROUGH_GRAM_UP_TO and 2 * columns <= small
         return ("krylov", "gram", "dense") if few else ("gram", "dense")
     if small <= _GRAM_UP_TO or rank * _KRYLOV_SHARE > small or (part == "minor" and m != n):

@@ -36,7 +36,7 @@ _BASIS_SHARE, _ROUGH_SHARE, _BASIS_COLUMNS, _BASIS_BLOCKS = 3, 2, 512, 8
 _FIRST_CHECK = 4  # blocks before the first Rayleigh-Ritz step, where many digits are wanted
 _MANY_DIGITS = 1e-4
 # From here on two blocks are as many as are worth judging, and the start need not be a good one.
-_ANY, _HARDLY_ANY = 0.3, 0.5
+ANY, _HARDLY_ANY = 0.3, 0.5
 _NORM_ROWS, _NORM_BLOCKS = 8, 3
 # Residual of C^T C relative to s_1^2 below which rounding decides.
 _FLOOR = {torch.float32: 3e-7, torch.float64: 1e-13}
@@ -227,7 +227,7 @@ def search(
     while True:
         space.extend()
         if space.full or (space.blocks >= due and space.size >= rank):
-            found = _Judged(math.inf, True) if tol >= _ANY else space.restricted(rank, tol)
+            found = _Judged(math.inf, True) if tol >= ANY else space.restricted(rank, tol)
             late = limit < 2 * space.size and limit < start.shape[1]
             last = space.full or (late and _foreseen(found.error, space) > max(tol, useless))
             if found.converged or last:
