@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from peft import LoraConfig, PeftConfig, TaskType
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 
 import ailora
-from ailora import AILoRAConfig, Role, presets
+from ailora import AILoRAConfig, Role, linalg, presets
 from ailora.adapters.config import as_json, from_json
 from ailora.errors import UserError
 from tests.adapters.models import tiny
@@ -30,6 +30,10 @@ from tests.adapters.models import tiny
         ({"lora_alpha": "8"}, "lora_alpha='8': must be a positive number"),
         ({"lora_alpha": float("nan")}, "lora_alpha=nan: must be a positive number"),
         ({"alpha_pattern": {"query": -1}}, "alpha_pattern['query']=-1: must be a positive number"),
+        ({"tol": 0}, "tol=0: must be between 0 and 1, such as 1e-8 or 1e-2"),
+        ({"tol": 1.0}, "tol=1.0: must be between 0 and 1"),
+        ({"tol": "1e-2"}, "tol='1e-2': must be between 0 and 1"),
+        ({"tol": float("nan")}, "tol=nan: must be between 0 and 1"),
         ({"lora_dropout": 1.0}, "lora_dropout=1.0: must be in [0, 1)"),
         ({"lora_dropout": -0.1}, "lora_dropout=-0.1: must be in [0, 1)"),
         ({"lora_dropout": "0.1"}, "lora_dropout='0.1': must be in [0, 1)"),
@@ -97,12 +101,12 @@ def test_the_names_of_version_0_1_0_are_unknown_not_dropped(name: str) -> None:
         AILoRAConfig(**{name: 1})
 
 
-def test_it_is_pefts_config_with_three_fields_more() -> None:
+def test_it_is_pefts_config_with_four_fields_more() -> None:
     config = AILoRAConfig(r=4, lora_dropout=0.1, bias="lora_only", exclude_modules=["key"])
     assert isinstance(config, LoraConfig) and isinstance(config, PeftConfig)
     stock = LoraConfig(r=4, lora_dropout=0.1, bias="lora_only", exclude_modules=["key"])
     ours, theirs = vars(config), vars(stock)
-    assert {"roles", "anchored", "bake_rates"} == ours.keys() - theirs.keys()
+    assert {"roles", "anchored", "bake_rates", "tol"} == ours.keys() - theirs.keys()
     different = {name for name, value in theirs.items() if ours[name] != value}
     assert different == {"lora_alpha"}  # None, each module's own rank
 
@@ -189,3 +193,26 @@ def test_a_config_is_not_saved_or_read_before_it_has_started_an_adapter(tmp_path
     with pytest.raises(UserError, match=r"ailora.load_adapter\(model, folder\)"):
         AILoRAConfig.from_pretrained(str(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_tol_reaches_the_decompositions_and_not_the_saved_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AILORA_CACHE", str(tmp_path / "cache"))
+    seen: list[float] = []
+    real = linalg.decompose
+
+    def noted(*args: Any, tol: float, **more: Any) -> linalg.Triplets:
+        seen.append(tol)
+        return real(*args, tol=tol, **more)
+
+    monkeypatch.setattr(linalg, "decompose", noted)
+    config = AILoRAConfig(r=2, tol=1e-3)
+    assert "tol=0.001" in repr(config)
+    assert from_json(json.loads(json.dumps(as_json(config)))).tol == 1e-3
+    model = get_peft_model(tiny(), config)
+    assert seen and set(seen) == {1e-3}
+    model.save_pretrained(str(tmp_path / "saved"))
+    stored = json.loads((tmp_path / "saved" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert "tol" not in stored
+    PeftModel.from_pretrained(tiny(), str(tmp_path / "saved"))

@@ -42,18 +42,18 @@ def _without_checksum(path: Path) -> None:
 
 
 def _not_a_number(path: Path) -> None:
-    whole = decompositions.read_entry(path, shape=(90, 70), rank=3)
+    whole, _ = decompositions.read_entry(path, shape=(90, 70), rank=3)
     U = whole.U.clone()
     U[5, 1] = float("nan")
-    path.write_bytes(decompositions.entry_bytes(replace(whole, U=U)))
+    path.write_bytes(decompositions.entry_bytes(replace(whole, U=U), 1e-8))
 
 
 def _of_another_weight(path: Path) -> None:
-    path.write_bytes(decompositions.entry_bytes(linalg.decompose(weight(50, 40), 3, "minor")))
+    path.write_bytes(decompositions.entry_bytes(linalg.decompose(weight(50, 40), 3, "minor"), 1e-8))
 
 
 def _of_another_rank(path: Path) -> None:
-    path.write_bytes(decompositions.entry_bytes(linalg.decompose(weight(), 2, "minor")))
+    path.write_bytes(decompositions.entry_bytes(linalg.decompose(weight(), 2, "minor"), 1e-8))
 
 
 DAMAGE = [
@@ -90,14 +90,14 @@ def test_any_flipped_bit_is_seen(folder: Path) -> None:
     decompose(weight(12, 10), 2, "minor")
     path = _the_entry(folder)
     whole = path.read_bytes()
-    expected = decompositions.read_entry(path, shape=(12, 10), rank=2)
+    expected, _ = decompositions.read_entry(path, shape=(12, 10), rank=2)
     unseen = []
     for position in range(8, len(whole)):
         flipped = bytearray(whole)
         flipped[position] ^= 1 << position % 8
         path.write_bytes(flipped)
         try:
-            found = decompositions.read_entry(path, shape=(12, 10), rank=2)
+            found, _ = decompositions.read_entry(path, shape=(12, 10), rank=2)
         except decompositions.DamagedEntryError:
             continue
         if not (same(found, expected) and found.check == expected.check):

@@ -62,6 +62,27 @@ def test_a_smaller_rank_is_a_slice_that_is_right(part: Part, computed: Computed)
 
 
 @pytest.mark.parametrize("part", PARTS)
+def test_a_finer_entry_answers_a_coarser_request_and_never_the_reverse(
+    part: Part, computed: Computed, folder: Path
+) -> None:
+    W = weight(300, 300)
+    coarse = decompose(W, 8, part, tol=0.1)
+    assert same(decompose(W, 8, part, tol=0.1), coarse)
+    assert same(decompose(W, 4, part, tol=0.2), decompose(W, 4, part, tol=0.1))
+    assert len(computed) == 1
+    fine = decompose(W, 8, part)
+    assert len(computed) == 2
+    judge(W, fine.U, fine.S, fine.Vt, part, values=1e-8, vectors=1e-7)
+    assert len(entry_names(folder)) == 1, "the coarser one is replaced"
+    assert same(decompose(W, 8, part, tol=0.1), fine)
+    assert len(computed) == 2
+    decompose(W, 16, part, tol=0.1)  # a larger and coarser one does not stand in the way
+    assert same(decompose(W, 8, part), fine)
+    decompose(W, 12, part)
+    assert len(computed) == 4
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_a_larger_rank_is_computed_and_leaves_the_smaller_ones_bits(
     part: Part, computed: Computed
 ) -> None:
@@ -74,7 +95,7 @@ def test_a_larger_rank_is_computed_and_leaves_the_smaller_ones_bits(
     assert len(computed) == 2
 
 
-def test_the_same_bytes_of_another_dtype_shape_part_seed_or_tol_are_another_entry(
+def test_the_same_bytes_of_another_dtype_shape_part_or_seed_are_another_entry(
     folder: Path, computed: Computed
 ) -> None:
     W = weight(40, 60).to(torch.float16)
@@ -87,7 +108,6 @@ def test_the_same_bytes_of_another_dtype_shape_part_seed_or_tol_are_another_entr
         lambda: decompose(W.reshape(60, 40), 3, "minor"),
         lambda: decompose(W, 3, "principal"),
         lambda: decompose(W, 3, "minor", seed=1),
-        lambda: decompose(W, 3, "minor", tol=1e-6),
     ]
     first = [call() for call in calls]
     assert len(computed) == len(entry_names(folder)) == len(calls)
@@ -135,8 +155,8 @@ def test_the_layout_in_memory_does_not_matter(
 
 def test_a_view_that_negates_its_bytes_is_not_mistaken_for_them() -> None:
     W = torch._neg_view(weight())  # the bytes in memory are those of -W
-    assert key_of(W, "minor", seed=0, tol=1e-8) != key_of(-W, "minor", seed=0, tol=1e-8)
-    assert key_of(W, "minor", seed=0, tol=1e-8) == key_of(W.clone(), "minor", seed=0, tol=1e-8)
+    assert key_of(W, "minor", seed=0) != key_of(-W, "minor", seed=0)
+    assert key_of(W, "minor", seed=0) == key_of(W.clone(), "minor", seed=0)
 
 
 def test_odd_strides_of_a_single_entry_are_fine() -> None:

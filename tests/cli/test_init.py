@@ -32,6 +32,13 @@ def test_it_writes_both_folders_and_says_what_rounding_cost(
     assert files(Path("start")) == before
 
 
+def test_a_coarser_start_is_another_one_and_a_tol_out_of_range_is_refused(
+    call: Call, model: Path
+) -> None:
+    assert call(f"init {model} --out start --rank 4 --anchored --tol 1e-2").code == 0
+    check_refused(call(f"init {model} --out other --tol 1.5"), "tol=1.5: must be between 0 and 1")
+
+
 def test_anchored_writes_an_adapter_alone(call: Call, model: Path) -> None:
     ended = call(f"init {model} --out start --rank 4 --preset milora --anchored")
     assert ended.code == 0, ended.err

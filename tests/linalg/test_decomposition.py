@@ -146,6 +146,43 @@ def test_the_shape_decides_the_method(
     assert methods[-1] == "dense"
 
 
+def test_few_digits_are_quick_to_have_at_any_rank() -> None:
+    for shape, rank, tol in (
+        ((768, 768), 128, 0.6),
+        ((11008, 4096), 128, 1e-2),
+        ((768, 768), 32, 1e-2),
+    ):
+        assert methods_for(shape, rank, "principal", tol)[0] == "krylov"
+        assert methods_for(shape, rank, "minor", tol) == methods_for(shape, rank, "minor")
+    W = torch.randn(600, 500, generator=torch.Generator().manual_seed(3))
+    found = decompose(W, 24, "principal", tol=1e-2)
+    assert found.check.method == "krylov" and found.check.fallback is None
+    judge(W, found.U, found.S, found.Vt, "principal", values=1e-2, vectors=1.0, orthonormal=1e-5)
+    truth = torch.linalg.svdvals(W.double())[:24]
+    assert ((found.S - truth) / truth).abs().max() <= 1e-3
+
+
+def test_what_is_beyond_few_digits_is_left_to_the_gram_matrix() -> None:
+    W = with_spectrum(spectra(1000)["even"], 1000, 1000)
+    found = decompose(W, 24, "principal", tol=3e-5)
+    assert found.check.method == "gram"
+    assert (found.check.fallback or "").startswith("krylov: ")
+    judge(W, found.U, found.S, found.Vt, "principal", values=3e-5, vectors=1.0)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_few_digits_of_extreme_scales(scale: float) -> None:
+    W = with_spectrum(spectra(300)["stepped"], 300, 300)
+    found = decompose(W * scale, RANK, "principal", tol=1e-3)
+    torch.testing.assert_close(found.S / scale, spectra(300)["stepped"][:RANK], rtol=1e-3, atol=0)
+    assert found.check.method == "krylov" and found.dead == 0
+
+
+def test_dead_triplets_are_counted_in_float32_too() -> None:
+    W = with_spectrum(torch.ones(3, dtype=torch.float64), 600, 600)
+    assert decompose(W, 8, "principal", tol=1e-2).dead == 5
+
+
 def test_the_largest_entry_of_each_u_is_positive() -> None:
     for part in PARTS:
         U = decompose(with_spectrum(spectra(80)["even"], 80, 80), RANK, part).U

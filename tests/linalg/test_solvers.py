@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -15,14 +16,15 @@ from ailora.linalg.eigen import FewerFoundError, eigh_end
 from ailora.linalg.gram import gram, gram_matrix
 from ailora.linalg.inverse import inverse, inverse_map
 from ailora.linalg.krylov import (
-    block_krylov,
     estimate_norm,
     normal_map,
     principal,
+    rough,
+    search,
     start_block,
 )
 from ailora.linalg.refine import Normal, Operator, operator, orthonormalise, refine
-from ailora.linalg.triplets import Part, Solution, StalledError
+from ailora.linalg.triplets import Part, Solution, StalledError, subspace_distance
 from tests.linalg.spectra import RANK, judge, orthonormal, spectra, with_spectrum
 
 SHAPES = [(60, 60), (60, 140), (140, 60)]
@@ -54,6 +56,54 @@ def test_solver_finds_its_end_of_the_spectrum(name: str, shape: tuple[int, int],
     assert 0.9 * sigma_1 <= found.sigma_1 <= sigma_1 * (1 + 1e-5)
 
 
+def _true_residual(W: Tensor, found: Solution) -> float:
+    """Both sides in float64, from nothing that the solver has computed."""
+    right = W @ found.Vt.T - found.U * found.S
+    left = W.T @ found.U - found.Vt.T * found.S
+    eye = torch.eye(found.S.shape[0], dtype=torch.float64)
+    off = [(found.U.T @ found.U - eye).abs().max(), (found.Vt @ found.Vt.T - eye).abs().max()]
+    worst = max(float(x.norm(dim=0).max()) for x in (right, left))
+    return max(worst / float(torch.linalg.matrix_norm(W, ord=2)), *map(float, off))
+
+
+@pytest.mark.parametrize("tol", [0.9, 0.4, 0.1, 1e-2, 1e-3, 2e-5])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(300, 300), (300, 500), (500, 300)], ids=str)
+@pytest.mark.parametrize("rank", [3, 40])
+def test_few_digits_are_as_many_as_were_asked_for(
+    rank: int, shape: tuple[int, int], kind: str, tol: float
+) -> None:
+    W = with_spectrum(spectra(300)[kind], *shape)
+    try:
+        found = rough(W.float(), rank, seed=0, tol=tol)
+    except StalledError:  # what rounding leaves of "rank-deficient" is above 2e-5 of nothing
+        assert tol <= 1e-2
+        return
+    assert found.residual is not None and found.residual <= tol
+    assert _true_residual(W, found) <= 1.1 * found.residual + 3e-6
+    truth = torch.linalg.svdvals(W)[:rank]
+    assert (truth + 3e-6 * truth[0] >= found.S).all()  # values are from below
+    assert ((truth - found.S) <= tol * truth[0] + 3e-6).all()
+
+
+def test_a_rough_answer_without_its_last_step_is_caught() -> None:
+    W = with_spectrum(spectra(300)["slow decay"], 300, 300)
+    found = rough(W.float(), RANK, seed=0, tol=1e-3)
+    turned = orthonormal(RANK, RANK, seed=1)
+    wrong = found._replace(Vt=turned @ found.Vt)
+    assert _true_residual(W, wrong) > 10 * (found.residual or 0)
+
+
+@pytest.mark.parametrize("tol", [0.9, 1e-2, 2e-5])
+def test_as_many_equal_singular_values_are_found_as_there_are(tol: float) -> None:
+    S = torch.full((400,), 0.5, dtype=torch.float64)
+    S[:32] = 2.0
+    W = with_spectrum(S, 400, 400)
+    found = rough(W.float(), 32, seed=0, tol=tol)
+    assert (found.S - 2).abs().max() <= tol
+    assert subspace_distance(found.Vt.T, orthonormal(400, 400, seed=2)[:, :32]) <= tol + 1e-5
+
+
 @pytest.mark.parametrize("kind", ["stepped", "even", "fast decay", "flat"])
 def test_either_precision_of_the_inverse_leads_to_the_same_triplets(
     kind: str, monkeypatch: pytest.MonkeyPatch
@@ -80,15 +130,30 @@ def test_an_inverse_in_float32_is_not_trusted_with_a_bad_condition(
         assert seen == dtypes
 
 
+@pytest.mark.parametrize("smallest", [1e-2, 1e-3, 1e-6])
+@pytest.mark.parametrize("rank", [2, 8])
+def test_a_dense_lower_end_is_found_with_a_larger_basis(rank: int, smallest: float) -> None:
+    S = torch.logspace(0, math.log10(smallest), 900, dtype=torch.float64)
+    W = with_spectrum(S, 900, 900)
+    found = inverse(W, rank, low=W.float(), seed=0, tol=1e-8)
+    assert (found.S - S[-rank:]).abs().max() <= 1e-9 * smallest
+    V, truth = found.Vt.T, orthonormal(900, 900, seed=2)
+    # The next value is 0.5 % to 1.5 % of the smallest away.
+    assert subspace_distance(V, truth[:, -rank:]) <= 1e-10 / smallest
+    assert torch.linalg.vector_norm(W @ V - found.U * found.S, dim=0).max() <= 1e-9 * smallest
+    with pytest.raises(AssertionError):
+        assert subspace_distance(V, truth[:, -rank - 1 : -1]) <= 0.1
+
+
 def test_a_clustered_lower_end_is_left_to_the_gram_matrix() -> None:
     W = with_spectrum(spectra(900)["slow decay"], 900, 900)
-    with pytest.raises(StalledError, match="after 6 blocks"):
-        inverse(W, 2, low=W.float(), seed=0, tol=1e-8)
+    with pytest.raises(StalledError, match="blocks"):
+        inverse(W, 20, low=W.float(), seed=0, tol=1e-8)
 
 
 def test_a_flat_upper_end_is_left_to_the_gram_matrix() -> None:
     W = torch.randn(1000, 1000, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-    with pytest.raises(StalledError, match="blocks of 44"):
+    with pytest.raises(StalledError, match="blocks"):
         principal(W, 40, low=W.float(), seed=0, tol=1e-8)
 
 
@@ -140,7 +205,7 @@ def test_a_small_tolerance_costs_more_blocks() -> None:
 def test_the_basis_is_kept_within_its_limit() -> None:
     W = with_spectrum(spectra(400)["even"], 400, 400)
     start = start_block(8, W, seed=0)
-    found = block_krylov(normal_map(W), start, RANK, keep=8, tol=0.0, basis=30)
+    found = next(search(operator(W), start, RANK, keep=8, tol=0.0, basis=30))
     assert found.blocks == 3
     assert not found.converged
 

@@ -127,7 +127,7 @@ def make_stack(projection: ExpertProjection, init: str, wanted: Wanted) -> Facto
 
     @cache
     def triplets(part: Part) -> Sequence[Triplets]:
-        return decompose_once(projection.weight(), wanted.rank, part)
+        return decompose_once(projection.weight(), wanted.rank, part, wanted.tol)
 
     def start(number: int) -> Factors:
         return make(projection, replace(wanted, decomposed=lambda part: triplets(part)[number]))

@@ -53,6 +53,7 @@ class Chosen:
         lr_ratio: The part of the role's ratio that is left to parameter groups.
         baked: The baked-in ratio c; 1 where nothing is.
         anchored: Whether its factors are an anchor and differences.
+        tol: Residual that its decomposition may have, relative to sigma_1.
     """
 
     projection: Projection
@@ -62,6 +63,7 @@ class Chosen:
     lr_ratio: float
     baked: float
     anchored: bool
+    tol: float
 
     @property
     def is_spectral(self) -> bool:
@@ -378,6 +380,7 @@ def _chosen(projection: Projection, config: AILoRAConfig) -> Chosen:
         lr_ratio=role.lr_ratio / baked,
         baked=baked,
         anchored=config.anchored and not STARTS[role.init].zero,
+        tol=config.tol,
     )
 
 
@@ -495,7 +498,7 @@ def _make(one: Chosen) -> Factors:
 
 def _wanted(one: Chosen) -> Wanted:
     scaling = one.scaling / one.baked**2
-    return Wanted(rank=one.rank, scaling=scaling, scale=one.role.scale)
+    return Wanted(rank=one.rank, scaling=scaling, scale=one.role.scale, tol=one.tol)
 
 
 def check_values(module: nn.Module, name: str) -> None:

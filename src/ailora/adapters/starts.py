@@ -59,18 +59,20 @@ class Wanted:
         scale: What becomes of its sizes.
         decomposed: Gives the weight's triplets of a part, where they are made with others'; None
             has the start decompose the weight.
+        tol: Residual that a decomposition may have, relative to sigma_1.
     """
 
     rank: int
     scaling: float
     scale: Scale = "sigma"
+    tol: float = 1e-8
     decomposed: Callable[[Part], Triplets] | None = None
 
     def triplets(self, projection: Projection, part: Part) -> Triplets:
         """The largest or smallest triplets of a projection's weight, `rank` of them."""
         if self.decomposed is not None:
             return self.decomposed(part)
-        return decompose_once(projection.weight(), self.rank, part)[0]
+        return decompose_once(projection.weight(), self.rank, part, self.tol)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +190,7 @@ def check_rank_fits(projection: Projection, rank: int) -> None:
         )
 
 
-def decompose_once(weight: Tensor, rank: int, part: Part) -> list[Triplets]:
+def decompose_once(weight: Tensor, rank: int, part: Part, tol: float) -> list[Triplets]:
     """Triplets of a weight (m, n), or of each of a stack (E, m, n).
 
     As `ailora.decompose`; in a process group rank 0 decomposes and sends the others its answer. So
@@ -199,10 +201,10 @@ def decompose_once(weight: Tensor, rank: int, part: Part) -> list[Triplets]:
         UserError: As `ailora.decompose`, on every rank.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return _decomposed(weight, rank, part)
+        return _decomposed(weight, rank, part, tol)
     answer: list[list[Triplets] | str | None] = [None]
     if dist.get_rank() == 0:
-        answer[0] = _answer(weight, rank, part)
+        answer[0] = _answer(weight, rank, part, tol)
     dist.broadcast_object_list(answer, src=0)
     (found,) = answer
     if not isinstance(found, list):
@@ -210,15 +212,15 @@ def decompose_once(weight: Tensor, rank: int, part: Part) -> list[Triplets]:
     return found if weight.is_meta else [_on(one, weight) for one in found]
 
 
-def _decomposed(weight: Tensor, rank: int, part: Part) -> list[Triplets]:
+def _decomposed(weight: Tensor, rank: int, part: Part, tol: float) -> list[Triplets]:
     if weight.ndim == 3:
-        return decompose_batch(weight, rank, part)
-    return [decompose(weight, rank, part)]
+        return decompose_batch(weight, rank, part, tol=tol)
+    return [decompose(weight, rank, part, tol=tol)]
 
 
-def _answer(weight: Tensor, rank: int, part: Part) -> list[Triplets] | str:
+def _answer(weight: Tensor, rank: int, part: Part, tol: float) -> list[Triplets] | str:
     try:
-        found = _decomposed(weight, rank, part)
+        found = _decomposed(weight, rank, part, tol)
     except UserError as error:  # sent on: ranks that wait for an answer would wait for ever
         return str(error)
     return [replace(one, U=one.U.cpu(), S=one.S.cpu(), Vt=one.Vt.cpu()) for one in found]

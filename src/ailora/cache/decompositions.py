@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 _complained: set[str] = set()
 
-_FORMAT = 1  # version of the entries' files
+_FORMAT = 2  # version of the entries' files
 
 _TENSORS = ("U", "S", "Vt")
 _OTHER_FIELDS = tuple(f.name for f in fields(Triplets) if f.name not in (*_TENSORS, "check"))
@@ -51,7 +51,8 @@ def decompose(
         rank: Likewise.
         part: Likewise.
         seed: Likewise.
-        tol: Likewise; entries made with another tol are not used.
+        tol: Likewise; an entry made with a smaller tol is as good, one with a larger is not used,
+            and replaced if it has that rank.
 
     Returns:
         The triplets, on the weight's device.
@@ -64,22 +65,22 @@ def decompose(
     folder = _usable_folder() if limit and type(weight) in (Tensor, nn.Parameter) else None
     if folder is None:  # a subclass may keep its values elsewhere than in its bytes
         return linalg.decompose(weight, rank, part, seed=seed, tol=tol)
-    key = key_of(weight, part, seed=seed, tol=tol)
-    found = _read(folder, key, weight, rank)
+    key = key_of(weight, part, seed=seed)
+    found = _read(folder, key, weight, rank, tol)
     if found is None:
         with disk.one_at_a_time(folder, key):
-            found = _read(folder, key, weight, rank)
+            found = _read(folder, key, weight, rank, tol)
             if found is None:
                 found = linalg.decompose(weight, rank, part, seed=seed, tol=tol)
-                _store(folder, key, found, limit)
+                _store(folder, key, found, tol, limit)
     return found
 
 
-def _read(folder: Path, key: str, weight: Tensor, rank: int) -> Triplets | None:
+def _read(folder: Path, key: str, weight: Tensor, rank: int, tol: float) -> Triplets | None:
     m, n = weight.shape
     for entry in disk.candidates(folder, key, rank):
         try:
-            whole = read_entry(entry.path, shape=(m, n), rank=entry.rank)
+            whole, made_with = read_entry(entry.path, shape=(m, n), rank=entry.rank)
         except DamagedEntryError as error:
             logger.warning("damaged cache entry %s: %s; computing it again", entry.path, error)
             disk.discard(entry)
@@ -87,15 +88,18 @@ def _read(folder: Path, key: str, weight: Tensor, rank: int) -> Triplets | None:
         except OSError as error:  # deleted a moment ago, or not ours to read
             logger.debug("cannot read %s: %s", entry.path, error)
             continue
+        if made_with > tol:
+            logger.debug("%s was made with tol %g, not %g", entry.path, made_with, tol)
+            continue
         disk.touch(entry)
         logger.debug("%s part, rank %d, from the cache: %s", whole.part, rank, entry.path)
         return _moved(outermost(whole, rank), weight.device)
     return None
 
 
-def _store(folder: Path, key: str, triplets: Triplets, limit: int) -> None:
+def _store(folder: Path, key: str, triplets: Triplets, tol: float, limit: int) -> None:
     try:
-        data = entry_bytes(triplets)
+        data = entry_bytes(triplets, tol)
         if not disk.add(folder, key, triplets.rank, data, limit=limit):
             _complain_once(f"an entry of {len(data)} bytes is above the limit", disk.LIMIT_VARIABLE)
     except (UserError, OSError) as error:
@@ -132,21 +136,21 @@ def _complain_once(reason: str, about: str) -> None:
         )
 
 
-def key_of(weight: Tensor, part: Part, *, seed: int, tol: float) -> str:
+def key_of(weight: Tensor, part: Part, *, seed: int) -> str:
     """SHA-256 of the weight's bytes, dtype and shape, and of what the solver was asked for.
 
     SHA-256 is the quickest strong hash of the standard library where the CPU has instructions for
     it: a 4096 x 4096 bfloat16 weight takes 22 ms (BLAKE2b: 60 ms), its decomposition about 1 s.
 
-    The solver's version and the fields of its result count; rank, device, number of threads and
-    torch's version do not. All of them give an answer that meets `tol`, and an entry made under
-    one of them is what makes a start under another the same to the bit.
+    The solver's version and the fields of its result count; rank and tol are the entry's own, and
+    device, number of threads and torch's version do not count. All of these give an answer that
+    meets `tol`, and an entry made under one of them is what makes a start under another the same to
+    the bit.
 
     Args:
         weight: (m, n), float16, bfloat16, float32 or float64, any strides, any device.
         part: which end of the spectrum.
         seed: seed of the start block.
-        tol: target for the residual.
 
     Returns:
         64 lower-case hex digits.
@@ -159,7 +163,6 @@ def key_of(weight: Tensor, part: Part, *, seed: int, tol: float) -> str:
         "shape": list(weight.shape),
         "part": part,
         "seed": seed,
-        "tol": float(tol),
     }
     # JSON has no NUL, so where the header ends and the weight begins is never in doubt.
     digest = hashlib.sha256(json.dumps(asked).encode() + b"\0")
@@ -178,16 +181,16 @@ class DamagedEntryError(Exception):
     """The file is not what was written."""
 
 
-def entry_bytes(triplets: Triplets) -> bytes:
-    """The triplets and their check, with a SHA-256 over both."""
+def entry_bytes(triplets: Triplets, tol: float) -> bytes:
+    """The triplets, their check and the tol they were made with, with a SHA-256 over all."""
     tensors = {name: getattr(triplets, name).detach().cpu().contiguous() for name in _TENSORS}
     others = {name: getattr(triplets, name) for name in _OTHER_FIELDS}
-    record = json.dumps({"check": asdict(triplets.check), **others})
+    record = json.dumps({"check": asdict(triplets.check), "tol": float(tol), **others})
     return save(tensors, metadata={"record": record, "sha256": _digest(record, tensors)})
 
 
-def read_entry(path: Path, *, shape: tuple[int, int], rank: int) -> Triplets:
-    """The triplets that `entry_bytes` wrote, on the CPU.
+def read_entry(path: Path, *, shape: tuple[int, int], rank: int) -> tuple[Triplets, float]:
+    """The triplets and the tol that `entry_bytes` wrote, on the CPU.
 
     Args:
         path: The file.
@@ -210,7 +213,8 @@ def read_entry(path: Path, *, shape: tuple[int, int], rank: int) -> Triplets:
     _check_fits(tensors, shape, rank)
     try:
         others = json.loads(record)
-        return Triplets(**tensors, check=Check(**others.pop("check")), **others)
+        check, tol = Check(**others.pop("check")), float(others.pop("tol"))
+        return Triplets(**tensors, check=check, **others), tol
     except (ValueError, TypeError, KeyError) as error:
         raise DamagedEntryError(f"its record is not one of ours: {error}") from error
 

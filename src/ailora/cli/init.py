@@ -41,6 +41,10 @@ def init(
             "--bake-rates", help="Put V's doubled rate into the factors, for any trainer."
         ),
     ] = False,
+    tol: Annotated[
+        float,
+        typer.Option(help="Residual of the decompositions; larger is quicker, such as 1e-2."),
+    ] = 1e-8,
     dtype: Annotated[
         str,
         typer.Option(help="Dtype of the changed weights; auto loses at most 1 % of B A."),
@@ -73,6 +77,7 @@ def init(
         r=rank,
         anchored=anchored,
         bake_rates=bake_rates,
+        tol=tol,
         task_type=task_type,
         **({"published": True} if published else {}),
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, get_args
 
 import torch
@@ -15,7 +17,7 @@ from ailora.errors import UserError
 from ailora.linalg.dense import dense
 from ailora.linalg.gram import gram
 from ailora.linalg.inverse import inverse
-from ailora.linalg.krylov import principal
+from ailora.linalg.krylov import ANY, principal, rough
 from ailora.linalg.triplets import (
     Check,
     Method,
@@ -39,19 +41,45 @@ USUAL_EXPONENT = 16
 _DENSE_UP_TO = 64
 _GRAM_UP_TO = 1024
 _KRYLOV_SHARE = 24  # the basis, of many blocks of r vectors, must stay well below min(m, n)
+FLOAT32_IS_ENOUGH = 2e-5  # tol from which a principal part is found in float32 alone
+# Below that size Gram matrices are as quick: 256 x 256, rank 8, 3.9 ms and 4.0. Beyond it, they are
+# where a flat spectrum takes more than half of all columns: 384 x 384, rank 32, tol 1e-2, 11 ms and
+# 19; 768 x 768, rank 128, tol 0.1, 71 and 170, but 71 and 27 at tol 0.5.
+_BLOCKS_PER_DIGIT = 3.5
+_ROUGH_GRAM_UP_TO = 256
+# Of sigma_1: what float32 arithmetic does not tell from zero, ten times what storing W in it adds.
+_FLOAT32_NOISE = 3e-6
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-class _Problem(NamedTuple):
-    """W in float64, and `stored`: the same in the dtype it came in, unless it had to be scaled."""
+@dataclass(frozen=True)
+class _Problem:
+    """A weight as it came, and as the methods want it: times 2^-exponent, in float64 or float32.
 
-    W: Tensor
-    stored: Tensor
+    A float64 copy takes as long as six products with 32 columns, so it waits until it is needed.
+    """
+
+    weight: Tensor
+    exponent: int
     rank: int
     part: Part
     seed: int
     tol: float
+
+    @cached_property
+    def exact(self) -> Tensor:
+        W = self.weight.to(torch.float64)
+        return W * 2.0**-self.exponent if self.exponent else W
+
+    @cached_property
+    def low(self) -> Tensor:
+        return self.exact.float() if self.exponent else self.weight.float()
+
+    @property
+    def rough(self) -> bool:
+        """Whether float32 has all the digits that are asked for."""
+        return self.part == "principal" and self.tol >= FLOAT32_IS_ENOUGH
 
 
 class _Outcome(NamedTuple):
@@ -67,8 +95,8 @@ def decompose(
 ) -> Triplets:
     """The r largest or r smallest singular triplets of a weight.
 
-    The paper's equations 2-5 take these for W^Q (principal) and W^V (minor). All arithmetic is in
-    float64, on the weight's device, or on the CPU where that has no float64 (MPS). The same call
+    The paper's equations 2-5 take these for W^Q (principal) and W^V (minor). Everything is
+    computed on the weight's device, or on the CPU where that has no float64 (MPS). The same call
     gives the same bits on one machine with one number of threads; the global random state is
     neither read nor moved, and `weight` is not changed.
 
@@ -83,7 +111,9 @@ def decompose(
         tol: target for ``||W v - sigma u||`` and ``||W^T u - sigma v||``, relative to sigma_1. The
             iterative methods stop later than that, at tol relative to the triplet furthest inside
             the spectrum, where float64 allows it. A method that misses the target is replaced by
-            the next, in the end by the full SVD, with a note in ``check.fallback``.
+            the next, in the end by the full SVD, with a note in ``check.fallback``. The arithmetic
+            is float64's, but for a principal part with tol >= 2e-5: float32's, where U and V are
+            orthonormal to 1e-5, and the singular values usually better than tol squared.
 
     Returns:
         U (m, r), S (r,) descending and Vt (r, n), float64, with the check they passed.
@@ -95,11 +125,12 @@ def decompose(
     began = time.perf_counter()
     largest = validate(weight, rank, part, seed, tol)
     exact = weight.detach().to("cpu") if weight.device.type == "mps" else weight.detach()
-    W, exponent = scaled(exact, largest)
+    exponent = exponent_of(largest)
+    problem = _Problem(exact, exponent, rank, part, seed, tol)
     if largest == 0:
-        outcome = _Outcome(_zero(W, rank), "dense", 0.0)
+        outcome = _Outcome(_zero(problem.exact, rank), "dense", 0.0)
     else:
-        outcome = _solve(_Problem(W, W if exponent else exact, rank, part, seed, tol))
+        outcome = _solve(problem)
     U, Vt = fix_signs(outcome.solution.U, outcome.solution.Vt)
     scale = 2.0**exponent
     return Triplets(
@@ -115,69 +146,85 @@ def decompose(
             seconds=time.perf_counter() - began,
             fallback=outcome.fallback,
         ),
-        dead_below=rounding_noise(W, outcome.solution.sigma_1, weight.dtype) * scale,
+        dead_below=_dead_below(problem, outcome.solution) * scale,
     )
 
 
-def methods_for(shape: tuple[int, int], rank: int, part: Part) -> tuple[Method, ...]:
-    """The methods to try, the one expected to be quickest first, from the shape alone."""
+def _dead_below(problem: _Problem, solution: Solution) -> float:
+    """The noise of W's own digits, or of the arithmetic where that was in float32."""
+    if solution.residual is not None:
+        return _FLOAT32_NOISE * solution.sigma_1
+    return rounding_noise(problem.exact, solution.sigma_1, problem.weight.dtype)
+
+
+def methods_for(
+    shape: tuple[int, int], rank: int, part: Part, tol: float = 1e-8
+) -> tuple[Method, ...]:
+    """The methods to try, the one expected to be quickest first."""
     m, n = shape
     small = min(m, n)
     if small <= _DENSE_UP_TO or 2 * rank > small:
         return ("dense",)
+    if part == "principal" and tol >= FLOAT32_IS_ENOUGH:
+        blocks = 2 if tol >= ANY else 2 - _BLOCKS_PER_DIGIT * math.log10(tol)
+        columns = rank * blocks
+        few = small > _ROUGH_GRAM_UP_TO and 2 * columns <= small
+        return ("krylov", "gram", "dense") if few else ("gram", "dense")
     if small <= _GRAM_UP_TO or rank * _KRYLOV_SHARE > small or (part == "minor" and m != n):
         return ("gram", "dense")
     return ("krylov" if part == "principal" else "inverse", "gram", "dense")
 
 
-def scaled(weight: Tensor, largest: float) -> tuple[Tensor, int]:
-    """The weight in float64, squares neither overflowing nor vanishing; the exponent taken out.
+def exponent_of(largest: float) -> int:
+    """What a weight with that largest entry is scaled by, 2^-e: 0 for one of usual size.
 
-    A power of two, so that nothing is rounded; weights of usual size stay as they are.
+    So that squares neither overflow nor vanish; a power of two rounds nothing.
     """
     _, exponent = math.frexp(largest)
-    W = weight.to(torch.float64)
-    if abs(exponent) <= USUAL_EXPONENT:
-        return W, 0
-    exponent = max(-1000, min(1000, exponent))
-    return W * 2.0**-exponent, exponent
+    return 0 if abs(exponent) <= USUAL_EXPONENT else max(-1000, min(1000, exponent))
 
 
 def _solve(problem: _Problem) -> _Outcome:
     """The first method that meets `tol`; the last one, the full SVD, in any case."""
-    W, _, rank, part, _, tol = problem
+    rank, part, tol = problem.rank, problem.part, problem.tol
+    m, n = problem.weight.shape
     reason = None
-    *quick, last = methods_for((W.shape[0], W.shape[1]), rank, part)
+    *quick, last = methods_for((m, n), rank, part, tol)
     for method in quick:
         try:
             solution = _run(method, problem)
         except (StalledError, LinAlgError) as failure:
             reason = f"{method}: {failure}"
         else:
-            error = residual(W, solution.U, solution.S, solution.Vt, solution.sigma_1)
+            error = _residual(problem, solution)
             if error <= tol:
                 return _Outcome(solution, method, error, reason)
             reason = f"{method}: residual {error:.1e} above tol {tol:.1e}"
-        logger.info("%s part of a %d x %d weight: %s", part, *W.shape, reason)
+        logger.info("%s part of a %d x %d weight: %s", part, m, n, reason)
     if quick:
-        logger.warning(
-            "%s part of a %d x %d weight: %s; using the full SVD", part, *W.shape, reason
-        )
-    solution = dense(W, rank, part)
-    error = residual(W, solution.U, solution.S, solution.Vt, solution.sigma_1)
+        logger.warning("%s part of a %d x %d weight: %s; using the full SVD", part, m, n, reason)
+    solution = dense(problem.exact, rank, part)
+    error = _residual(problem, solution)
     if not error <= tol:
-        logger.warning(
-            "full SVD of a %d x %d weight: residual %.1e, tol %.1e", *W.shape, error, tol
-        )
+        logger.warning("full SVD of a %d x %d weight: residual %.1e, tol %.1e", m, n, error, tol)
     return _Outcome(solution, last, error, reason)
 
 
 def _run(method: Method, problem: _Problem) -> Solution:
-    W, stored, rank, part, seed, tol = problem
+    rank, seed, tol = problem.rank, problem.seed, problem.tol
     if method == "gram":
-        return gram(W, rank, part, tol=tol)
-    solve = principal if method == "krylov" else inverse
-    return solve(W, rank, low=stored.float(), seed=seed, tol=tol)
+        return gram(problem.exact, rank, problem.part, tol=tol)
+    if method == "inverse":
+        return inverse(problem.exact, rank, low=problem.low, seed=seed, tol=tol)
+    if problem.rough:
+        return rough(problem.low, rank, seed=seed, tol=tol)
+    return principal(problem.exact, rank, low=problem.low, seed=seed, tol=tol)
+
+
+def _residual(problem: _Problem, found: Solution) -> float:
+    if found.residual is not None:
+        return found.residual
+    return residual(problem.exact, found.U, found.S, found.Vt, found.sigma_1)
 
 
 def _gap(solution: Solution, part: Part) -> float | None:

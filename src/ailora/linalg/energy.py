@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ailora.errors import UserError
-from ailora.linalg.decomposition import decompose, methods_for, scaled, validate
+from ailora.linalg.decomposition import decompose, exponent_of, methods_for, validate
 from ailora.linalg.gram import gram_matrix
 from ailora.linalg.triplets import Triplets, outermost
 
@@ -46,10 +46,11 @@ def decompose_share(weight: Tensor, share: float, *, seed: int = 0, tol: float =
     weight = weight.to("cpu") if weight.device.type == "mps" else weight  # it has no float64
     if largest == 0:
         return decompose(weight, 1, "principal", seed=seed, tol=tol)
-    W, exponent = scaled(weight.detach(), largest)
+    exponent = exponent_of(largest)
+    W = weight.detach().double() * 2.0**-exponent
     wanted = share * float(torch.linalg.vector_norm(W)) ** 2
     rank = _FIRST
-    while methods_for((W.shape[0], W.shape[1]), rank, "principal")[0] == "krylov":
+    while methods_for((W.shape[0], W.shape[1]), rank, "principal", tol)[0] == "krylov":
         found = decompose(weight, rank, "principal", seed=seed, tol=tol)
         energy = (found.S * 2.0**-exponent).square()
         reached = _reached(energy, wanted)

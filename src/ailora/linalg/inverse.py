@@ -8,19 +8,39 @@ sigma_1, is well separated in C. C only has to be good enough for a start and a 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from ailora.linalg.krylov import Ritz, block_krylov, block_width, estimate_norm, start_block
+from ailora.linalg.krylov import Ritz, estimate_norm, search, start_block
 from ailora.linalg.refine import Operator, operator, refine
 from ailora.linalg.triplets import Solution, StalledError
 
 # 4096 x 4096, one thread: the LU takes 0.87 s in fp32, 1.41 s in fp64. One in fp32 knows the small
 # sigma to cond * eps only; as a preconditioner 10 % are enough.
 _FLOAT32_KNOWS = 0.1
-_FLOAT32_TOL = 1e-5  # residual of C; what follows in `refine` takes no longer from there
 _KEPT_BLOCKS = 3  # blocks of Ritz vectors that make the start
-_BASIS_BLOCKS = 10  # a lower end so clustered that it takes more is for the Gram matrix
+
+
+class _Effort(NamedTuple):
+    """How far a search goes: residual of C, blocks of the basis, columns at least of each."""
+
+    tol: float
+    blocks: int
+    narrowest: int
+    useless: float
+
+
+# In fp32, to where what follows in `refine` takes no longer. In fp64 for a lower end that is dense
+# (log-spaced values, say): a step of `refine` starts from few vectors, Krylov keeps all. Residual
+# of C for sigma of 1 to 1e-3, n = 2048, rank 8: 2e-2 after 8 blocks of 32, 2e-6 after 12, 2e-11
+# after 16. 16 columns are as quick as 32: 0.36 s.
+_FLOAT32 = _Effort(tol=1e-5, blocks=10, narrowest=1, useless=1e-4)
+_FLOAT64 = _Effort(tol=1e-8, blocks=28, narrowest=16, useless=5e-2)
+_BASIS_SHARE = 4  # in fp64 at most n / 4 columns, or 10 blocks
+# Above n / 100 such a rank is for the Gram matrix: n = 2048, rank 32, 0.9 s, and 1.4 s so.
+_FLOAT64_SHARE = 100
 # A pivot below the one, relative to the largest, becomes the other.
 _SINGULAR, _PIVOT = 1e-14, 1e-10
 
@@ -43,28 +63,35 @@ def inverse(W: Tensor, rank: int, *, low: Tensor, seed: int, tol: float) -> Solu
     """
     sigma_1 = estimate_norm(low, seed=seed)
     C = inverse_map(low)
-    ritz = _largest(C, low, rank, seed)
-    if not float(ritz.S[0]) * sigma_1 * torch.finfo(low.dtype).eps < _FLOAT32_KNOWS:
+    ritz = _largest(C, low, rank, seed, _FLOAT32)
+    known = float(ritz.S[0]) * sigma_1 * torch.finfo(low.dtype).eps < _FLOAT32_KNOWS
+    if not (known and ritz.converged) and (not known or rank * _FLOAT64_SHARE <= W.shape[0]):
         C = inverse_map(W)
-        ritz = _largest(C, W, rank, seed)
-    if not ritz.converged:
+        ritz = _largest(C, W, rank, seed, _FLOAT64)
+    if not (ritz.converged or ritz.error <= _FLOAT32.tol):
         raise StalledError(f"residual {ritz.error:.1e} after {ritz.blocks} blocks")
-    found = refine(operator(W), ritz.V, rank, "minor", tol=tol, sigma_1=sigma_1, inverse=lambda: C)
+    found = refine(
+        operator(W), ritz.V.double(), rank, "minor", tol=tol, sigma_1=sigma_1, inverse=lambda: C
+    )
     blocks = ritz.blocks + found.steps
     return Solution(found.U.T, found.S, found.V, sigma_1, blocks, found.following)
 
 
-def _largest(C: Operator, like: Tensor, rank: int, seed: int) -> Ritz:
+def _largest(C: Operator, like: Tensor, rank: int, seed: int, effort: _Effort) -> Ritz:
     """Approximate triplets of C, by block Krylov in the arithmetic of `like`."""
-    width = block_width(rank, like.shape[0])
-    return block_krylov(
-        C.normal,
+    n = like.shape[0]
+    width = min(n, max(rank + max(4, rank // 16), effort.narrowest))
+    few = _FLOAT32.blocks * width
+    found = search(
+        C,
         start_block(width, like, seed=seed),
         rank,
         keep=_KEPT_BLOCKS * width,
-        tol=_FLOAT32_TOL,
-        basis=_BASIS_BLOCKS * width,
+        tol=effort.tol,
+        basis=max(few, min(effort.blocks * width, n // _BASIS_SHARE)),
+        useless=effort.useless,
     )
+    return next(found)
 
 
 def inverse_map(W: Tensor) -> Operator:
