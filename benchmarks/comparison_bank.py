@@ -5,7 +5,7 @@
 MiniLM on film reviews: rank 8 with 60 seeds, and a few seeds each of rank 1, of rank 32 and of a
 rate at which nothing is learnt, so that the head stays as random as it began. Of each run the file
 keeps the settings, the scores and the class of every test row, one bit each; the tests of
-`ailora.lab.report.fair` compare the method with itself and with the others from it.
+`ailora.lab.report.best_to_best` compare the method with itself and with the others from it.
 """
 
 from __future__ import annotations
