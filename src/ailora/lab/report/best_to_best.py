@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -123,9 +123,7 @@ def best_to_best(
     }
 
 
-def smallest_by_seeds(
-    comparisons: int, counts: tuple[int, ...] = (3, 5, 10, 20)
-) -> dict[int, float]:
+def smallest_by_seeds(comparisons: int, counts: Iterable[int]) -> dict[int, float]:
     """The smallest difference by number of seeds, in standard deviations between seeds."""
     alpha = LEVEL / max(1, comparisons)
     return {n: detectable(n - 1, alpha, POWER) / n**0.5 for n in counts}
