@@ -15,7 +15,7 @@ from ailora.errors import UserError
 from ailora.files import write_json
 from ailora.lab.cli import options, sweeps
 from ailora.lab.experiments import Store
-from ailora.lab.experiments.calibration import cores, kind, measure, seconds
+from ailora.lab.experiments.calibration import by_kind, cores, kind, measure, seconds
 from ailora.lab.experiments.engines.here import Here
 from ailora.lab.experiments.engines.local import Local
 from ailora.lab.experiments.fair import CHOOSE, REPORT, Protocol, fair, next_runs, setting_key
@@ -159,10 +159,8 @@ class _Rounds:
             return [seconds(job, costs[kind(job.config)]) for job in jobs], layout.workers
         if not isinstance(self.engine, Here):
             return [], cores()
-        known = {kind(job.config): measure(job.config) for job in jobs[:1]}
-        for job in jobs[1:]:
-            name = kind(job.config)
-            known[name] = known.get(name) or measure(job.config)
+        measure(jobs[0].config)  # the first in a process pays for imports that others share
+        known = {name: measure(job.config) for name, job in by_kind(jobs).items()}
         return [seconds(job, known[kind(job.config)]) for job in jobs], 1
 
 

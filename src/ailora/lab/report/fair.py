@@ -15,6 +15,7 @@ from ailora.lab.report.score_lines import baselines_of, settings_of
 from ailora.lab.report.text_tables import Rows
 from ailora.lab.statistics import ENOUGH, spread
 
+_ROUNDING = 1e-9
 POINT = 0.01  # rates whose mean score is this close to the best are as good as it
 SCORE_HEADER = [
     *("method", "lr", "test score", "minus baseline", "95 %, seeds"),
@@ -51,7 +52,7 @@ class Curve:
     def plateau(self) -> tuple[float, float]:
         """The neighbouring rates around the best whose mean lies within `POINT` of its."""
         rates = [rate for rate, *_ in self.points]
-        near = [self._best_mean - mean <= POINT for _, mean, *_ in self.points]
+        near = [self._best_mean - mean <= POINT + _ROUNDING for _, mean, *_ in self.points]
         low = high = rates.index(self.best)
         while low > 0 and near[low - 1]:
             low -= 1
@@ -113,7 +114,7 @@ class FairPart:
             best = max(better, key=lambda label: self.against[label].estimate or 0.0)
             words = [f"Use {best} at learning rate {number_words(self._curve(best).best)}: "]
             words[0] += f"{self.metric} {_difference(self.against[best])} above {self.baseline}, "
-            words[0] += f"each at its own best rate (p = {_p(self.against[best])} after Holm)."
+            words[0] += f"each at its own best rate (p {_p(self.against[best])} after Holm)."
             others = [label for label in better if label != best]
             if others:
                 words.append(f"Also above {self.baseline}: {', '.join(others)}.")
@@ -197,7 +198,14 @@ class FairPart:
             for found in (one.seeds, one.both)
         ]
         seen = "-" if one.smallest is None else f"{one.smallest:.3f}"
-        return [*row, f"{one.estimate:+.4f}", *intervals, _p(one), seen, one.verdict.split(";")[0]]
+        return [
+            *row,
+            f"{one.estimate:+.4f}",
+            *intervals,
+            _p(one).removeprefix("= "),
+            seen,
+            one.verdict.split(";")[0],
+        ]
 
 
 def fair_parts(searches: Sequence[Search], protocol: Protocol, store: Store) -> list[FairPart]:
@@ -322,7 +330,7 @@ def _difference(one: Against) -> str:
 def _p(one: Against) -> str:
     if one.corrected is None:
         return "-"
-    return "< 0.001" if one.corrected < 0.001 else f"{one.corrected:.3f}"
+    return "< 0.001" if one.corrected < 0.001 else f"= {one.corrected:.3f}"
 
 
 def _lost(value: float | None) -> str:
