@@ -36,7 +36,14 @@ def compare(
         str,
         typer.Option(help="Methods, with commas between; lora:lr_ratio=2 is one too."),
     ] = "lora,pissa,milora,ailora,reailora",
-    seeds: Annotated[str, typer.Option(help="Each method is trained once per seed.")] = "0,1",
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            help="Each method is trained once per seed. Default: 0,1; of --protocol fair, whose "
+            "scores are reported, 2,3,4,5,6.",
+            show_default=False,
+        ),
+    ] = None,
     lr: Annotated[
         str | None,
         typer.Option(
@@ -49,6 +56,11 @@ def compare(
         str,
         typer.Option(help="here: one after another; local: several at a time; ray: a cluster."),
     ] = "here",
+    protocol: options.Protocol = None,
+    choose_seeds: options.ChooseSeeds = None,
+    halving: options.Halving = False,
+    budget: options.Budget = None,
+    plan_only: options.PlanOnly = False,
     out: options.Out = Path("comparison"),
 ) -> None:
     """Train several methods alike and show what differs: a table, plots and report.html.
@@ -58,7 +70,11 @@ def compare(
     rows are trained on and 400 scored, unless --limit and --eval-limit say otherwise. `ailora data`
     takes a look at a file first.
 
+    With --protocol fair each method's rate is searched on a grid that widens by itself and
+    scored on other seeds; the page says what to use, at which rate, and how sure that is.
+
     Examples: `ailora compare` · `ailora compare --lr 1e-3,2e-3,4e-3,8e-3 --seeds 0,1,2,3,4` ·
+    `ailora compare --protocol fair --budget 2h` ·
     `ailora compare --task reviews.csv --text body --label stars`
     """
     task, model = settings.get("task", "movies"), settings.get("model", "demo")
@@ -66,11 +82,17 @@ def compare(
     if task.startswith("movies"):
         settings = {"limit": DEMO_ROWS, "eval_limit": DEMO_EVAL_ROWS, **settings}
     rates = options.numbers("--lr", lr, float) if lr else None
+    given = tuple(map(int, options.numbers("--seeds", seeds, int))) if seeds else None
+    fair = options.fair_options(protocol, choose_seeds, halving, budget, plan_only)
+    if fair is not None:
+        names = options.names("--methods", methods)
+        _fair({**CURVE, **settings}, published, names, rates, given, fair, engine, out)
+        return
     grid = _grid(
         {**CURVE, **settings},
         published,
         methods=options.names("--methods", methods),
-        seeds=tuple(int(seed) for seed in options.numbers("--seeds", seeds, int)),
+        seeds=given or (0, 1),
         rates=rates or (published.rates if published else None),
     )
     _compare(grid, engine, out)
@@ -93,6 +115,32 @@ def _grid(
     # Seeds outermost: whoever stops half-way has all methods at half of the seeds.
     axes = {"seed": seeds, "lr": rates, "method": methods}
     return Grid(common=replace(common, lr=rates[0]), axes=axes)
+
+
+def _fair(
+    settings: options.Given,
+    published: Published | None,
+    methods: tuple[str, ...],
+    rates: tuple[float, ...] | None,
+    seeds: tuple[int, ...] | None,
+    fair: options.Fair,
+    engine: str,
+    out: Path,
+) -> None:
+    from dataclasses import replace
+
+    from ailora.errors import UserError
+    from ailora.lab.cli.fair import compare_fairly
+    from ailora.lab.experiments import Grid
+
+    if rates and len(rates) > 1:
+        raise UserError(
+            "--protocol fair chooses the rates itself: give --lr one, to begin around, or none"
+        )
+    common = options.run_config(settings, published)
+    grid = Grid(common=replace(common, lr=rates[0]) if rates else common, axes={"method": methods})
+    if compare_fairly(list(grid.runs()), seeds, fair, engine, out, store=out / "runs"):
+        raise typer.Exit(1)
 
 
 def _compare(grid: Grid, engine_name: str, out: Path) -> None:

@@ -6,6 +6,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -55,6 +56,72 @@ CpusPerRun = Annotated[float, typer.Option(help="Cores that each run gets.", ric
 GpusPerRun = Annotated[
     float, typer.Option(help="Accelerators that each run gets.", rich_help_panel=_RAY)
 ]
+
+_FAIR = "Fair protocol"
+Protocol = Annotated[
+    str | None,
+    typer.Option(
+        help="fair: search each method's rate on some seeds, report on others, and test the "
+        "differences.",
+        rich_help_panel=_FAIR,
+    ),
+]
+ChooseSeeds = Annotated[
+    str | None,
+    typer.Option(
+        help="Seeds that choose each rate. Default: 0,1.",
+        show_default=False,
+        rich_help_panel=_FAIR,
+    ),
+]
+Halving = Annotated[
+    bool,
+    typer.Option(
+        help="Try later choosing seeds at the better half of the rates alone.",
+        rich_help_panel=_FAIR,
+    ),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        help="Time for all runs, such as 45m or 2h: reporting seeds are left out until they fit.",
+        rich_help_panel=_FAIR,
+    ),
+]
+PlanOnly = Annotated[
+    bool,
+    typer.Option("--plan", help="Print runs, hours and power, and stop.", rich_help_panel=_FAIR),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fair:
+    """The options of the fair protocol."""
+
+    choose: tuple[int, ...] | None
+    halving: bool
+    budget: str | None
+    plan_only: bool
+
+
+def fair_options(
+    protocol: str | None, choose: str | None, halving: bool, budget: str | None, plan_only: bool
+) -> Fair | None:
+    """The options of the fair protocol; None without it.
+
+    Raises:
+        UserError: Another protocol, or an option of the fair one without it.
+    """
+    if protocol not in (None, "fair"):
+        raise UserError(f"--protocol {protocol!r}: there is only 'fair'")
+    if protocol is None:
+        given = {"--choose-seeds": choose, "--halving": halving, "--budget": budget}
+        for name, value in {**given, "--plan": plan_only}.items():
+            if value:
+                raise UserError(f"{name} is an option of --protocol fair; give that too")
+        return None
+    seeds = tuple(map(int, numbers("--choose-seeds", choose, int))) if choose else None
+    return Fair(choose=seeds, halving=halving, budget=budget, plan_only=plan_only)
 
 
 def settings_as_options(

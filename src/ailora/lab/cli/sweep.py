@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +43,11 @@ def sweep(
     address: options.Address = None,
     cpus_per_run: options.CpusPerRun = 1,
     gpus_per_run: options.GpusPerRun = 0,
+    protocol: options.Protocol = None,
+    choose_seeds: options.ChooseSeeds = None,
+    halving: options.Halving = False,
+    budget: options.Budget = None,
+    plan_only: options.PlanOnly = False,
 ) -> None:
     """Do every run of a sweep file that is not done yet, several at a time.
 
@@ -57,6 +63,8 @@ def sweep(
         seed = [0, 1, 2]
 
     Stop it and call it again: finished runs are kept, interrupted ones go on to the same end.
+    With --protocol fair the file has no list of rates: each setting's is searched around [common]'s
+    lr, and the file's seeds are those reported on; the page is report.html in --out.
 
     With `--search 20` the points are Optuna's, out of ranges that the file names:
 
@@ -81,6 +89,16 @@ def sweep(
     quiet_libraries()
     chosen = sweeps.engine_named(engine, workers, threads, address, cpus_per_run, gpus_per_run)
     grids, store = read_sweep_file(file), Store(out)
+    fair = options.fair_options(protocol, choose_seeds, halving, budget, plan_only)
+    if fair is not None:
+        from ailora.lab.cli.fair import compare_fairly, settings_and_seeds
+
+        settings, seeds = settings_and_seeds(grids)
+        if dry_run:
+            fair = replace(fair, plan_only=True)
+        if compare_fairly(settings, seeds, fair, chosen, out, store=out):
+            raise typer.Exit(1)
+        return
     runs = distinct(grids)
     check_writable(out)
     asked = read_search_table(file)

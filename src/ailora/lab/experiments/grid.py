@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -56,6 +56,10 @@ class Grid:
 
 def distinct(grids: Sequence[Grid]) -> list[RunConfig]:
     """The runs of several grids in order, those in more than one of them once."""
-    every = itertools.chain.from_iterable(grid.runs() for grid in grids)
+    return distinct_runs(itertools.chain.from_iterable(grid.runs() for grid in grids))
+
+
+def distinct_runs(runs: Iterable[RunConfig]) -> list[RunConfig]:
+    """Equal runs once, in order."""
     # By the hash of what they are made of: thousands of runs would be slow to compare in pairs.
-    return list({run.run_id("", str(run.data)): run for run in every}.values())
+    return list({run.run_id("", str(run.data)): run for run in runs}.values())

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 from ailora.errors import UserError
+from ailora.lab.statistics.differences import seed_difference
 
 Scores = Mapping[str, Mapping[int, float]]  # setting -> seed -> score
 Interval = tuple[float, float]
@@ -18,7 +19,6 @@ ENOUGH = 5  # seeds (or tasks) below which nothing is concluded
 _LEVEL = 0.95
 _RESAMPLES = 9999  # random choices of signs; with up to 13 pairs all choices are counted
 _DIGITS = 12  # differences that only rounding keeps apart are ties
-_ROUNDING = 1e-12  # scores are counts over rows: what is equal but for rounding is equal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +121,8 @@ def student_interval(values: Sequence[float]) -> Interval | None:
     Returns:
         None for fewer than two numbers, and where they differ by rounding alone.
     """
-    if len(values) < 2 or float(np.ptp(values)) <= _ROUNDING:
-        return None
-    low, high = stats.ttest_1samp(values, 0.0).confidence_interval(_LEVEL)
-    return float(low), float(high)
+    found = seed_difference(values)
+    return found.interval(_LEVEL) if found else None
 
 
 def _check_scores(scores: Mapping[int, float], what: str) -> None:

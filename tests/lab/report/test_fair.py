@@ -1,0 +1,148 @@
+"""The fair report says what to use, at which rate, and how sure that is."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ailora.errors import UserError
+from ailora.lab.experiments.fair import Protocol, fair
+from ailora.lab.experiments.store import Failure, Store, Stored
+from ailora.lab.report.fair import FairPart, fair_parts
+from ailora.lab.report.fair_page import as_markdown, write_fair
+from ailora.lab.report.fair_plan import Plan, seconds_of
+from ailora.lab.training import RunConfig
+from tests.lab.report.runs import run as made_run
+
+ROWS = 200
+Score = Callable[[RunConfig], float]
+
+
+def part_of(folder: Path, methods: Sequence[str], score: Score, **protocol: object) -> FairPart:
+    """The report of runs whose scores are a function; their predictions lie in a folder."""
+    rng = np.random.default_rng(1)
+
+    def do(runs: Sequence[RunConfig]) -> list[tuple[RunConfig, Stored]]:
+        return [(config, ended(folder, config, score(config), rng)) for config in runs]
+
+    asked = settings(methods, **protocol)
+    [part] = fair_parts(fair(asked, do), asked, Store(folder))
+    return part
+
+
+def settings(methods: Sequence[str], **protocol: object) -> Protocol:
+    return Protocol(settings=[RunConfig(method=one, lr=1e-3) for one in methods], **protocol)  # type: ignore[arg-type]
+
+
+def ended(folder: Path, config: RunConfig, score: float, rng: np.random.Generator) -> Stored:
+    name, made_of = config.run_id("movies", "0"), asdict(config)
+    if math.isnan(score):
+        failure = Failure(config=made_of, kind="diverged", reason="nan")
+        return Stored(run_id=name, state="failed", config=made_of, failure=failure)
+    right = rng.random(ROWS) < score
+    rows = [{"label": "a", "predicted": "a" if one else "b"} for one in right]
+    (folder / name).mkdir(parents=True)
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / name / "predictions-test.jsonl").write_text(lines, encoding="utf-8")
+    result = made_run(config.method, config.seed, float(right.mean()))
+    result["config"] = made_of
+    result["metrics"]["selection"]["accuracy"] = score
+    return Stored(run_id=name, state="finished", config=made_of, result=result)
+
+
+def peak(**best: float) -> Score:
+    """0.7 at a method's best rate, 0.9 points less a quarter decade away, and so on."""
+
+    def score(config: RunConfig) -> float:
+        away = abs(math.log10(config.lr / best[config.method]))
+        return 0.7 - 0.036 * away + 0.2 * (config.method == "milora")
+
+    return score
+
+
+def test_a_method_that_is_better_is_named_with_its_rate_and_how_sure_that_is(
+    tmp_path: Path,
+) -> None:
+    score = peak(lora=1e-3, pissa=1e-4, milora=3.16e-4)
+    part = part_of(tmp_path, ["lora", "pissa", "milora"], score)
+    assert part.baseline == "LoRA"
+    assert part.advice[0].startswith("Use MiLoRA (q, v) at learning rate 0.000316: accuracy +0.")
+    assert "above LoRA, each at its own best rate (p " in part.advice[0]
+    verdicts = {row[0]: row[-1] for row in part.score_rows}
+    assert verdicts == {
+        "MiLoRA (q, v)": "above LoRA",
+        "LoRA": "baseline",
+        "PiSSA (q, v)": "no difference shown",
+    }
+    assert all(one.both is not None for one in part.against.values())
+    rates = {row[0]: row[1:] for row in part.rate_rows}
+    assert rates["PiSSA (q, v)"][:2] == ["0.0001", "0.1"]
+    # 0.301 decades away at 0.036 a decade, between the rates at 0.25 and 0.5.
+    assert rates["LoRA"][4:] == ["0.011", "0.011"]
+    # One rate to each side lies within a point; those lose exactly that.
+    assert rates["LoRA"][3] == "0.000562 to 0.00178 (x 3.2)"
+
+
+def test_no_difference_says_what_could_have_been_seen(tmp_path: Path) -> None:
+    part = part_of(tmp_path, ["lora", "pissa"], peak(lora=1e-3, pissa=1e-3))
+    assert part.advice[0].startswith("Use LoRA at learning rate 0.001: no other method was shown")
+    smallest = part.against["PiSSA (q, v)"].smallest
+    assert f"a true difference of {smallest:.3f} would have been, in 80 of 100" in part.advice[0]
+
+
+def test_a_rate_at_which_a_seed_diverges_loses_all(tmp_path: Path) -> None:
+    def score(config: RunConfig) -> float:
+        return math.nan if config.lr > 1.5e-3 else peak(lora=1e-3, pissa=1e-3)(config)
+
+    part = part_of(tmp_path, ["lora", "pissa"], score)
+    assert part.rate_rows[0][5] == "all (diverges)"
+    assert "it loses all (diverges) at a rate twice too large" in part.advice[1]
+
+
+def test_what_diverges_everywhere_is_not_reported_and_named(tmp_path: Path) -> None:
+    def score(config: RunConfig) -> float:
+        return math.nan if config.method == "pissa" else peak(lora=1e-3)(config)
+
+    part = part_of(tmp_path, ["lora", "pissa"], score)
+    assert [curve.label for curve in part.curves] == ["LoRA"]
+    assert part.notes == ["pissa: not reported: it diverged at each of 17 rates."]
+
+
+def test_halving_says_what_it_saved_and_what_it_risks(tmp_path: Path) -> None:
+    part = part_of(tmp_path, ["lora"], peak(lora=1e-3), halving=True)
+    assert (
+        "halving saved 2 runs and dropped 2 rates; on 1 seed the best of those was"
+        in (part.notes[0])
+    )
+
+
+def test_the_page_escapes_and_holds_answer_tables_and_curve(tmp_path: Path) -> None:
+    asked = settings(["lora", "pissa"])
+    part = part_of(tmp_path / "runs", ["lora", "pissa"], peak(lora=1e-3, pissa=1e-4))
+    plan = Plan(protocol=asked, seconds=[10.0, 10.0])
+    page = write_fair([part], asked, tmp_path / "out", plan=plan, command="ailora <b>")
+    text = page.read_text(encoding="utf-8")
+    assert text.index("Use LoRA") < text.index("Best to best") < text.index("<svg")
+    assert "ailora &lt;b&gt;" in text
+    assert "5 (this plan)" in text
+    table = (tmp_path / "out" / "figures" / "score_by_rate.csv").read_text(encoding="utf-8")
+    assert table.splitlines()[0] == "setting,lr,mean,lowest,highest,chosen"
+    assert sum(line.endswith("True") for line in table.splitlines()) == 2
+    assert "| LoRA | 0.001 |" in as_markdown([part], asked)
+
+
+def test_a_budget_keeps_as_many_reporting_seeds_as_fit() -> None:
+    plan = Plan(protocol=settings(["lora", "pissa"]), seconds=[10.0, 20.0])
+    # (7 rates x 2 seeds + 5) runs of 10 and of 20 s.
+    assert (plan.runs(5), plan.time(5)) == (38, 570.0)
+    assert len(plan.within(570).report) == 5
+    assert plan.within(569).report == (2, 3, 4, 5)
+    with pytest.raises(UserError, match="3 reporting seeds"):
+        plan.within(300)
+    assert (seconds_of("2h"), seconds_of("1.5 min"), seconds_of("90s")) == (7200, 90, 90)
