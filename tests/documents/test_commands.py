@@ -45,6 +45,7 @@ def shrunk(line: str, models: dict[str, Path]) -> str:
         line += " --limit 16 --epochs 1"
     if command == "compare":
         line += " --methods lora,ailora"
+    line += " --plan" * ("--protocol fair" in line and "--plan" not in line)  # else it is 40 runs
     if "cola" in line and "--data" not in line:
         line += " --data DIR"  # the hub is out of reach
     if any(word in line for word in ("bart", "--preset", "opening_hours", "--max-length 256")):
