@@ -16,6 +16,7 @@ from ailora.adapters import folding, peft_insides
 from ailora.adapters.compatibility import check_compatible, keep_gradients
 from ailora.adapters.config import AILoRAConfig, check_fields
 from ailora.adapters.factors import Block, Factor, cut, joined
+from ailora.adapters.fingerprints import Base
 from ailora.adapters.peft_insides import LoraLayer, LoraModel
 from ailora.adapters.record import Record, Sketch, StartedConfig, alpha_of
 from ailora.adapters.selection import OnWeight, Selection, make_factors, select
@@ -222,6 +223,10 @@ class NewAdapter:
             anchors=anchors,
             sketches=sketches,
             within=within,
+            base=Base.of(
+                self.model,
+                {n: layer[0].projection.module for n, layer in self.selection.layers.items()},
+            ),
         )
 
     def install(self, tuner: LoraModel) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ailora.adapters.config import AILoRAConfig, Role, from_json
 from ailora.adapters.factors import Block
+from ailora.adapters.fingerprints import Base
 from ailora.adapters.peft_insides import from_pattern
 from ailora.adapters.record import (
     ANCHORS,
@@ -64,7 +65,7 @@ def read_adapter(folder: Path) -> AdapterFolder:
     Raises:
         UserError: there is none, it is a pickle, broken, or no LoRA.
     """
-    config = _read_config(folder)
+    config = read_config(folder)
     path = folder / WEIGHTS
     if not path.is_file():
         pickled = folder / "adapter_model.bin"
@@ -120,7 +121,8 @@ def check_finite(adapter: AdapterFolder) -> None:
             )
 
 
-def _read_config(folder: Path) -> LoraConfig:
+def read_config(folder: Path) -> LoraConfig:
+    """PEFT's config of a saved LoRA. Raises a UserError for anything else."""
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder}: {_nothing_there(folder)}")
     try:
@@ -243,6 +245,7 @@ def _record(adapter: AdapterFolder, stored: Mapping[str, Any]) -> Record:
         anchors=_anchors(adapter) if stored["form"] == "folded" else {},
         sketches={key: Sketch(**sketch) for key, sketch in stored["sketches"].items()},
         within={key: float(value) for key, value in stored.get("within", {}).items()},
+        base=Base.from_json(stored["base"]) if "base" in stored else None,
     )
 
 

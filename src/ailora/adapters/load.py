@@ -17,6 +17,7 @@ from ailora.adapters import folding, peft_insides
 from ailora.adapters.attach import check_room, projections
 from ailora.adapters.compatibility import check_compatible, keep_gradients
 from ailora.adapters.factors import cut
+from ailora.adapters.fingerprints import check_base
 from ailora.adapters.folder import (
     AdapterFolder,
     check_finite,
@@ -47,6 +48,7 @@ def load_adapter(
     key_mapping: Mapping[str, str] | None = None,
     subfolder: str | None = None,
     revision: str | None = None,
+    force: bool = False,
 ) -> PeftModel:
     """Load an adapter that ailora started, to the bit.
 
@@ -68,11 +70,14 @@ def load_adapter(
             None takes the model's own.
         subfolder: As in PEFT: the folder below ``folder``, or in the repository.
         revision: As in PEFT: branch, tag or commit of a repository on the hub.
+        force: Load it although this is not the base that it was started on, with a warning. Files
+            from before a base was remembered are loaded as they are.
 
     Raises:
         UserError: before the model is changed, if there is no adapter, or one that is a pickle,
-            without ailora's marker, with NaN, for another model, or whose files do not belong
-            together; to be trained, if 4-bit weights were packed for inference.
+            without ailora's marker, with NaN, for another model (or this one before it was trained
+            on), or whose files do not belong together; to be trained, if 4-bit weights were packed
+            for inference.
     """
     found = locate(folder, adapter_name=adapter_name, subfolder=subfolder, revision=revision)
     adapter = read_adapter(found)
@@ -93,6 +98,8 @@ def load_adapter(
     _check_files(adapter, record)
     if record.is_folded:
         _check_foldable(model, base, adapter, record)
+    if record.base is not None:
+        check_base(record.base, base, adapter.folder, force=force)
     if is_trainable:
         check_compatible(record.origin)
         keep_gradients(model)
@@ -149,6 +156,7 @@ def _with_names(
         scaling={new(name): scale for name, scale in record.scaling.items()},
         anchors={moved_key(key): anchor for key, anchor in record.anchors.items()},
         sketches={moved_key(key): sketch for key, sketch in record.sketches.items()},
+        base=record.base and record.base.renamed(names),
     )
     return replace(adapter, updates=updates, config=config), record
 

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ailora.adapters.config import AILoRAConfig, as_json
 from ailora.adapters.factors import Block, cut
+from ailora.adapters.fingerprints import Base
 from ailora.adapters.peft_insides import from_pattern, pattern, pattern_fits
 from ailora.files import usual_mode, write_atomic, write_json
 
@@ -53,6 +54,10 @@ _FOLDED = (
     "This adapter was trained on a *residual* base (W - s B0 A0) by ailora and is wrong on the "
     "original base model. Load it with `ailora.load_adapter(model, dir)`, which makes that base "
     "first."
+)
+_BASE = (
+    "Stock PEFT cannot notice another base model, or one that was trained since: "
+    "`ailora check THIS_FOLDER MODEL` can, and `ailora.load_adapter` does."
 )
 _SCALES = (
     "Its modules have different {what}. Servers that read one for all of them would apply it "
@@ -94,6 +99,7 @@ class Record:
         sketches: Sketches of the same matrices by the same keys, if it is anchored.
         within: <s B0 A0, W> of each projection by its key, if the adapter is folded: tells a weight
             that has its start from one that it was taken out of.
+        base: What it remembers of its base model; None in files from before that was kept.
         key: The same for all configs of this start, however often they are copied.
         born: Seconds since the epoch.
     """
@@ -104,6 +110,7 @@ class Record:
     anchors: Mapping[str, Tensor] = field(default_factory=dict)
     sketches: Mapping[str, Sketch] = field(default_factory=dict)
     within: Mapping[str, float] = field(default_factory=dict)
+    base: Base | None = None
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
     born: float = field(default_factory=time.time)
 
@@ -128,7 +135,7 @@ class Record:
             },
             "sketches": {key: asdict(sketch) for key, sketch in self.sketches.items()},
             "within": dict(self.within),
-        }
+        } | ({} if self.base is None else {"base": self.base.as_json()})
 
 
 _OF_ONE_USE = ("loading", "in_files", "keeps_scales")  # attributes that no other config inherits
@@ -302,6 +309,7 @@ def _lines(record: Record) -> list[str]:
     lines = [
         "## How this adapter started",
         _FOLDED if record.is_folded else _ANCHORED,
+        *([] if record.base is None else [_BASE]),
         f"- `{record.origin!r}`",
     ]
     widths = {sum(block.width for block in blocks) for blocks in record.layers.values()}
