@@ -8,7 +8,6 @@ folded adapter ``ailora_anchor.safetensors`` with A0 and B0, without which its b
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import math
 import time
@@ -29,7 +28,7 @@ from ailora.adapters.config import AILoRAConfig, as_json
 from ailora.adapters.factors import Block, cut
 from ailora.adapters.fingerprints import Base
 from ailora.adapters.peft_insides import from_pattern, pattern, pattern_fits
-from ailora.files import usual_mode, write_atomic, write_json
+from ailora.files import parse_json, usual_mode, write_atomic, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -265,7 +264,7 @@ def _describes(folder: Path) -> bool:
     try:
         if (folder / CONFIG).stat().st_mtime_ns < (folder / WEIGHTS).stat().st_mtime_ns:
             return False
-        return not json.loads((folder / CONFIG).read_text(encoding="utf-8"))["alpha_pattern"]
+        return not parse_json((folder / CONFIG).read_text(encoding="utf-8"))["alpha_pattern"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

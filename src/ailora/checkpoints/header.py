@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ailora.errors import UserError
+from ailora.files import parse_json
 
 FLOATS: dict[str, torch.dtype] = {
     "F16": torch.float16,
@@ -86,7 +87,7 @@ def read_header(path: Path) -> Header:
             (length,) = _LENGTH.unpack(stream.read(_LENGTH.size))
             if length > _LARGEST:
                 raise ValueError("its first bytes are no header length")
-            content = json.loads(stream.read(length))
+            content = parse_json(stream.read(length))
         metadata = content.pop("__metadata__", None)
         entries = sorted((_entry(name, about) for name, about in content.items()), key=_position)
         found = Header(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from ailora.checkpoints import Checkpoint, Structure, open_checkpoint, read_stru
 from ailora.checkpoints.checkpoint import START_FOLDER, read_origin
 from ailora.checkpoints.writer import OnProgress
 from ailora.errors import UserError
+from ailora.files import parse_json
 from ailora.roles.projection import shape_of
 
 Result = Literal["fine", "wrong", "cannot tell"]
@@ -120,8 +120,8 @@ def _is_quantised(checkpoint: Checkpoint) -> bool:
 def _config(checkpoint: Checkpoint) -> Mapping[str, object]:
     path = checkpoint.folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        config = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); copy the model again") from error
     if not isinstance(config, dict):
         raise UserError(f"{path}: is no table of fields; copy the model again")
