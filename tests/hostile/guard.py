@@ -60,7 +60,11 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
 
 def _look(event: str, path: Any) -> None:
     if isinstance(path, str | bytes | os.PathLike):
-        whole = os.path.realpath(os.fsdecode(path))
+        name = os.fsdecode(path)
+        if event in _CHANGES:  # these change a link, not where it leads
+            whole = str(Path(name).parent.resolve() / Path(name).name)
+        else:
+            whole = os.path.realpath(name)
         if not whole.startswith((f"{_inside[0]}{os.sep}", "/dev/")) and whole != str(_inside[0]):
             _seen.append(f"{event} of {whole}")
 

@@ -16,6 +16,7 @@ from torch import nn
 from ailora.adapters import folding, peft_insides
 from ailora.adapters.attach import check_room, projections
 from ailora.adapters.compatibility import check_compatible, keep_gradients
+from ailora.adapters.config import refused_field
 from ailora.adapters.factors import cut
 from ailora.adapters.fingerprints import check_base
 from ailora.adapters.folder import (
@@ -27,7 +28,7 @@ from ailora.adapters.folder import (
     renamed,
 )
 from ailora.adapters.locate import locate
-from ailora.adapters.record import MARKER, Record, Sketch, StartedConfig
+from ailora.adapters.record import CONFIG, MARKER, Record, Sketch, StartedConfig
 from ailora.adapters.selection import check_values
 from ailora.adapters.starts import STARTS
 from ailora.adapters.wrap import add_adapter, check_name_is_free
@@ -95,7 +96,7 @@ def load_adapter(
     if names:
         adapter, record = _with_names(base, adapter, record, names)
     _check_shapes(base, adapter)
-    _check_files(adapter, record)
+    _check_files(base, adapter, record)
     if record.is_folded:
         _check_foldable(model, base, adapter, record)
     if record.base is not None:
@@ -179,8 +180,26 @@ def _check_shapes(base: nn.Module, adapter: AdapterFolder) -> None:
         check_values(module, name)
 
 
-def _check_files(adapter: AdapterFolder, record: Record) -> None:
+def _check_config(base: nn.Module, adapter: AdapterFolder, record: Record) -> None:
+    """Refuse fields that would have PEFT adapt other layers, or in another way."""
+    field = refused_field(adapter.config)
+    if field is not None:
+        raise UserError(
+            f"{adapter.folder}: its {CONFIG} has {field}={getattr(adapter.config, field)!r}, which "
+            "no adapter has that ailora started; copy the whole adapter folder again"
+        )
+    if record.layers:
+        left = record.layers.keys() - set(peft_insides.targets(adapter.config, base))
+        if left:
+            raise UserError(
+                f"{adapter.folder}: target_modules of its {CONFIG} leave out {min(left)}, which "
+                f"its {MARKER} has; copy the whole adapter folder again"
+            )
+
+
+def _check_files(base: nn.Module, adapter: AdapterFolder, record: Record) -> None:
     check_finite(adapter)
+    _check_config(base, adapter, record)
     for name, blocks in record.layers.items():
         rank, width = adapter.updates[name].rank, sum(block.width for block in blocks)
         if rank != width:

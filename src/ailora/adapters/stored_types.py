@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,7 +27,15 @@ def _are_names(value: Any) -> bool:
 
 
 def _is_pattern_or_names(value: Any) -> bool:
-    return isinstance(value, str) or _are_names(value)
+    return _is_pattern(value) if isinstance(value, str) else _are_names(value)
+
+
+def _is_pattern(value: Any) -> bool:
+    try:
+        re.compile(value)
+    except (re.error, TypeError, RecursionError, OverflowError):
+        return False
+    return True
 
 
 def _is_rank(value: Any) -> bool:
@@ -41,15 +50,19 @@ def _by_name(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     def all_fit(value: Any) -> bool:
         return value is None or (
             isinstance(value, dict)
-            and all(isinstance(k, str) and fits(v) for k, v in value.items())
+            and all(_is_pattern(name) and fits(one) for name, one in value.items())
         )
 
     return all_fit
 
 
-def _are_layers(value: Any) -> bool:
+def _are_integers(value: Any) -> bool:
     several = isinstance(value, list | tuple) and all(type(one) is int for one in value)
-    return value is None or type(value) is int or several
+    return value is None or several
+
+
+def _are_layers(value: Any) -> bool:
+    return type(value) is int or _are_integers(value)
 
 
 def _is_bool(value: Any) -> bool:
@@ -74,6 +87,7 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: v is None or isinstance(v, bool | str),
         "true, false or a name",
     ),
+    "alora_invocation_tokens": (_are_integers, "a list of integers"),
     "base_model_name_or_path": (_is_name, "a name"),
     "revision": (_is_name, "a name"),
     "task_type": (_is_name, "a name"),

@@ -153,11 +153,16 @@ def _read_index(index: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = parse_json(index.read_text(encoding="utf-8"))
         files = content["weight_map"].values()
-        if any(Path(file).name != file for file in files) or not files:
+        if any(not _is_file_name(file) for file in files) or not files:
             raise ValueError("its weight_map names no files of this folder")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index}: not an index of shards ({error}); copy it again") from error
     return content
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether it is a file's of this folder: no path, and short enough for every system."""
+    return bool(name) and Path(name).name == name and "\0" not in name and len(name.encode()) <= 255
 
 
 def _check_present(index: Path, files: list[str]) -> None:

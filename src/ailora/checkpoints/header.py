@@ -127,10 +127,10 @@ def float_name(dtype: str) -> str:
 
 def _entry(name: str, about: Mapping[str, Any]) -> Entry:
     start, stop = about["data_offsets"]
-    shape = tuple(int(size) for size in about["shape"])
-    return Entry(
-        name=name, dtype=str(about["dtype"]), shape=shape, start=int(start), stop=int(stop)
-    )
+    shape = tuple(about["shape"])
+    if any(type(size) is not int or size < 0 for size in (*shape, start, stop)):
+        raise ValueError(f"the shape or place of {name} is no row of counts")
+    return Entry(name=name, dtype=str(about["dtype"]), shape=shape, start=start, stop=stop)
 
 
 def _position(entry: Entry) -> tuple[int, int]:
