@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ def watched(folder: Path, payload: Path) -> Iterator[None]:
     install()
     loads, load, torch_load = pickle.loads, pickle.load, torch.load
     pickle.loads, pickle.load, torch.load = _pickles(loads), _pickles(load), _torch_load(torch_load)
-    before, temporary = peak(), tempfile.tempdir
+    before, temporary = _forget_peak(), tempfile.tempdir
     tempfile.tempdir = str(folder)  # what is unpacked for a moment lies here
     _inside.append(folder.resolve())
     _seen.clear()
@@ -134,6 +134,16 @@ def _too_long(*_: Any) -> None:
     raise BrokenPromiseError(f"took more than {_PATIENCE} s")
 
 
+def _forget_peak() -> float:
+    """The memory in use in MB, from which the next peak is measured (Linux forgets the last)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak()
+
+
 def peak() -> float:
-    """The most memory that this process has had, in MB."""
+    """The most memory that this process has had since then, in MB."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -209,9 +209,9 @@ def _list(folder: Path) -> None:
     RunFolder(folder / RUN).history()
     Agenda.read(folder)
     Calibration.read(folder)
-    for read in (settings_in, saving.read_record):
-        with suppress(UserError):
-            read(folder / RUN)
+    with suppress(UserError):
+        saving.read_record(folder / RUN)
+    settings_in(folder / RUN)
 
 
 # --- Data -------------------------------------------------------------------------------------
