@@ -22,6 +22,7 @@ __all__ = [
     "append_line",
     "cache_dir",
     "cache_path",
+    "parse_json",
     "sha256_of",
     "unwritable",
     "usual_mode",
@@ -89,6 +90,18 @@ def write_json(path: Path, obj: Any) -> None:
     """
     text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomic(path, text + "\n")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """``json.loads`` whose every refusal is a ValueError, also of brackets nested too deeply.
+
+    Raises:
+        ValueError: It is no JSON.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its brackets are nested too deeply") from error
 
 
 def append_line(path: Path, line: str) -> None:

@@ -16,6 +16,7 @@ from ailora.adapters import folding, peft_insides
 from ailora.adapters.compatibility import check_compatible, check_diffusers, keep_gradients
 from ailora.adapters.config import AILoRAConfig, check_fields
 from ailora.adapters.factors import Block, ExpertFactor, Factor, cut, joined
+from ailora.adapters.fingerprints import Base
 from ailora.adapters.peft_insides import LoraLayer, LoraModel, ParamWrapper
 from ailora.adapters.record import Record, Sketch, StartedConfig, alpha_of
 from ailora.adapters.selection import OnWeight, Selection, make_factors, select
@@ -232,6 +233,14 @@ class NewAdapter:
             anchors=anchors,
             sketches=sketches,
             within=within,
+            base=Base.of(
+                self.model,
+                {
+                    name: layer[0].projection.module
+                    for name, layer in self.selection.layers.items()
+                    if layer[0].block.parameter is None  # stacks of experts are not remembered
+                },
+            ),
         )
 
     def install(self, tuner: LoraModel) -> None:

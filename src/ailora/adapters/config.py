@@ -267,6 +267,12 @@ def check_fields(config: AILoRAConfig) -> None:
         _check_foldable_fields(config)
 
 
+def refused_field(config: LoraConfig) -> str | None:
+    """A field of a saved adapter's config that no start has; None if there is none."""
+    found = (item for item in fields(LoraConfig) if item.name in REFUSED)
+    return next((item.name for item in found if not _is_default(config, item)), None)
+
+
 def _check_foldable_fields(config: AILoRAConfig) -> None:
     for name, why in (
         ("lora_dropout", "would drop a part of W itself, so step 0 is not the pre-trained model"),

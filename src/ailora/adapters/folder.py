@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from ailora.adapters.config import AILoRAConfig, Role, from_json
 from ailora.adapters.factors import Block
+from ailora.adapters.fingerprints import Base
 from ailora.adapters.peft_insides import from_pattern
 from ailora.adapters.record import (
     ANCHORS,
@@ -30,7 +30,9 @@ from ailora.adapters.record import (
     layer_mismatch,
 )
 from ailora.adapters.selection import select
+from ailora.adapters.stored_types import block_of, config_damage, number
 from ailora.errors import UserError
+from ailora.files import parse_json
 from ailora.linalg import LowRank
 
 A_KEY, B_KEY = ".lora_A.weight", ".lora_B.weight"
@@ -72,7 +74,7 @@ def read_adapter(folder: Path) -> AdapterFolder:
     Raises:
         UserError: there is none, it is a pickle, broken, or no LoRA.
     """
-    config = _read_config(folder)
+    config = read_config(folder)
     path = folder / WEIGHTS
     if not path.is_file():
         pickled = folder / "adapter_model.bin"
@@ -134,15 +136,22 @@ def check_finite(adapter: AdapterFolder) -> None:
             )
 
 
-def _read_config(folder: Path) -> LoraConfig:
+def read_config(folder: Path) -> LoraConfig:
+    """PEFT's config of a saved LoRA. Raises a UserError for anything else."""
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder}: {_nothing_there(folder)}")
     try:
         config = PeftConfig.from_pretrained(str(folder))
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise UserError(f"{folder / CONFIG}: cannot be read ({error})") from error
+    except Exception as error:  # PEFT looks at none of its types
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"{folder / CONFIG}: cannot be read ({reason}); copy the whole adapter folder again"
+        ) from error
     if not isinstance(config, LoraConfig):
         raise UserError(f"{folder}: is a {type(config).__name__}; only LoRA adapters are read")
+    damage = config_damage(config)
+    if damage:
+        raise UserError(f"{folder / CONFIG}: {damage}; copy the whole adapter folder again")
     return config
 
 
@@ -172,7 +181,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _update(path: Path, name: str, config: LoraConfig, tensors: Mapping[str, Tensor]) -> LowRank:
     A, B = tensors[name + A_KEY], tensors.get(name + B_KEY)
-    if B is None or A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
+    floating = B is not None and A.is_floating_point() and B.is_floating_point()
+    if B is None or not floating or A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
         raise UserError(
             f"{path}: the factors of {name} are not two matrices of one rank; copy the whole "
             "adapter folder again (only LoRA of linear layers is read)"
@@ -199,7 +209,7 @@ def is_started(folder: Path) -> bool:
 def read_form(folder: Path) -> str | None:
     """``"anchored"`` or ``"folded"`` as the marker says; None without one that can be read."""
     try:
-        stored = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        stored = parse_json((folder / MARKER).read_text(encoding="utf-8"))
         return str(stored["form"] if stored["format"] != 1 else stored["config"]["base"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -208,7 +218,7 @@ def read_form(folder: Path) -> str | None:
 def needs_model(folder: Path) -> bool:
     """Whether `read_record` needs the base model as well: the files are of version 0.1.0."""
     try:
-        return bool(json.loads((folder / MARKER).read_text(encoding="utf-8"))["format"] == 1)
+        return bool(parse_json((folder / MARKER).read_text(encoding="utf-8"))["format"] == 1)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -231,7 +241,7 @@ def read_record(adapter: AdapterFolder, model: nn.Module | None = None) -> Recor
             "load it with peft.PeftModel.from_pretrained"
         )
     try:
-        stored = json.loads(marker.read_text(encoding="utf-8"))
+        stored = parse_json(marker.read_text(encoding="utf-8"))
         form = stored["format"]
         if form == FORMAT:
             return _record(adapter, stored)
@@ -246,23 +256,39 @@ def read_record(adapter: AdapterFolder, model: nn.Module | None = None) -> Recor
 
 def _record(adapter: AdapterFolder, stored: Mapping[str, Any]) -> Record:
     layers = {
-        name: tuple(_block(block) for block in layer["blocks"])
+        name: tuple(block_of(block) for block in layer["blocks"])
         for name, layer in stored["layers"].items()
     }
     _scaling(adapter, layers)  # they are of one adapter
+    origin = from_json(stored["config"])
+    origin.check_values()
     return Record(
-        origin=from_json(stored["config"]),
+        origin=origin,
         layers=layers,
-        scaling={name: float(layer["scaling"]) for name, layer in stored["layers"].items()},
+        scaling={name: _scale(layer["scaling"]) for name, layer in stored["layers"].items()},
         anchors=_anchors(adapter) if stored["form"] == "folded" else {},
-        sketches={key: Sketch(**sketch) for key, sketch in stored["sketches"].items()},
-        within={key: float(value) for key, value in stored.get("within", {}).items()},
+        sketches={key: _sketch(sketch) for key, sketch in stored["sketches"].items()},
+        within={key: number(value) for key, value in stored.get("within", {}).items()},
+        base=_base(stored["base"], layers) if "base" in stored else None,
     )
 
 
-def _block(stored: Mapping[str, Any]) -> Block:
-    rows = stored["rows"]
-    return Block(**{**stored, "rows": rows and tuple((start, stop) for start, stop in rows)})
+def _base(stored: Mapping[str, Any], layers: Mapping[str, Any]) -> Base:
+    base = Base.from_json(stored)
+    if not base.layers.keys() <= layers.keys():
+        raise ValueError("it remembers the base of other layers")
+    return base
+
+
+def _sketch(stored: Mapping[str, Any]) -> Sketch:
+    return Sketch(value=number(stored["value"]), norm=number(stored["norm"]))
+
+
+def _scale(value: Any) -> float:
+    scale = number(value)
+    if not 0 < scale < math.inf:
+        raise ValueError(f"a scale of {scale}")
+    return scale
 
 
 def _scaling(adapter: AdapterFolder, layers: Mapping[str, tuple[Block, ...]]) -> dict[str, float]:
@@ -286,7 +312,15 @@ def _scale_in(adapter: AdapterFolder, name: str, blocks: Sequence[Block]) -> flo
 
 
 def _anchors(adapter: AdapterFolder) -> dict[str, Tensor]:
-    return read_tensors(adapter.folder / ANCHORS)
+    path = adapter.folder / ANCHORS
+    found = read_tensors(path)
+    for key, anchor in found.items():
+        if anchor.ndim != 2 or not anchor.is_floating_point() or not anchor.isfinite().all():
+            raise UserError(
+                f"{path}: the anchor of {key} is no matrix of finite numbers; copy the whole "
+                "adapter folder again"
+            )
+    return found
 
 
 def _record_of_0_1_0(

@@ -16,7 +16,9 @@ from torch import nn
 from ailora.adapters import folding, peft_insides
 from ailora.adapters.attach import check_room, projections
 from ailora.adapters.compatibility import check_compatible, keep_gradients
+from ailora.adapters.config import refused_field
 from ailora.adapters.factors import cut
+from ailora.adapters.fingerprints import check_base
 from ailora.adapters.folder import (
     AdapterFolder,
     check_finite,
@@ -26,7 +28,7 @@ from ailora.adapters.folder import (
     renamed,
 )
 from ailora.adapters.locate import locate
-from ailora.adapters.record import MARKER, Record, Sketch, StartedConfig
+from ailora.adapters.record import CONFIG, MARKER, Record, Sketch, StartedConfig
 from ailora.adapters.selection import check_values
 from ailora.adapters.starts import STARTS
 from ailora.adapters.wrap import add_adapter, check_name_is_free
@@ -47,6 +49,7 @@ def load_adapter(
     key_mapping: Mapping[str, str] | None = None,
     subfolder: str | None = None,
     revision: str | None = None,
+    force: bool = False,
 ) -> PeftModel:
     """Load an adapter that ailora started, to the bit.
 
@@ -68,11 +71,14 @@ def load_adapter(
             None takes the model's own.
         subfolder: As in PEFT: the folder below ``folder``, or in the repository.
         revision: As in PEFT: branch, tag or commit of a repository on the hub.
+        force: Load it although this is not the base that it was started on, with a warning. Files
+            from before a base was remembered are loaded as they are.
 
     Raises:
         UserError: before the model is changed, if there is no adapter, or one that is a pickle,
-            without ailora's marker, with NaN, for another model, or whose files do not belong
-            together; to be trained, if 4-bit weights were packed for inference.
+            without ailora's marker, with NaN, for another model (or this one before it was trained
+            on), or whose files do not belong together; to be trained, if 4-bit weights were packed
+            for inference.
     """
     found = locate(folder, adapter_name=adapter_name, subfolder=subfolder, revision=revision)
     adapter = read_adapter(found)
@@ -91,9 +97,11 @@ def load_adapter(
         adapter, record = _with_names(base, adapter, record, names)
     _check_shapes(base, adapter)
     _check_stacks(base, adapter, record)
-    _check_files(adapter, record)
+    _check_files(base, adapter, record)
     if record.is_folded:
         _check_foldable(model, base, adapter, record)
+    if record.base is not None:
+        check_base(record.base, base, adapter.folder, force=force)
     if is_trainable:
         check_compatible(record.origin)
         keep_gradients(model)
@@ -150,6 +158,7 @@ def _with_names(
         scaling={new(name): scale for name, scale in record.scaling.items()},
         anchors={moved_key(key): anchor for key, anchor in record.anchors.items()},
         sketches={moved_key(key): sketch for key, sketch in record.sketches.items()},
+        base=record.base and record.base.renamed(names),
     )
     return replace(adapter, updates=updates, config=config), record
 
@@ -194,8 +203,27 @@ def _check_stacks(base: nn.Module, adapter: AdapterFolder, record: Record) -> No
             )
 
 
-def _check_files(adapter: AdapterFolder, record: Record) -> None:
+def _check_config(base: nn.Module, adapter: AdapterFolder, record: Record) -> None:
+    """Refuse fields that would have PEFT adapt other layers, or in another way."""
+    field = refused_field(adapter.config)
+    if field is not None:
+        raise UserError(
+            f"{adapter.folder}: its {CONFIG} has {field}={getattr(adapter.config, field)!r}, which "
+            "no adapter has that ailora started; copy the whole adapter folder again"
+        )
+    if record.layers:
+        layers = {name for name, blocks in record.layers.items() if blocks[0].parameter is None}
+        left = layers and layers - set(peft_insides.targets(adapter.config, base))
+        if left:
+            raise UserError(
+                f"{adapter.folder}: target_modules of its {CONFIG} leave out {min(left)}, which "
+                f"its {MARKER} has; copy the whole adapter folder again"
+            )
+
+
+def _check_files(base: nn.Module, adapter: AdapterFolder, record: Record) -> None:
     check_finite(adapter)
+    _check_config(base, adapter, record)
     for name, blocks in record.layers.items():
         rank = adapter.factors(name)[0].shape[0] // blocks[0].experts
         width = sum(block.width for block in blocks)

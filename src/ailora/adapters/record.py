@@ -8,7 +8,6 @@ folded adapter ``ailora_anchor.safetensors`` with A0 and B0, without which its b
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import math
 import time
@@ -27,8 +26,9 @@ from torch import Tensor
 
 from ailora.adapters.config import AILoRAConfig, as_json
 from ailora.adapters.factors import Block, cut
+from ailora.adapters.fingerprints import Base
 from ailora.adapters.peft_insides import from_pattern, pattern, pattern_fits
-from ailora.files import usual_mode, write_atomic, write_json
+from ailora.files import parse_json, usual_mode, write_atomic, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,10 @@ _FOLDED = (
     "This adapter was trained on a *residual* base (W - s B0 A0) by ailora and is wrong on the "
     "original base model. Load it with `ailora.load_adapter(model, dir)`, which makes that base "
     "first."
+)
+_BASE = (
+    "Stock PEFT cannot notice another base model, or one that was trained since: "
+    "`ailora check THIS_FOLDER MODEL` can, and `ailora.load_adapter` does."
 )
 _SCALES = (
     "Its modules have different {what}. Servers that read one for all of them would apply it "
@@ -94,6 +98,7 @@ class Record:
         sketches: Sketches of the same matrices by the same keys, if it is anchored.
         within: <s B0 A0, W> of each projection by its key, if the adapter is folded: tells a weight
             that has its start from one that it was taken out of.
+        base: What it remembers of its base model; None in files from before that was kept.
         key: The same for all configs of this start, however often they are copied.
         born: Seconds since the epoch.
     """
@@ -104,6 +109,7 @@ class Record:
     anchors: Mapping[str, Tensor] = field(default_factory=dict)
     sketches: Mapping[str, Sketch] = field(default_factory=dict)
     within: Mapping[str, float] = field(default_factory=dict)
+    base: Base | None = None
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
     born: float = field(default_factory=time.time)
 
@@ -128,7 +134,7 @@ class Record:
             },
             "sketches": {key: asdict(sketch) for key, sketch in self.sketches.items()},
             "within": dict(self.within),
-        }
+        } | ({} if self.base is None else {"base": self.base.as_json()})
 
 
 def _block(block: Block) -> dict[str, Any]:
@@ -267,7 +273,7 @@ def _describes(folder: Path) -> bool:
     try:
         if (folder / CONFIG).stat().st_mtime_ns < (folder / WEIGHTS).stat().st_mtime_ns:
             return False
-        return not json.loads((folder / CONFIG).read_text(encoding="utf-8"))["alpha_pattern"]
+        return not parse_json((folder / CONFIG).read_text(encoding="utf-8"))["alpha_pattern"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -311,6 +317,7 @@ def _lines(record: Record) -> list[str]:
     lines = [
         "## How this adapter started",
         _FOLDED if record.is_folded else _ANCHORED,
+        *([] if record.base is None else [_BASE]),
         f"- `{record.origin!r}`",
     ]
     widths = {sum(block.width for block in blocks) for blocks in record.layers.values()}

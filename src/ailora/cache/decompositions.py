@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ailora import linalg
 from ailora.cache import disk
 from ailora.errors import UserError
+from ailora.files import parse_json
 from ailora.linalg import Check, Triplets
 from ailora.linalg.decomposition import validate
 from ailora.linalg.triplets import Part, outermost
@@ -212,7 +213,7 @@ def read_entry(path: Path, *, shape: tuple[int, int], rank: int) -> tuple[Triple
     _check_whole(metadata.get("sha256", ""), record, tensors)
     _check_fits(tensors, shape, rank)
     try:
-        others = json.loads(record)
+        others = parse_json(record)
         check, tol = Check(**others.pop("check")), float(others.pop("tol"))
         return Triplets(**tensors, check=check, **others), tol
     except (ValueError, TypeError, KeyError) as error:

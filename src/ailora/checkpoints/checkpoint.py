@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ailora.checkpoints.header import Entry, Header, read_header
 from ailora.errors import UserError
+from ailora.files import parse_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -133,7 +133,7 @@ def as_recorded(model: str) -> str:
 def read_origin(folder: Path) -> str | None:
     """The model that an adapter's start was made from, by a file in its folder; None without."""
     try:
-        return str(json.loads((folder / ORIGIN).read_text(encoding="utf-8"))["base_model"])
+        return str(parse_json((folder / ORIGIN).read_text(encoding="utf-8"))["base_model"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -151,13 +151,18 @@ def _from_hub(name: str) -> Path:
 
 def _read_index(index: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
+        content: dict[str, Any] = parse_json(index.read_text(encoding="utf-8"))
         files = content["weight_map"].values()
-        if any(Path(file).name != file for file in files) or not files:
+        if any(not _is_file_name(file) for file in files) or not files:
             raise ValueError("its weight_map names no files of this folder")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index}: not an index of shards ({error}); copy it again") from error
     return content
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether it is a file's of this folder: no path, and short enough for every system."""
+    return bool(name) and Path(name).name == name and "\0" not in name and len(name.encode()) <= 255
 
 
 def _check_present(index: Path, files: list[str]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ailora.errors import UserError
+from ailora.files import parse_json
 
 FLOATS: dict[str, torch.dtype] = {
     "F16": torch.float16,
@@ -86,7 +87,7 @@ def read_header(path: Path) -> Header:
             (length,) = _LENGTH.unpack(stream.read(_LENGTH.size))
             if length > _LARGEST:
                 raise ValueError("its first bytes are no header length")
-            content = json.loads(stream.read(length))
+            content = parse_json(stream.read(length))
         metadata = content.pop("__metadata__", None)
         entries = sorted((_entry(name, about) for name, about in content.items()), key=_position)
         found = Header(
@@ -126,10 +127,10 @@ def float_name(dtype: str) -> str:
 
 def _entry(name: str, about: Mapping[str, Any]) -> Entry:
     start, stop = about["data_offsets"]
-    shape = tuple(int(size) for size in about["shape"])
-    return Entry(
-        name=name, dtype=str(about["dtype"]), shape=shape, start=int(start), stop=int(stop)
-    )
+    shape = tuple(about["shape"])
+    if any(type(size) is not int or size < 0 for size in (*shape, start, stop)):
+        raise ValueError(f"the shape or place of {name} is no row of counts")
+    return Entry(name=name, dtype=str(about["dtype"]), shape=shape, start=start, stop=stop)
 
 
 def _position(entry: Entry) -> tuple[int, int]:

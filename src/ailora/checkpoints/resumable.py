@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ailora.checkpoints.checkpoint import Checkpoint
 from ailora.errors import UserError
-from ailora.files import unwritable, usual_mode, write_atomic, write_json
+from ailora.files import parse_json, unwritable, usual_mode, write_atomic, write_json
 
 FORMAT = 1
 _RECORDS = ".ailora-work"
@@ -51,13 +51,17 @@ class Work:
     report: tuple[Row, ...] | None = None
 
     def record(self, piece: str) -> Record | None:
-        """What an earlier run recorded of a piece, or None."""
+        """What an earlier run recorded of a piece; None if it did not, or cannot be read."""
         path = self.out / _RECORDS / piece
-        if not path.exists():
+        if not path.is_file():
             return None
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return Record(rows=json.loads(file.metadata()["rows"]), tensors=tensors)
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                rows = parse_json((file.metadata() or {})["rows"])
+        except (OSError, SafetensorError, ValueError, KeyError):
+            return None
+        return Record(rows=rows, tensors=tensors) if _are_rows(rows) else None
 
     def add_record(self, piece: str, record: Record) -> None:
         """Write a record; the piece itself follows."""
@@ -99,8 +103,10 @@ def begin(out: Path, file: str, plan: Mapping[str, Any]) -> Work:
         write_json(path, {"format": FORMAT, "plan": plan, "report": None})
         return Work(out=out, plan_file=path, plan=plan)
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = parse_json(path.read_text(encoding="utf-8"))
         before, report = stored["plan"], stored["report"]
+        if report is not None and not _are_rows(report):
+            raise ValueError("its report is no list of tables")
         differing = next((k for k in (*plan, *before) if before.get(k) != plan.get(k)), None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -117,6 +123,10 @@ def begin(out: Path, file: str, plan: Mapping[str, Any]) -> Work:
     return Work(
         out=out, plan_file=path, plan=plan, report=None if report is None else tuple(report)
     )
+
+
+def _are_rows(rows: Any) -> bool:
+    return isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
 
 
 def require_empty(out: Path) -> None:

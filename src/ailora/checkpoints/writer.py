@@ -15,7 +15,7 @@ from ailora.checkpoints.checkpoint import INDEX, Checkpoint, opened
 from ailora.checkpoints.header import NAMES, Entry, Header, header_bytes
 from ailora.checkpoints.resumable import Record, Row, Work, require_room
 from ailora.errors import UserError
-from ailora.files import write_atomic, write_json, written_whole
+from ailora.files import parse_json, write_atomic, write_json, written_whole
 from ailora.linalg import LowRank
 
 OnProgress = Callable[[str, int, int], None]
@@ -125,7 +125,7 @@ def _as_float32(config: bytes) -> bytes:
 
     ``from_pretrained`` casts every weight to the dtype that config.json names.
     """
-    content = json.loads(config)
+    content = parse_json(config)
     named = [
         (part, key)
         for part in (content, *(value for value in content.values() if isinstance(value, dict)))

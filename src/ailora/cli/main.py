@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ailora.cli import cache, export, extract, init, inspect
+from ailora.cli import cache, check, export, extract, init, inspect
 from ailora.cli.endings import end_badly, one_line, whole_output
 from ailora.errors import UserError
 
@@ -48,6 +48,7 @@ app.command("inspect", rich_help_panel=PANEL)(one_line(inspect.inspect))
 app.command("init", rich_help_panel=PANEL)(one_line(init.init, _KEPT))
 app.command("export", rich_help_panel=PANEL)(one_line(export.export))
 app.command("extract", rich_help_panel=PANEL)(one_line(extract.extract, _KEPT))
+app.command("check", rich_help_panel=PANEL)(one_line(check.check))
 app.command("cache", rich_help_panel=PANEL)(one_line(cache.cache))
 
 

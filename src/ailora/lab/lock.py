@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from ailora.errors import UserError
-from ailora.files import unwritable, write_json
+from ailora.files import parse_json, unwritable, write_json
 
 LOCK = "lock.json"
 BEAT = 5.0  # seconds between two signs of life
@@ -265,7 +265,7 @@ def _lives(found: _Found, folder: Path) -> bool:
 
 def _owner(text: str) -> Owner:
     try:
-        return Owner(**json.loads(text))
+        return Owner(**parse_json(text))
     except (ValueError, TypeError):
         return _UNKNOWN
 

@@ -165,10 +165,15 @@ def is_quantised(module: nn.Module) -> bool:
     return isinstance(weight, Tensor) and (_is_torchao(weight) or _is_bitsandbytes(weight))
 
 
+def is_packed(module: nn.Module) -> bool:
+    """Whether bitsandbytes has packed the layer's 4-bit weight for inference on a processor."""
+    state = getattr(module.weight, "quant_state", None)
+    return bool(getattr(state, "packing_format_for_cpu", False))
+
+
 def check_not_packed(module: nn.Module, name: str) -> None:
     """Raise a UserError if a forward pass in eval mode has packed the layer's 4-bit weight."""
-    state = getattr(module.weight, "quant_state", None)
-    if getattr(state, "packing_format_for_cpu", False):
+    if is_packed(module):
         raise UserError(
             f"{name}: bitsandbytes packed this 4-bit weight for inference when the model was run "
             "in eval mode on this processor, which rounds it and has no gradient; load the model "

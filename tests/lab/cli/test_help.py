@@ -50,7 +50,9 @@ def test_each_command_has_an_example_and_says_what_each_option_is_for(
 
 
 @pytest.mark.parametrize("width", [40, 60])
-@pytest.mark.parametrize("command", ["init", "export", "cache", "params", "score", "runs", "train"])
+@pytest.mark.parametrize(
+    "command", ["init", "export", "check", "cache", "params", "score", "runs", "train"]
+)
 def test_no_option_or_word_of_help_is_cut_on_a_narrow_terminal(
     command: str, width: int, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -18,6 +17,7 @@ from transformers import (
 
 from ailora.checkpoints.structure import CLASS_OF_TASK
 from ailora.errors import UserError
+from ailora.files import parse_json
 from ailora.lab import methods
 from ailora.lab.analysis.changes import Change, adapter_changes, changes_between
 from ailora.lab.methods.houlsby import houlsby
@@ -61,7 +61,7 @@ class Run:
 def is_run(path: Path) -> bool:
     """Whether a folder is, or was to become, a run's: a model's folder has a config.json too."""
     try:
-        made_of = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        made_of = parse_json((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return RunFolder(path).result() is not None
     return isinstance(made_of, dict) and {"config", "data"} <= made_of.keys()

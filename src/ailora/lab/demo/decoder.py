@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ailora.files import cache_path, sha256_of, write_json
+from ailora.files import cache_path, parse_json, sha256_of, write_json
 from ailora.lab.demo.asset_cache import ensure_folder, obtain
 from ailora.lab.demo.assets import DECODER
 
@@ -42,7 +41,7 @@ def _convert(scratch: Path) -> Path:
 
 def _is_whole(folder: Path) -> bool:
     try:
-        hashes = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        hashes = parse_json((folder / _MANIFEST).read_text(encoding="utf-8"))
         same = [sha256_of(folder / name) == wanted for name, wanted in hashes.items()]
     except (OSError, ValueError, AttributeError):
         return False

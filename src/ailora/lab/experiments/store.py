@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 import traceback
@@ -15,7 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from ailora.errors import UserError
-from ailora.files import write_json
+from ailora.files import parse_json, write_json
 from ailora.lab.lock import LOCK, Owner, held, holder
 from ailora.lab.settings import RunConfig, current_settings
 from ailora.lab.training.folder import FAILED, RunFolder
@@ -203,7 +202,7 @@ def _settings(path: Path) -> dict[str, Any]:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ailora.files import write_json
+from ailora.files import parse_json, write_json
 from ailora.html_table import html_table
 from ailora.lab.experiments.best_rates import at_best_rates, best_rates
 from ailora.lab.experiments.jobs import (
@@ -139,7 +138,7 @@ class Agenda:
     def read(cls, folder: Path) -> Agenda | None:
         """The agenda in a folder of runs; None if there is none, or something else in its place."""
         try:
-            found = json.loads((folder / AGENDA).read_text(encoding="utf-8"))
+            found = parse_json((folder / AGENDA).read_text(encoding="utf-8"))
             agenda = cls(
                 runs=tuple(map(str, found["runs"])),
                 ended=int(found["ended"]),

@@ -6,7 +6,6 @@ stay models of transformers, on which a `MethodRecord` notes the method.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -23,7 +22,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from ailora.adapters import load_adapter
 from ailora.adapters.folder import is_started
 from ailora.errors import UserError
-from ailora.files import write_atomic, write_json
+from ailora.files import parse_json, write_atomic, write_json
 from ailora.lab.methods.table import method_named
 from ailora.lab.methods.targets import head_parameters
 from ailora.lab.settings import RunConfig
@@ -159,7 +158,7 @@ def read_record(folder: Path) -> MethodRecord:
     if not path.exists():
         raise UserError(f"{folder}: no method is saved there; give the folder of a finished run")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_text(encoding="utf-8"))
         if record.pop("format") != _FORMAT:
             raise UserError(f"{path}: made by a newer ailora; update ailora to load it")
         return MethodRecord(**record)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ailora.errors import UserError
-from ailora.files import append_line, write_atomic, write_json
+from ailora.files import append_line, parse_json, write_atomic, write_json
 from ailora.lab.settings import RunConfig
 from ailora.lab.training.machine import environment
 from ailora.lab.training.results import read_result, stamped
@@ -77,9 +77,13 @@ class RunFolder:
     def history(self) -> list[dict[str, Any]]:
         """The evaluations written so far; a last line cut off by a kill is left out."""
         path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        entries = [json.loads(line) for line in lines if _parses(line)]
-        return [entry for entry in entries if isinstance(entry, dict) and "step" in entry]
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        entries = [parse_json(line) for line in text.splitlines() if _parses(line)]
+        return [
+            entry
+            for entry in entries
+            if isinstance(entry, dict) and isinstance(entry.get("step"), int | float)
+        ]
 
     def log(self, entry: dict[str, Any]) -> None:
         """Append one evaluation."""
@@ -109,12 +113,12 @@ def check_writable(folder: Path) -> None:
 
 
 def _is_json(path: Path) -> bool:
-    return path.exists() and _parses(path.read_text(encoding="utf-8", errors="replace"))
+    return path.is_file() and _parses(path.read_text(encoding="utf-8", errors="replace"))
 
 
 def _parses(text: str) -> bool:
     try:
-        json.loads(text)
+        parse_json(text)
     except ValueError:
         return False
     return True

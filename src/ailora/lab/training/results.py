@@ -6,13 +6,13 @@ Schema 3 has today's settings. Schema 2 had other names for some (`current_setti
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ailora.errors import UserError
+from ailora.files import parse_json
 from ailora.html_table import html_table
 from ailora.lab.methods.variants import in_words, variant_of
 from ailora.lab.settings import SETTINGS, current_settings
@@ -58,7 +58,7 @@ def read_result(path: Path) -> Result | None:
             schema that this version does not know.
     """
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     if not (isinstance(result, dict) and ("metrics" in result or result.keys() >= _OURS)):

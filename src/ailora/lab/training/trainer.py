@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -152,7 +153,8 @@ def run_to_end(trainer: Trainer, checkpoint: Path | None) -> None:
     if checkpoint is None:
         trainer.train()
         return
-    state = TrainerState.load_from_json(str(checkpoint / STATE))
+    with _of_checkpoint(checkpoint):
+        state = TrainerState.load_from_json(str(checkpoint / STATE))
     if not _was_over(state):
         trainer.train(resume_from_checkpoint=str(checkpoint))
         return
@@ -163,6 +165,24 @@ def run_to_end(trainer: Trainer, checkpoint: Path | None) -> None:
     methods.restore(trainer.model, best if keeps_best else checkpoint)
     if trainer.is_fsdp_enabled:
         _shard(trainer)
+
+
+@contextmanager
+def _of_checkpoint(checkpoint: str | Path | None) -> Iterator[None]:
+    """Turn whatever a checkpoint's state does to those who read it into a UserError.
+
+    torch reads it with ``weights_only=True``; what it is made of is not looked at before it is set.
+    """
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(
+            f"{checkpoint}: its state cannot be read ({type(error).__name__}: {reason}); remove "
+            "that folder, and the run goes on from the checkpoint before it"
+        ) from error
 
 
 # Ends of the names of the optimisers that are bitsandbytes's.
@@ -193,6 +213,14 @@ class RunTrainer(Trainer):  # type: ignore[misc]
             groups = groups_of(self.model, self.config)
             self.optimizer_cls_and_kwargs = made, {**options, "params": groups}
         return cast("torch.optim.Optimizer", super().create_optimizer())
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _of_checkpoint(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _of_checkpoint(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedOrder:
         rows = self.train_dataset if train_dataset is None else train_dataset

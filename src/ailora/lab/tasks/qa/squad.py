@@ -12,6 +12,7 @@ from typing import Any
 from datasets import Dataset
 
 from ailora.errors import UserError
+from ailora.files import parse_json
 from ailora.lab.tasks.qa.answers import is_bare
 from ailora.lab.tasks.qa.questions import Learnable, is_placed, questions_in, to_dataset
 from ailora.lab.tasks.statement import Statement, columns_left_out, notes_of
@@ -187,9 +188,11 @@ def read_questions(path: Path, report: Report = stop) -> Table:
 
 def _document(path: Path) -> Any:
     try:
-        return json.loads(read_text(path))
+        return parse_json(read_text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}; mend the file") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}; mend the file") from error
 
 
 def _questions(source: str, document: Any, report: Report) -> Iterator[tuple[str, Row]]:

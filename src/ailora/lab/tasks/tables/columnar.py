@@ -16,6 +16,8 @@ from ailora.lab.tasks.tables.compressed import file_errors
 from ailora.lab.tasks.tables.stored import AT_ONCE, rows_of, stored
 from ailora.lab.tasks.tables.table import Place, Row, Rows, Table
 
+# pyarrow's own, and what `datasets` raises, which takes a schema at its word.
+_ODD = (pa.ArrowException, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
 SUFFIXES = (".parquet", ".arrow", ".feather")
 
 
@@ -31,7 +33,9 @@ def read_columnar(path: Path) -> Table:
     with file_errors(path):
         try:
             found = _dataset(path)
-        except pa.ArrowException as error:
+        except (OSError, UserError):
+            raise
+        except _ODD as error:
             reason = " ".join(str(error).split())[:120]
             raise UserError(
                 f"{path}: not a {path.suffix.lower()} file: {reason}; make it again"

@@ -72,4 +72,5 @@ def file_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if suffix in COMPRESSED and error.errno is None:
             raise UserError(f"{path}: broken {kind} file: {error}; make it again") from error
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        reason = " ".join(str(error.strerror or error).split())
+        raise UserError(f"cannot read {path}: {reason}") from error

@@ -1,0 +1,1 @@
+"""Files from strangers: changed at random, and read as the library reads them."""

@@ -1,0 +1,68 @@
+"""Many cases by one command: ``python -m tests.hostile --cases 20000``.
+
+Each case is appended to a file, so that the command can be broken off and goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from tests.hostile.cases import Case, endings, run_case
+from tests.hostile.guard import install
+
+
+def main() -> int:
+    """Run what is missing, print the distinct endings, and exit with 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
+    parser.add_argument("--cases", type=int, default=20_000, help="how many in all")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other cases")
+    parser.add_argument("--out", type=Path, help="results; default: a file in the temporary folder")
+    parser.add_argument("--only", type=int, help="run this case alone, and show it")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.disable(logging.CRITICAL)
+    out = asked.out or Path(tempfile.gettempdir()) / f"hostile-{asked.seed}.jsonl"
+    with tempfile.TemporaryDirectory() as scratch:
+        if asked.only is not None:
+            print(run_case(asked.only, asked.seed, Path(scratch)))  # noqa: T201
+            return 0
+        done = _read(out)
+        install()
+        with out.open("a", encoding="utf-8") as stream:
+            for number in tqdm(range(len(done), asked.cases), initial=len(done), total=asked.cases):
+                done.append(run_case(number, asked.seed, Path(scratch)))
+                stream.write(json.dumps(asdict(done[-1])) + "\n")
+                stream.flush()
+    return _report(done)
+
+
+def _read(out: Path) -> list[Case]:
+    lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
+    return [Case(**json.loads(line)) for line in lines]
+
+
+def _report(cases: list[Case]) -> int:
+    broken = [case for case in cases if case.is_broken]
+    for (subject, ending), count in sorted(endings(cases).items()):
+        print(f"{count:6d}  {subject}: {ending}")  # noqa: T201
+    parsed = sum(case.parsed for case in cases)
+    print(  # noqa: T201
+        f"{len(cases)} cases, {parsed} of a whole form ({parsed / max(len(cases), 1):.0%}), "
+        f"{len(endings(cases))} distinct endings, {len(broken)} broken promises"
+    )
+    for case in broken[:40]:
+        print(f"  case {case.number}: {case.subject}, {case.file}: {case.ending}")  # noqa: T201
+    return bool(broken)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,234 @@
+"""What random cases found, one of each kind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+import ailora
+from ailora.checkpoints import open_checkpoint, read_structure
+from ailora.checkpoints.header import read_header
+from ailora.checkpoints.resumable import Record, begin
+from ailora.errors import UserError
+from ailora.files import parse_json
+from ailora.lab.demo.asset_cache import unpack
+from ailora.lab.experiments.store import Store
+from ailora.lab.tasks.tables.read import read_table
+from ailora.lab.training.folder import RunFolder
+from ailora.lab.training.results import read_result
+from tests.checkpoints.models import edit_json, saved, tiny
+
+DEEP = "[" * 100_000
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapter")
+    ailora.get_peft_model(tiny("llama"), ailora.AILoRAConfig(r=2)).save_pretrained(folder)
+    folded = ailora.AILoRAConfig(r=2, anchored=False)
+    ailora.get_peft_model(tiny("llama"), folded).save_pretrained(folder / "folded")
+    return folder
+
+
+@pytest.fixture
+def adapter(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "adapter"))
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        ailora.load_adapter(tiny("llama"), folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_json_that_is_too_deep_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_json(DEEP)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "ailora.json"])
+def test_deep_json_of_an_adapter_is_refused(adapter: Path, name: str) -> None:
+    (adapter / name).write_text(DEEP)
+    assert name in refused(adapter)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("r", "8"),
+        ("r", 0),
+        ("rank_pattern", {"q_proj": "8"}),
+        ("rank_pattern", [1]),
+        ("alpha_pattern", {"(((": 8}),
+        ("lora_alpha", None),
+        ("lora_dropout", 7),
+        ("target_modules", ["q_proj", None]),
+        ("target_modules", "((("),
+        ("target_modules", ["q_proj"]),
+        ("modules_to_save", [1]),
+        ("target_parameters", [1]),
+        ("layer_replication", [None]),
+        ("monteclora_config", 3),
+        ("alora_invocation_tokens", [None]),
+        ("init_lora_weights", "pissa"),
+        ("bias", 1),
+    ],
+)
+def test_a_config_of_other_types_is_refused(adapter: Path, field: str, value: object) -> None:
+    edit_json(adapter / "adapter_config.json", **{field: value})
+    assert field in refused(adapter)
+
+
+def _first(stored: dict[str, Any], part: str) -> Any:
+    return next(iter(stored[part].values()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: _first(s, "layers")["blocks"][0].update(rank="2"),
+        lambda s: _first(s, "layers")["blocks"][0].update(rows=[]),
+        lambda s: _first(s, "layers")["blocks"][0].update(rows=[[4, 2]]),
+        lambda s: _first(s, "layers")["blocks"][0].update(init="none"),
+        lambda s: _first(s, "layers").update(scaling=float("nan")),
+        lambda s: _first(s, "sketches").update(value=None),
+        lambda s: _first(s["base"], "layers").update(norm=float("inf")),
+        lambda s: s["base"]["layers"].update({"model": _first(s["base"], "layers")}),
+        lambda s: s["config"].update(r="8"),
+    ],
+)
+def test_a_marker_of_other_types_is_refused(adapter: Path, change: Callable[[Any], object]) -> None:
+    stored = json.loads((adapter / "ailora.json").read_text())
+    change(stored)
+    (adapter / "ailora.json").write_text(json.dumps(stored))
+    refused(adapter)
+
+
+@pytest.mark.parametrize("spoil", [torch.flatten, torch.Tensor.bool, lambda t: t * torch.nan])
+def test_anchors_and_factors_that_are_no_matrices_are_refused(
+    adapter: Path, spoil: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    for name in ("folded/ailora_anchor.safetensors", "folded/adapter_model.safetensors"):
+        before = (adapter / name).read_bytes()
+        tensors = load_file(adapter / name)
+        first = min(tensors)
+        save_file({**tensors, first: spoil(tensors[first])}, adapter / name)
+        assert Path(name).name in refused(adapter / "folded")
+        (adapter / name).write_bytes(before)
+
+
+@pytest.mark.parametrize("value", [[1], None, "x", 2.5])
+def test_a_models_config_of_other_types_is_refused(tmp_path: Path, value: object) -> None:
+    model = saved(tmp_path)
+    edit_json(model / "config.json", hidden_size=value)
+    with pytest.raises(UserError, match="transformers builds no model of it"):
+        read_structure(open_checkpoint(model))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "../model.safetensors", ""])
+def test_an_index_of_odd_names_is_refused(tmp_path: Path, name: str) -> None:
+    model = saved(tmp_path, shards=True)
+    edit_json(model / "model.safetensors.index.json", weight_map={"x": name})
+    with pytest.raises(UserError, match="not an index of shards"):
+        open_checkpoint(model)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.dictionaries(
+        st.text(max_size=8),
+        st.fixed_dictionaries(
+            {
+                "dtype": st.sampled_from(["F32", "BF16", "x"]) | st.integers(),
+                "shape": st.lists(st.integers() | st.floats(), max_size=3) | st.none(),
+                "data_offsets": st.lists(st.integers() | st.floats(), max_size=3) | st.text(),
+            }
+        )
+        | st.none(),
+        max_size=3,
+    ),
+    st.integers(0, 2**64 - 1) | st.none(),
+)
+def test_any_header_is_read_or_refused(tmp_path: Path, header: object, claimed: int | None) -> None:
+    text = json.dumps(header).encode()
+    length = len(text) if claimed is None else claimed
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + text)
+    try:
+        assert read_header(path).size == path.stat().st_size
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["config", "data", "metrics", "schema", "step", "test", "metric"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(_JSON)
+def test_any_json_is_no_result_or_a_damaged_one(tmp_path: Path, content: object) -> None:
+    run = tmp_path / "lora-x-0123456789"
+    run.mkdir(exist_ok=True)
+    for name in ("config.json", "result.json", "failed.json", "metrics.jsonl"):
+        (run / name).write_text(json.dumps(content))
+    try:
+        read_result(run / "result.json")
+    except UserError as error:
+        assert "\n" not in str(error)
+    assert len(Store(tmp_path).runs()) == 1
+    assert isinstance(RunFolder(run).history(), list)
+
+
+def test_records_of_interrupted_work_that_cannot_be_read_are_made_again(tmp_path: Path) -> None:
+    work = begin(tmp_path, "plan.json", {"a": 1})
+    work.add_record("x", Record(rows=({"tensor": "y"},), tensors={"t": torch.ones(1)}))
+    assert work.record("x") is not None
+    (record,) = (path for path in tmp_path.rglob("x") if path.is_file())
+    save_file({"t": torch.ones(1)}, record)
+    assert work.record("x") is None
+    record.write_bytes(b"\xff" * 20)
+    assert work.record("x") is None
+    edit_json(tmp_path / "plan.json", report=3)
+    with pytest.raises(UserError, match="not a plan ailora wrote"):
+        begin(tmp_path, "plan.json", {"a": 1})
+
+
+def test_a_history_that_is_no_text_or_no_file_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\xff\xfe\n{"step": "2"}\n')
+    assert RunFolder(tmp_path).history() == [{"step": 1}]
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").mkdir()
+    assert RunFolder(tmp_path).history() == []
+
+
+def test_a_broken_parquet_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"PAR1" + b"\xff" * 40 + (20).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(UserError) as caught:
+        read_table(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wheel_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not the wheel it should be"):
+        unpack(tmp_path / "absent.whl", (), tmp_path / "fresh")
