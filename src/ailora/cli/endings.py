@@ -1,4 +1,4 @@
-"""How a command begins and ends: `~` in paths, bad input, a misfit, a full disk, Ctrl-C."""
+"""How a command begins and ends: `~` in paths, bad input, a misfit, a full disk, a stop."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import typer
 
 from ailora.errors import UserError
+from ailora.termination import Terminated
 from ailora.versions import misfit_of
 
 BAD_INPUT, STOPPED = 2, 130  # exit codes, as shells know them
@@ -35,16 +36,20 @@ def one_line(command: Callable[..., None], kept: str = "") -> Callable[..., None
             for its options.
     """
 
+    def say(what: str, options: dict[str, Any]) -> None:
+        sys.stderr.write(f"ailora: {'; '.join(filter(None, (what, kept)))}\n".format(**options))
+
     @functools.wraps(command)
     def called(*args: Any, **options: Any) -> None:
         options = {name: _expanded(value) for name, value in options.items()}
         try:
             command(*args, **options)
         except KeyboardInterrupt:
-            sys.stderr.write(
-                f"ailora: {'; '.join(filter(None, ('stopped', kept)))}\n".format(**options)
-            )
+            say("stopped", options)
             raise typer.Exit(STOPPED) from None
+        except Terminated:
+            say("terminated", options)
+            raise
         except UserError:
             raise
         except ImportError as error:

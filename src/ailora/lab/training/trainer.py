@@ -39,7 +39,8 @@ from ailora.lab.settings import RunConfig
 from ailora.lab.training.folder import STATE, RunFolder
 from ailora.lab.training.kinds import Kind
 from ailora.lab.training.machine import computes_bf16_natively, share_of
-from ailora.lab.training.monitoring import OnProgress, Progress, Recorder
+from ailora.lab.training.monitoring import CheckpointOnRequest, OnProgress, Progress, Recorder
+from ailora.termination import on_request
 
 
 def build_trainer(
@@ -130,7 +131,17 @@ def some(rows: Dataset, count: int | None) -> Dataset:
 
 
 def run_to_end(trainer: Trainer, checkpoint: Path | None) -> None:
-    """Train from the start or from a checkpoint; the model then has the run's end weights."""
+    """Train from the start or from a checkpoint; the model then has the run's end weights.
+
+    Raises:
+        Terminated: SIGTERM came. A checkpoint of the step that was under way has been written.
+    """
+    with on_request() as request:
+        trainer.add_callback(CheckpointOnRequest(request))
+        _train(trainer, checkpoint)
+
+
+def _train(trainer: Trainer, checkpoint: Path | None) -> None:
     if checkpoint is None:
         trainer.train()
         return
