@@ -42,7 +42,15 @@ ALLOWED: dict[str, set[str]] = {
     "lab.methods": METHOD | {"checkpoints", "lab.settings"},
     "lab.tasks": FOUNDATION | {"lab.demo"},
     "lab.training": METHOD
-    | {"pretrained", "lab.lock", "lab.settings", "lab.methods", "lab.demo", "lab.tasks"},
+    | {
+        "checkpoints",
+        "pretrained",
+        "lab.lock",
+        "lab.settings",
+        "lab.methods",
+        "lab.demo",
+        "lab.tasks",
+    },
     "lab.analysis": METHOD
     | {"checkpoints", "pretrained", "lab.settings", "lab.methods", "lab.training"},
     "lab.experiments": METHOD

@@ -103,3 +103,21 @@ def test_an_unwritable_place_is_named() -> None:
         whole_folder(Path("/proc/nobody/x")),
     ):
         pass
+
+
+def test_a_folder_that_cannot_be_replaced_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").touch()
+    inner = Path.replace
+
+    def refuse(self: Path, target: Path) -> Path:
+        if target == tmp_path / "out" and not self.name.endswith(".old.tmp"):
+            raise OSError(28, "No space left on device")
+        return inner(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(UserError, match="No space left"), whole_folder(tmp_path / "out") as fresh:
+        (fresh / "new").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "old"]

@@ -25,7 +25,14 @@ from torch import Tensor
 
 from ailora.checkpoints.checkpoint import Checkpoint
 from ailora.errors import UserError
-from ailora.files import unwritable, usual_mode, write_atomic, write_json
+from ailora.files import (
+    remove_temporary,
+    sync_tree,
+    unwritable,
+    usual_mode,
+    write_atomic,
+    write_json,
+)
 
 FORMAT = 1
 _RECORDS = ".ailora-work"
@@ -112,8 +119,7 @@ def begin(out: Path, file: str, plan: Mapping[str, Any]) -> Work:
             f"{out}: holds a run with another {differing}{shown}; choose another --out, or delete "
             "that one"
         )
-    for left in list(out.rglob(".*.tmp")):  # left by a run that was killed
-        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    remove_temporary(out)
     return Work(
         out=out, plan_file=path, plan=plan, report=None if report is None else tuple(report)
     )
@@ -148,16 +154,18 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Raises:
         UserError: It cannot be made, written or renamed, or the disk is full.
     """
-    temporary = None
+    temporary = aside = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp")
         temporary = Path(made)
+        aside = temporary.with_suffix(".old.tmp")
         yield temporary
         for path in (temporary, *temporary.rglob("*")):
             path.chmod(usual_mode(folder=path.is_dir()))
-        if folder.exists():
-            shutil.rmtree(folder)
+        sync_tree(temporary)
+        if folder.exists():  # out of the way at once: a kill must not leave half of it
+            folder.replace(aside)
         temporary.replace(folder)
     except OSError as error:
         raise unwritable(folder, error) from error
@@ -166,8 +174,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             f"cannot write {folder}: {error}; free some space and run it again"
         ) from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        if aside is not None and aside.exists() and not folder.exists():
+            aside.replace(folder)
+        for left in filter(None, (temporary, aside)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:

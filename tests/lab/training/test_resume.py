@@ -120,6 +120,22 @@ def test_a_half_written_checkpoint_is_not_used(
     assert traces(tmp_path) == undisturbed
 
 
+@pytest.mark.parametrize(
+    "name", ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"]
+)
+def test_a_checkpoint_that_a_crashed_machine_cut_short_is_not_used(
+    name: str, dropping: RunConfig, task: TextTask, tmp_path: Path
+) -> None:
+    cut_off(dropping, task, tmp_path, in_step(14))
+    folder = RunFolder(folder_of(tmp_path))
+    last = folder.checkpoints / "checkpoint-12"
+    assert folder.last_checkpoint() == last
+    content = (last / name).read_bytes()
+    for length in (0, len(content) // 2, len(content) - 1):
+        (last / name).write_bytes(content[:length])
+        assert folder.last_checkpoint() == last.with_name("checkpoint-6")
+
+
 def test_a_truncated_last_line_is_written_again(
     dropping: RunConfig, task: TextTask, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:

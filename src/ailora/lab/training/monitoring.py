@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ailora.errors import UserError
+from ailora.files import sync_tree
 from ailora.lab.training.folder import RunFolder
 from ailora.lab.training.machine import anywhere
 from ailora.termination import Request, Terminated
@@ -160,6 +162,17 @@ class CheckpointOnRequest(TrainerCallback):  # type: ignore[misc]
         """The checkpoint is whole."""
         if anywhere(self.request.asked):
             raise Terminated
+
+
+class OnDisk(TrainerCallback):  # type: ignore[misc]
+    """Synchronises each checkpoint, since Trainer does not: a machine that dies keeps it."""
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """The checkpoint of this step has been written."""
+        if args.should_save:
+            sync_tree(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]

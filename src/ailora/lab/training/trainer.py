@@ -39,7 +39,13 @@ from ailora.lab.settings import RunConfig
 from ailora.lab.training.folder import STATE, RunFolder
 from ailora.lab.training.kinds import Kind
 from ailora.lab.training.machine import computes_bf16_natively, share_of
-from ailora.lab.training.monitoring import CheckpointOnRequest, OnProgress, Progress, Recorder
+from ailora.lab.training.monitoring import (
+    CheckpointOnRequest,
+    OnDisk,
+    OnProgress,
+    Progress,
+    Recorder,
+)
 from ailora.termination import on_request
 
 
@@ -68,7 +74,7 @@ def build_trainer(
     rows = kind.encoded(kind.task.train, tokenizer)
     watched = some(kind.task.selection, config.monitor_rows)
     encoded = kind.encoded(watched, tokenizer)
-    own = [Recorder(folder, kind.monitored), Progress(on_progress)]
+    own = [Recorder(folder, kind.monitored), OnDisk(), Progress(on_progress)]
     if config.early_stopping:
         own.append(EarlyStoppingCallback(config.early_stopping))
     trainer = RunTrainer(
