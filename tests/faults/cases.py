@@ -145,7 +145,8 @@ class Ground:
             self._child(operation, Fault(kind="kill", at=other)).end()
             self._remount("ro")
         elif fault.kind == "full" and mounted:
-            self._remount(f"size={max(fault.at, 4096)}")
+            used = shutil.disk_usage(self.work).used
+            self._remount(f"size={used + fault.at + 4096}")
         elif fault.kind == "full":
             fault = Fault(kind="nospace", at=other)
         ended = self._child(operation, fault).end()

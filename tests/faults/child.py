@@ -94,6 +94,8 @@ def _be_child(
         os.setsid()
         os.dup2(writes, 1)
         os.dup2(writes, 2)
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         _arm(folder, fault, count)
         call()
         code = 0

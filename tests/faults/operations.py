@@ -114,13 +114,15 @@ def operations(inputs: Path) -> dict[str, Operation]:
         ),
         Operation(
             name="init, anchored",
-            run=_command(f"init {inputs / 'llama'} --rank 2 --anchored --out {{out}}"),
+            run=_again(_command(f"init {inputs / 'llama'} --rank 2 --anchored --out {{out}}")),
             result=_files,
             exact=True,
         ),
         Operation(
             name="cache",
-            run=_cached(_command(f"init {inputs / 'llama'} --rank 2 --anchored --out {{out}}")),
+            run=_again(
+                _cached(_command(f"init {inputs / 'llama'} --rank 2 --anchored --out {{out}}"))
+            ),
             result=_files,
             exact=True,
         ),
@@ -145,7 +147,11 @@ def operations(inputs: Path) -> dict[str, Operation]:
         Operation(name="train", run=_command(training), result=_runs),
         Operation(
             name="sweep",
-            run=_here(_command(f"sweep {inputs / 'sweep.toml'} --no-estimate --out {{out}}")),
+            run=_here(
+                _command(
+                    f"sweep {inputs / 'sweep.toml'} --no-estimate --retry-failed --out {{out}}"
+                )
+            ),
             result=_runs,
         ),
         Operation(
@@ -267,7 +273,8 @@ def _save(folder: Path) -> None:
 
 
 def _saved(folder: Path) -> Mapping[str, Any]:
-    return files(folder / "out")
+    """But for the card, to which PEFT and the library add at each save."""
+    return {name: data for name, data in files(folder / "out").items() if name != "README.md"}
 
 
 def _obtain(inputs: Path, folder: Path) -> None:

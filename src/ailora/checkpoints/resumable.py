@@ -119,7 +119,10 @@ def begin(out: Path, file: str, plan: Mapping[str, Any]) -> Work:
             f"{out}: holds a run with another {differing}{shown}; choose another --out, or delete "
             "that one"
         )
-    remove_temporary(out)
+    try:
+        remove_temporary(out)
+    except OSError as error:
+        raise unwritable(out, error) from error
     return Work(
         out=out, plan_file=path, plan=plan, report=None if report is None else tuple(report)
     )

@@ -12,7 +12,8 @@ from typing import Any
 
 import typer
 
-from ailora.errors import UserError
+from ailora.errors import UserError, is_out_of_memory
+from ailora.files import unwritable
 from ailora.termination import Terminated
 from ailora.versions import misfit_of
 
@@ -58,16 +59,30 @@ def one_line(command: Callable[..., None], kept: str = "") -> Callable[..., None
                 raise
             raise misfit from error
         except Exception as error:
-            full = _full_disk(error)
-            if full is None:
+            named = _named(error, options)
+            if named is None:
                 raise
-            named = full.filename if isinstance(full, OSError) else None
-            raise UserError(
-                f"cannot write {named or options.get('out') or 'its files'}: No space left on "
-                "device; free some space and run it again"
-            ) from error
+            raise named from error
 
     return called
+
+
+def _named(error: Exception, options: dict[str, Any]) -> UserError | None:
+    """What to say of a full or read-only disk and of lacking memory; None of anything else."""
+    full = _full_disk(error)
+    named = getattr(full, "filename", None) or options.get("out") or "its files"
+    if full is not None:
+        return UserError(
+            f"cannot write {named}: No space left on device; free some space and run it again"
+        )
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return unwritable(Path(error.filename or named), error)
+    if any(map(is_out_of_memory, _chain(error))):
+        return UserError(
+            "out of memory; end other programs, or give it less at once (smaller batches, a "
+            "smaller model), and run it again"
+        )
+    return None
 
 
 def whole_output() -> None:
