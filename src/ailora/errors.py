@@ -16,10 +16,10 @@ class UserError(ValueError):
     """
 
 
-# What libraries say where memory is lacking; the last ones are C++'s and oneDNN's.
+# What libraries say where memory is lacking; the last ones are C++'s, oneDNN's and the loader's.
 _MEMORY_WORDS = (
     *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory"),
-    *("bad_alloc", "could not create a primitive"),
+    *("bad_alloc", "could not create a primitive", "failed to map segment"),
 )
 
 

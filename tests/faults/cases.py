@@ -158,8 +158,8 @@ class Ground:
         if kind == "torn":
             return max(map(len, reference.files.values()))
         if kind == "full":
-            return 2 * sum(map(len, reference.files.values()))
-        return 64 << 20 if kind == "memory" else 1
+            return sum(map(len, reference.files.values()))
+        return 48 << 20 if kind == "memory" else 1
 
     def _child(self, operation: Operation, fault: Fault | None = None) -> Child:
         def call() -> None:

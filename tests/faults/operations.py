@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -18,6 +19,7 @@ from unittest.mock import patch
 import peft
 import torch
 import transformers as hf
+import typer
 
 from ailora import AILoRAConfig
 from ailora.cli.endings import one_line
@@ -31,11 +33,12 @@ from ailora.lab.tasks import load_task
 from ailora.lab.training import RunConfig, train
 from tests.checkpoints.models import files, tiny
 from tests.conftest import SPECIAL, sentences, tokenizer, write_csv
+from tests.faults.child import OFFLINE
 from tests.lab.demo.conftest import FILES, make_wheel
 from tests.offline.models import perturb, stock_adapter
 
 EVENTS = ("kill", "term", "int", "nospace", "clock")
-ALWAYS = ("torn", "memory", "network")
+ALWAYS = ("torn", "memory")
 ON_A_MOUNT = ("full", "readonly")
 ALL = (*EVENTS, *ALWAYS, *ON_A_MOUNT, "twice")
 
@@ -174,6 +177,7 @@ def operations(inputs: Path) -> dict[str, Operation]:
                 name: data for name, data in files(folder / "cache").items() if "lock" not in name
             },
             exact=True,
+            faults=(*ALL, "network"),
         ),
     ]
     return {one.name: one for one in every}
@@ -191,7 +195,10 @@ def _as_command(call: Callable[[Path], None]) -> Callable[[Path], None]:
     """A call of the library, ended as the command line ends its own."""
 
     def run(folder: Path) -> None:
-        with patch("ailora.cli.main.app", one_line(lambda: call(folder))):
+        command = typer.Typer()
+        command.command()(one_line(lambda: call(folder)))
+        sys.argv = ["ailora"]
+        with patch("ailora.cli.main.app", command):
             library()
 
     return run
@@ -294,6 +301,9 @@ def _obtain(inputs: Path, folder: Path) -> None:
     )
     own = {"PIP_CONFIG_FILE": "/dev/null", "PIP_NO_INDEX": "1"}
     own |= {"PIP_FIND_LINKS": str(Path(wheel["path"]).parent)}
+    if OFFLINE in os.environ:
+        own = {"PIP_CONFIG_FILE": "/dev/null", "PIP_RETRIES": "0"}
+        own |= {"PIP_INDEX_URL": "http://127.0.0.1:9/simple"}  # where nobody listens
     with patch.dict("os.environ", {"AILORA_CACHE": str(folder / "cache"), **own}):
         obtain(asset)
 

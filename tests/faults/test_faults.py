@@ -78,8 +78,9 @@ def test_the_atomic_writer_holds_at_every_event(ground: Ground) -> None:
 def plainly(path: Path) -> Any:
     """A broken build of the library's writer: under the final name from the first byte."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb", buffering=0) as stream:
+    with path.open("wb") as stream:
         yield stream
+        stream.flush()
         os.fsync(stream.fileno())
 
 

@@ -54,7 +54,7 @@ def one_line(command: Callable[..., None], kept: str = "") -> Callable[..., None
         except UserError:
             raise
         except ImportError as error:
-            misfit = misfit_of(error)
+            misfit = _named(error, options) or misfit_of(error)
             if misfit is None:
                 raise
             raise misfit from error
