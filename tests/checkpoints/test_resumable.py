@@ -52,6 +52,12 @@ def test_a_folder_with_other_things_in_it_and_a_file_are_refused(tmp_path: Path)
         begin(tmp_path, "plan.json", PLAN)
 
 
+def test_a_run_killed_as_it_wrote_its_plan_can_begin_again(tmp_path: Path) -> None:
+    (tmp_path / ".plan.json.x1.tmp").write_text("{")
+    begin(tmp_path, "plan.json", PLAN)
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
 def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
     begin(tmp_path, "plan.json", PLAN)
     (tmp_path / "model").mkdir()

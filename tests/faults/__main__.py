@@ -11,6 +11,10 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.faults.cases import Case
 
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
@@ -39,10 +43,28 @@ def main() -> int:
             done.append(case)
             where = f"{case.operation}, {case.fault} at {case.at} of {case.of}"
             say(f"{count}/{len(missing)} {where}: {case.why or 'held'}")
-    kinds = Counter(case.fault for case in done)
     broken = [case for case in done if case.why]
-    say(f"{len(done)} cases, {len(broken)} broken; {dict(kinds)}")
+    for line in summary(done):
+        say(line)
     return int(bool(broken))
+
+
+def summary(cases: list[Case]) -> list[str]:
+    """A table in Markdown: cases by operation and fault, and what did not hold."""
+    seen = Counter((case.operation, case.fault) for case in cases)
+    kinds = sorted({case.fault for case in cases})
+    rows = [("", *kinds), tuple("---" for _ in range(len(kinds) + 1))]
+    rows += [
+        (name, *(str(seen[name, kind] or "") for kind in kinds))
+        for name in dict.fromkeys(case.operation for case in cases)
+    ]
+    broken = [case for case in cases if case.why]
+    return [
+        f"{len(cases)} cases, {len(broken)} of them broken.",
+        "",
+        *(f"| {' | '.join(row)} |" for row in rows),
+        *(f"- {one.operation}, {one.fault} at {one.at} of {one.of}: {one.why}" for one in broken),
+    ]
 
 
 def say(line: str) -> None:

@@ -102,6 +102,8 @@ def begin(out: Path, file: str, plan: Mapping[str, Any]) -> Work:
     path = out / file
     plan = json.loads(json.dumps(plan))
     if not path.exists():
+        for left in out.glob(f".{file}.*.tmp"):  # by a run that was killed as it wrote its plan
+            left.unlink(missing_ok=True)
         require_empty(out)
         write_json(path, {"format": FORMAT, "plan": plan, "report": None})
         return Work(out=out, plan_file=path, plan=plan)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ailora.errors import UserError
+from ailora.lab import methods
 from ailora.lab.tasks import TextTask
 from ailora.lab.training import RunConfig, train
 from ailora.lab.training.folder import RunFolder
@@ -71,6 +72,26 @@ def test_a_run_cut_off_ends_as_if_it_had_not_been(
         on_progress=lambda step, count, what: what == "training" and steps.append(step),
     )
     assert steps == list(range(first_again, 19))
+    assert traces(tmp_path) == undisturbed
+
+
+def test_an_adapter_that_is_half_saved_is_not_in_its_place(
+    dropping: RunConfig, task: TextTask, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    def half(patch: pytest.MonkeyPatch) -> None:
+        inner = methods.save
+
+        def save(model: Any, folder: Path) -> None:
+            inner(model, folder)
+            if folder_of(tmp_path) in folder.parents:
+                (folder / "adapter_config.json").unlink()
+                raise Killed
+
+        patch.setattr(methods, "save", save)
+
+    cut_off(dropping, task, tmp_path, half)
+    assert not (folder_of(tmp_path) / "adapter").exists()
+    train(dropping, task, tmp_path, resume=True)
     assert traces(tmp_path) == undisturbed
 
 
