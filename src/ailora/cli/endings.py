@@ -54,29 +54,29 @@ def one_line(command: Callable[..., None], kept: str = "") -> Callable[..., None
         except UserError:
             raise
         except ImportError as error:
-            misfit = _named(error, options) or misfit_of(error)
+            misfit = named(error, options) or misfit_of(error)
             if misfit is None:
                 raise
             raise misfit from error
         except Exception as error:
-            named = _named(error, options)
-            if named is None:
+            known = named(error, options)
+            if known is None:
                 raise
-            raise named from error
+            raise known from error
 
     return called
 
 
-def _named(error: Exception, options: dict[str, Any]) -> UserError | None:
+def named(error: Exception, options: dict[str, Any]) -> UserError | None:
     """What to say of a full or read-only disk and of lacking memory; None of anything else."""
     full = _full_disk(error)
-    named = getattr(full, "filename", None) or options.get("out") or "its files"
+    path = getattr(full, "filename", None) or options.get("out") or "its files"
     if full is not None:
         return UserError(
-            f"cannot write {named}: No space left on device; free some space and run it again"
+            f"cannot write {path}: No space left on device; free some space and run it again"
         )
     if isinstance(error, OSError) and error.errno == errno.EROFS:
-        return unwritable(Path(error.filename or named), error)
+        return unwritable(Path(error.filename or path), error)
     if any(map(is_out_of_memory, _chain(error))):
         return UserError(
             "out of memory; end other programs, or give it less at once (smaller batches, a "

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ailora.cli import cache, export, extract, init, inspect
-from ailora.cli.endings import end_badly, one_line, whole_output
+from ailora.cli.endings import end_badly, named, one_line, whole_output
 from ailora.errors import UserError
 from ailora.termination import at_once
 
@@ -63,3 +63,8 @@ def main() -> None:
             app()
     except UserError as error:
         end_badly(error)
+    except Exception as error:  # of Typer itself, before a command begins
+        known = named(error, {})
+        if known is None:
+            raise
+        end_badly(known)

@@ -141,6 +141,16 @@ def test_lack_of_memory_and_a_read_only_disk_are_said_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_lack_of_memory_before_a_command_begins_is_said_too(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def app() -> None:
+        raise ImportError("pydantic_core.so: failed to map segment from shared object")
+
+    monkeypatch.setattr("ailora.cli.main.app", app)
+    check_refused(call("train"), "out of memory")
+
+
 def test_another_error_stays_what_it_is() -> None:
     def command() -> None:
         raise OSError(errno.EIO, "input/output error")

@@ -156,7 +156,7 @@ TWO = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extra", ["--method ailora", "--method ailora --no-anchored"])
+@pytest.mark.parametrize("extra", ["--method ailora", "--method ailora --folded"])
 def test_two_processes_resume_to_the_same_bits(
     extra: str, tiny_model: Path, reviews: Path, tmp_path: Path
 ) -> None:
