@@ -186,7 +186,7 @@ class Ground:
             if result.get(name) != reference.result.get(name):
                 yield f"done again, {name} differs"
         for path in (self.work / "out").rglob("*"):
-            if path.name.endswith(".tmp") or path.name.startswith("lock.json"):
+            if (path.name.endswith(".tmp") and operation.tidy) or path.name.startswith("lock.json"):
                 yield f"{path.name} is left over"
 
     def _fresh(self, operation: Operation, mounted: bool = False) -> None:

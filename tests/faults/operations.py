@@ -52,6 +52,7 @@ class Operation:
         run: Does it below a folder of its own; called again, it ends the work.
         result: What must be the same however it got there.
         exact: Whether a file that is there under its final name has its final bytes.
+        tidy: Whether it clears away the hidden temporary files of one that was killed.
         faults: What it is tried with.
         prepare: Fills the folder first.
     """
@@ -60,6 +61,7 @@ class Operation:
     run: Callable[[Path], None]
     result: Callable[[Path], Mapping[str, Any]]
     exact: bool = False
+    tidy: bool = True
     faults: tuple[str, ...] = ALL
     prepare: Callable[[Path], None] = field(default=lambda folder: None)
 
@@ -162,12 +164,14 @@ def operations(inputs: Path) -> dict[str, Operation]:
             run=_command("report {out}/store --out {out}/page.html"),
             result=_page,
             prepare=_store(inputs),
+            tidy=False,
         ),
         Operation(
             name="report --watch",
             run=_watched(_command("report {out}/store --watch --every 1 --out {out}/page.html")),
             result=_page,
             prepare=_store(inputs),
+            tidy=False,
         ),
         Operation(name="save", run=_as_command(_save), result=_saved, prepare=_save_other),
         Operation(
