@@ -160,7 +160,9 @@ def test_two_processes_resume_to_the_same_bits(
     tiny_model: Path, reviews: Path, tmp_path: Path
 ) -> None:
     """SIGTERM reaches one of the two in a step; both stop after it, and go on alike."""
-    options = f"--model {tiny_model} --task {reviews} --rank 2 --batch-size 8 --epochs 2"
+    options = (
+        f"--model {tiny_model} --task {reviews} --rank 2 --batch-size 8 --epochs 2 --method ailora"
+    )
     whole = trained(tmp_path / "whole", options, *TWO)
     cut = launched(tmp_path / "cut", options, *TWO, STOPPED_AT="4")
     assert cut.returncode != 0
