@@ -107,3 +107,25 @@ def test_a_cache_that_cannot_be_written_names_the_folder_and_the_variable(
     with pytest.raises(UserError, match=r"file/cache.*set AILORA_CACHE") as caught:
         files.cache_dir()
     assert "\n" not in str(caught.value)
+
+
+def test_a_tree_is_synchronised_file_by_file_and_its_folders_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "a").write_text("x")
+    synced: list[Path] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: synced.append(Path(f"/proc/self/fd/{handle}").readlink())
+    )
+    files.sync_tree(tmp_path)
+    assert synced == [tmp_path / "inner" / "a", tmp_path / "inner", tmp_path]
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".a.json.x1.tmp", "inner/.b.x2.tmp/c", "inner/kept.tmp", ".hidden"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    files.remove_temporary(tmp_path)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"inner/kept.tmp", ".hidden"}

@@ -15,7 +15,7 @@ MODULES = {
     ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((SRC / "ailora").rglob("*.py"))
 }
-FOUNDATION = {"errors", "files", "versions"}
+FOUNDATION = {"errors", "files", "termination", "versions"}
 METHOD = FOUNDATION | {"html_table", "linalg", "cache", "roles", "adapters"}
 LIBRARY = METHOD | {"pretrained", "checkpoints", "offline"}
 
@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
     "html_table": set(),
+    "termination": set(),
     "versions": {"errors"},
     "pretrained": {"errors"},
     "linalg": {"errors"},
@@ -41,7 +42,15 @@ ALLOWED: dict[str, set[str]] = {
     "lab.methods": METHOD | {"checkpoints", "lab.settings"},
     "lab.tasks": FOUNDATION | {"lab.demo"},
     "lab.training": METHOD
-    | {"pretrained", "lab.lock", "lab.settings", "lab.methods", "lab.demo", "lab.tasks"},
+    | {
+        "checkpoints",
+        "pretrained",
+        "lab.lock",
+        "lab.settings",
+        "lab.methods",
+        "lab.demo",
+        "lab.tasks",
+    },
     "lab.analysis": METHOD
     | {"checkpoints", "pretrained", "lab.settings", "lab.methods", "lab.training"},
     "lab.experiments": METHOD

@@ -1,4 +1,4 @@
-"""The one error that is the user's to mend, and what its message offers for a misspelt name."""
+"""The one error that is the user's to mend, what its message offers, and lack of memory."""
 
 from __future__ import annotations
 
@@ -14,6 +14,22 @@ class UserError(ValueError):
     The command line prints it without a traceback and exits with code 2; in Python it is an
     ordinary ``ValueError``.
     """
+
+
+# What libraries say where memory is lacking; the last ones are C++'s, oneDNN's and the loader's.
+_MEMORY_WORDS = (
+    *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory"),
+    *("bad_alloc", "could not create a primitive", "failed to map segment"),
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is lacking: Python's, torch's or the system's.
+
+    torch's own allocator for the processor raises a plain RuntimeError.
+    """
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in said for words in _MEMORY_WORDS)
 
 
 def nearest(

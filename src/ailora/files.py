@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -23,7 +24,9 @@ __all__ = [
     "cache_dir",
     "cache_path",
     "parse_json",
+    "remove_temporary",
     "sha256_of",
+    "sync_tree",
     "unwritable",
     "usual_mode",
     "write_atomic",
@@ -125,6 +128,32 @@ def append_line(path: Path, line: str) -> None:
             os.fsync(stream.fileno())
     except OSError as error:
         raise unwritable(path, error) from error
+
+
+def sync_tree(folder: Path) -> None:
+    """Put everything in a folder on disk, for whoever renames it or counts on it.
+
+    Raises:
+        OSError: A file cannot be synchronised: the disk is full, ...
+    """
+    inside = list(folder.rglob("*"))
+    for path in filter(Path.is_file, inside):
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    for path in (*filter(Path.is_dir, inside), folder):
+        _sync_folder(path)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Delete what killed writers have left anywhere in a folder that nobody else writes."""
+    for left in list(folder.rglob(".*.tmp")):
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:

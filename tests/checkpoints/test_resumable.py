@@ -52,6 +52,12 @@ def test_a_folder_with_other_things_in_it_and_a_file_are_refused(tmp_path: Path)
         begin(tmp_path, "plan.json", PLAN)
 
 
+def test_a_run_killed_as_it_wrote_its_plan_can_begin_again(tmp_path: Path) -> None:
+    (tmp_path / ".plan.json.x1.tmp").write_text("{")
+    begin(tmp_path, "plan.json", PLAN)
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
 def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
     begin(tmp_path, "plan.json", PLAN)
     (tmp_path / "model").mkdir()
@@ -103,3 +109,21 @@ def test_an_unwritable_place_is_named() -> None:
         whole_folder(Path("/proc/nobody/x")),
     ):
         pass
+
+
+def test_a_folder_that_cannot_be_replaced_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").touch()
+    inner = Path.replace
+
+    def refuse(self: Path, target: Path) -> Path:
+        if target == tmp_path / "out" and not self.name.endswith(".old.tmp"):
+            raise OSError(28, "No space left on device")
+        return inner(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(UserError, match="No space left"), whole_folder(tmp_path / "out") as fresh:
+        (fresh / "new").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "old"]

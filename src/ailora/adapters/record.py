@@ -287,6 +287,8 @@ def sort_names(config: LoraConfig) -> None:
 
 def write_record(folder: Path, record: Record) -> None:
     """Write the marker, the anchors of a folded adapter, and the README's lines."""
+    for left in folder.glob(f".{MARKER}.*.tmp"):  # by a process that was killed as it saved
+        left.unlink(missing_ok=True)
     if record.anchors:
         write_atomic(folder / ANCHORS, save(dict(record.anchors), metadata={"format": "pt"}))
     else:

@@ -25,7 +25,15 @@ from torch import Tensor
 
 from ailora.checkpoints.checkpoint import Checkpoint
 from ailora.errors import UserError
-from ailora.files import parse_json, unwritable, usual_mode, write_atomic, write_json
+from ailora.files import (
+    parse_json,
+    remove_temporary,
+    sync_tree,
+    unwritable,
+    usual_mode,
+    write_atomic,
+    write_json,
+)
 
 FORMAT = 1
 _RECORDS = ".ailora-work"
@@ -99,6 +107,8 @@ def begin(out: Path, file: str, plan: Mapping[str, Any]) -> Work:
     path = out / file
     plan = json.loads(json.dumps(plan))
     if not path.exists():
+        for left in out.glob(f".{file}.*.tmp"):  # by a run that was killed as it wrote its plan
+            left.unlink(missing_ok=True)
         require_empty(out)
         write_json(path, {"format": FORMAT, "plan": plan, "report": None})
         return Work(out=out, plan_file=path, plan=plan)
@@ -118,8 +128,10 @@ def begin(out: Path, file: str, plan: Mapping[str, Any]) -> Work:
             f"{out}: holds a run with another {differing}{shown}; choose another --out, or delete "
             "that one"
         )
-    for left in list(out.rglob(".*.tmp")):  # left by a run that was killed
-        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    try:
+        remove_temporary(out)
+    except OSError as error:
+        raise unwritable(out, error) from error
     return Work(
         out=out, plan_file=path, plan=plan, report=None if report is None else tuple(report)
     )
@@ -158,16 +170,18 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Raises:
         UserError: It cannot be made, written or renamed, or the disk is full.
     """
-    temporary = None
+    temporary = aside = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp")
         temporary = Path(made)
+        aside = temporary.with_suffix(".old.tmp")
         yield temporary
         for path in (temporary, *temporary.rglob("*")):
             path.chmod(usual_mode(folder=path.is_dir()))
-        if folder.exists():
-            shutil.rmtree(folder)
+        sync_tree(temporary)
+        if folder.exists():  # out of the way at once: a kill must not leave half of it
+            folder.replace(aside)
         temporary.replace(folder)
     except OSError as error:
         raise unwritable(folder, error) from error
@@ -176,8 +190,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             f"cannot write {folder}: {error}; free some space and run it again"
         ) from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        if aside is not None and aside.exists() and not folder.exists():
+            aside.replace(folder)
+        for left in filter(None, (temporary, aside)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How a command begins and ends: `~` in paths, bad input, a misfit, a full disk, Ctrl-C."""
+"""How a command begins and ends: `~` in paths, bad input, a misfit, a full disk, a stop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Any
 
 import typer
 
-from ailora.errors import UserError
+from ailora.errors import UserError, is_out_of_memory
+from ailora.files import unwritable
+from ailora.termination import Terminated
 from ailora.versions import misfit_of
 
 BAD_INPUT, STOPPED = 2, 130  # exit codes, as shells know them
@@ -35,34 +37,52 @@ def one_line(command: Callable[..., None], kept: str = "") -> Callable[..., None
             for its options.
     """
 
+    def say(what: str, options: dict[str, Any]) -> None:
+        sys.stderr.write(f"ailora: {'; '.join(filter(None, (what, kept)))}\n".format(**options))
+
     @functools.wraps(command)
     def called(*args: Any, **options: Any) -> None:
         options = {name: _expanded(value) for name, value in options.items()}
         try:
             command(*args, **options)
         except KeyboardInterrupt:
-            sys.stderr.write(
-                f"ailora: {'; '.join(filter(None, ('stopped', kept)))}\n".format(**options)
-            )
+            say("stopped", options)
             raise typer.Exit(STOPPED) from None
+        except Terminated:
+            say("terminated", options)
+            raise
         except UserError:
             raise
         except ImportError as error:
-            misfit = misfit_of(error)
+            misfit = named(error, options) or misfit_of(error)
             if misfit is None:
                 raise
             raise misfit from error
         except Exception as error:
-            full = _full_disk(error)
-            if full is None:
+            known = named(error, options)
+            if known is None:
                 raise
-            named = full.filename if isinstance(full, OSError) else None
-            raise UserError(
-                f"cannot write {named or options.get('out') or 'its files'}: No space left on "
-                "device; free some space and run it again"
-            ) from error
+            raise known from error
 
     return called
+
+
+def named(error: Exception, options: dict[str, Any]) -> UserError | None:
+    """What to say of a full or read-only disk and of lacking memory; None of anything else."""
+    full = _full_disk(error)
+    path = getattr(full, "filename", None) or options.get("out") or "its files"
+    if full is not None:
+        return UserError(
+            f"cannot write {path}: No space left on device; free some space and run it again"
+        )
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return unwritable(Path(error.filename or path), error)
+    if any(map(is_out_of_memory, _chain(error))):
+        return UserError(
+            "out of memory; end other programs, or give it less at once (smaller batches, a "
+            "smaller model), and run it again"
+        )
+    return None
 
 
 def whole_output() -> None:

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from ailora.cli import cache, check, export, extract, init, inspect
-from ailora.cli.endings import end_badly, one_line, whole_output
+from ailora.cli.endings import end_badly, named, one_line, whole_output
 from ailora.errors import UserError
+from ailora.termination import at_once
 
 _PANELS = 80  # columns below which Typer's tables of options cut their names: then plain lines
 PANEL = "Models and adapters"
@@ -53,12 +54,18 @@ app.command("cache", rich_help_panel=PANEL)(one_line(cache.cache))
 
 
 def main() -> None:
-    """Run the command line; bad input ends in one line and exit code 2."""
+    """Run the command line; bad input ends in one line and exit code 2, SIGTERM in 143."""
     # On some processors it asks for a package of kernels as soon as PEFT imports it.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     whole_output()
     app.rich_markup_mode = "markdown" if shutil.get_terminal_size().columns >= _PANELS else None
     try:
-        app()
+        with at_once():
+            app()
     except UserError as error:
         end_badly(error)
+    except Exception as error:  # of Typer itself, before a command begins
+        known = named(error, {})
+        if known is None:
+            raise
+        end_badly(known)

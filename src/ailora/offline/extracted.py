@@ -23,7 +23,7 @@ from ailora.errors import UserError, nearest
 from ailora.files import write_atomic
 from ailora.offline.initialize import HEADS
 from ailora.offline.model_pair import ModelPair, is_linear
-from ailora.offline.plain_lora import padded, plain_fields
+from ailora.offline.plain_lora import padded, plain_fields, write_config
 
 PLAN = "ailora_extract.json"
 ALL = "all"
@@ -195,7 +195,7 @@ def write_files(report: ExtractReport, pair: ModelPair, whole: StoredWhole, work
     write_atomic(report.folder / "README.md", card(report, pair, whole.names))
     config = _config(report, pair, whole, adapted)
     sort_names(config)
-    config.save_pretrained(str(report.folder))
+    write_config(config, report.folder)
 
 
 def _shape(pair: ModelPair, layer: str) -> tuple[int, int]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -20,9 +22,10 @@ from ailora.adapters.folder import (
     read_adapter,
 )
 from ailora.adapters.folding import CHANGE_THE_BASE
-from ailora.adapters.record import PREFIX, WEIGHTS, sort_names
+from ailora.adapters.record import CONFIG, PREFIX, WEIGHTS, sort_names
 from ailora.checkpoints.resumable import whole_folder
 from ailora.errors import UserError
+from ailora.files import write_atomic
 
 Rank = int | float  # a rank, or the share of the energy ||dW||_F^2 that is to be kept
 # What makes an adapter more than a sum of W and a low-rank matrix for each module.
@@ -157,6 +160,17 @@ def write_plain(adapter: AdapterFolder, out: Path, base: str) -> int:
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
         config.save_pretrained(str(temporary))
     return rank
+
+
+def write_config(config: LoraConfig, folder: Path) -> None:
+    """Write an adapter's config beside its weights, whole or not at all.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        config.save_pretrained(scratch)
+        write_atomic(folder / CONFIG, (Path(scratch) / CONFIG).read_bytes())
 
 
 def plain_fields(rank: int, base: str) -> dict[str, Any]:

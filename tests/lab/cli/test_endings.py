@@ -117,6 +117,40 @@ def test_a_full_disk_is_known_in_the_words_of_every_library(error: Exception) ->
         endings.one_line(command)(out=Path("out"))
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "out of memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."),
+            "out of memory",
+        ),
+        (ImportError("a.so: failed to map segment from shared object"), "out of memory"),
+        (OSError(errno.EROFS, "Read-only file system", "/mnt/a"), "cannot write /mnt/a: Read-only"),
+    ],
+)
+def test_lack_of_memory_and_a_read_only_disk_are_said_in_one_line(
+    error: Exception, said: str
+) -> None:
+    def command(**_: Any) -> None:
+        raise error
+
+    with pytest.raises(UserError, match=said) as caught:
+        endings.one_line(command)(out=Path("out"))
+    assert "\n" not in str(caught.value)
+
+
+def test_lack_of_memory_before_a_command_begins_is_said_too(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def app() -> None:
+        raise ImportError("pydantic_core.so: failed to map segment from shared object")
+
+    monkeypatch.setattr("ailora.cli.main.app", app)
+    check_refused(call("train"), "out of memory")
+
+
 def test_another_error_stays_what_it_is() -> None:
     def command() -> None:
         raise OSError(errno.EIO, "input/output error")

@@ -104,6 +104,32 @@ def test_a_sweep_killed_three_times_ends_as_an_undisturbed_one(
     check_as_undisturbed(file, tmp_path / "out", tmp_path / "undisturbed")
 
 
+def test_a_sweep_that_is_terminated_leaves_a_checkpoint_of_the_step_it_was_at(
+    tiny: RunConfig, tmp_path: Path
+) -> None:
+    """Its one evaluation would be at the end, so no other checkpoint can be there."""
+    file, out = plan(tmp_path, replace(tiny, epochs=2000), seeds=1), tmp_path / "out"
+    file.write_text(file.read_text().replace("[grid]", "evaluations = 1\n[grid]"))
+    command = [AILORA, "sweep", file, "--out", out, "--workers", "1", "--threads", "1"]
+    with subprocess.Popen(
+        [*map(str, command), "--no-estimate"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    ) as run:
+        while run.poll() is None and not list(out.glob("*/metrics.jsonl")):
+            time.sleep(0.02)
+        time.sleep(0.5)
+        run.send_signal(signal.SIGTERM)
+        _, said = run.communicate(timeout=100)
+    assert run.returncode == 143
+    assert said.splitlines()[-1].startswith("ailora: terminated; what is finished is kept in ")
+    (checkpoint,) = out.glob("*/checkpoints/checkpoint-*/trainer_state.json")
+    assert json.loads(checkpoint.read_text())["global_step"] > 0
+    assert not list(out.glob("*/lock.json"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_sweep_on_real_sentences_killed_three_times(seed: int, tmp_path: Path) -> None:

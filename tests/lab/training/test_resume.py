@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ailora.errors import UserError
+from ailora.lab import methods
 from ailora.lab.tasks import TextTask
 from ailora.lab.training import RunConfig, train
 from ailora.lab.training.folder import RunFolder
@@ -74,6 +75,26 @@ def test_a_run_cut_off_ends_as_if_it_had_not_been(
     assert traces(tmp_path) == undisturbed
 
 
+def test_an_adapter_that_is_half_saved_is_not_in_its_place(
+    dropping: RunConfig, task: TextTask, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    def half(patch: pytest.MonkeyPatch) -> None:
+        inner = methods.save
+
+        def save(model: Any, folder: Path) -> None:
+            inner(model, folder)
+            if folder_of(tmp_path) in folder.parents:
+                (folder / "adapter_config.json").unlink()
+                raise Killed
+
+        patch.setattr(methods, "save", save)
+
+    cut_off(dropping, task, tmp_path, half)
+    assert not (folder_of(tmp_path) / "adapter").exists()
+    train(dropping, task, tmp_path, resume=True)
+    assert traces(tmp_path) == undisturbed
+
+
 def test_a_run_cut_off_twice_ends_the_same(
     dropping: RunConfig, task: TextTask, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -118,6 +139,22 @@ def test_a_half_written_checkpoint_is_not_used(
     assert RunFolder(folder_of(tmp_path)).last_checkpoint() == half.with_name("checkpoint-6")
     train(dropping, task, tmp_path, resume=True)
     assert traces(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize(
+    "name", ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"]
+)
+def test_a_checkpoint_that_a_crashed_machine_cut_short_is_not_used(
+    name: str, dropping: RunConfig, task: TextTask, tmp_path: Path
+) -> None:
+    cut_off(dropping, task, tmp_path, in_step(14))
+    folder = RunFolder(folder_of(tmp_path))
+    last = folder.checkpoints / "checkpoint-12"
+    assert folder.last_checkpoint() == last
+    content = (last / name).read_bytes()
+    for length in (0, len(content) // 2, len(content) - 1):
+        (last / name).write_bytes(content[:length])
+        assert folder.last_checkpoint() == last.with_name("checkpoint-6")
 
 
 def test_a_truncated_last_line_is_written_again(

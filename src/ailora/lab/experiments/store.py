@@ -11,9 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-
-from ailora.errors import UserError
+from ailora.errors import UserError, is_out_of_memory
 from ailora.files import parse_json, write_json
 from ailora.lab.lock import LOCK, Owner, held, holder
 from ailora.lab.settings import RunConfig, current_settings
@@ -212,8 +210,4 @@ def _kind(error: BaseException) -> FailureKind:
         return "diverged"
     if isinstance(error, UserError):
         return "input"
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return "memory"
-    # torch's own allocator for the processor raises a plain RuntimeError.
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return "memory" if any(word in str(error).lower() for word in words) else "error"
+    return "memory" if is_out_of_memory(error) else "error"

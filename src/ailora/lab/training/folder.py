@@ -9,9 +9,12 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
+
+from safetensors import SafetensorError, safe_open
 
 from ailora.errors import UserError
-from ailora.files import append_line, parse_json, write_atomic, write_json
+from ailora.files import append_line, parse_json, remove_temporary, write_atomic, write_json
 from ailora.lab.settings import RunConfig
 from ailora.lab.training.machine import environment
 from ailora.lab.training.results import read_result, stamped
@@ -53,6 +56,7 @@ class RunFolder:
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
         """Write the result, drop the checkpoints, and return the result as it will be read."""
+        remove_temporary(self.path)
         write_json(self.path / "result.json", stamped(result))
         (self.path / FAILED).unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
@@ -66,11 +70,11 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
 
     def last_checkpoint(self) -> Path | None:
-        """The newest checkpoint that was written to its end."""
+        """The newest checkpoint that was written to its end, and got to the disk."""
         whole = [
             folder
             for folder in self.checkpoints.glob("checkpoint-*")
-            if folder.name.rpartition("-")[2].isdigit() and _is_json(folder / STATE)
+            if folder.name.rpartition("-")[2].isdigit() and _is_whole(folder)
         ]
         return max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
 
@@ -112,8 +116,21 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
-def _is_json(path: Path) -> bool:
-    return path.is_file() and _parses(path.read_text(encoding="utf-8", errors="replace"))
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether its last file is there and no file is cut short, as a crashed machine leaves them."""
+    state = checkpoint / STATE
+    if not state.exists() or not _parses(state.read_text(encoding="utf-8", errors="replace")):
+        return False
+    torches = (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth"))
+    return all(map(is_zipfile, torches)) and all(map(_opens, checkpoint.glob("*.safetensors")))
+
+
+def _opens(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 def _parses(text: str) -> bool:

@@ -30,6 +30,15 @@ def state() -> PartialState:
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
+def anywhere(here: bool) -> bool:
+    """Whether it is so in any process of the run; all of them must ask."""
+    if state().num_processes == 1:
+        return here
+    seen = torch.tensor(float(here), device=state().device)
+    torch.distributed.all_reduce(seen, op=torch.distributed.ReduceOp.MAX)
+    return bool(seen.item())
+
+
 def share_of(rows: int) -> int:
     """How many of ``rows`` rows each process holds at once.
 

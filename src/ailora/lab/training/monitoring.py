@@ -1,10 +1,11 @@
-"""What is watched while a run trains: every step, its scores, and that both stay numbers."""
+"""What is watched while a run trains: steps, scores, that both stay numbers, and SIGTERM."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ import numpy.typing as npt
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ailora.errors import UserError
+from ailora.files import sync_tree
 from ailora.lab.training.folder import RunFolder
+from ailora.lab.training.machine import anywhere
+from ailora.termination import Request, Terminated
 
 OnProgress = Callable[[int, int, str], None]  # step, steps in all, a few words
 
@@ -54,7 +58,13 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """A resumed run was logged up to its checkpoint."""
+        """A resumed run was logged up to its checkpoint, which may lie between two lines."""
+        for entry in _since_evaluation(state.log_history, f"eval_{self.metrics[0]}"):
+            if "loss" not in entry:
+                self.logged = entry["step"]
+                continue
+            self.losses.append((entry["loss"], entry["step"] - self.logged))
+            self.logged, self.seconds = entry["step"], entry.get("seconds", self.seconds)
         self.logged = state.global_step
 
     def on_step_begin(
@@ -85,6 +95,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         loss = float(logs["loss"])
         self.losses.append((loss, state.global_step - self.logged))
         self.logged = state.global_step
+        state.log_history[-1]["seconds"] = self.seconds  # for a run that is resumed from here
         self.roles = {name: v for name, v in logs.items() if name.startswith(("lr/", "moved/"))}
         if not math.isfinite(loss):
             raise DivergedError(
@@ -116,9 +127,52 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         return sum(loss * n for loss, n in self.losses) / sum(n for _, n in self.losses)
 
 
+def _since_evaluation(logs: list[dict[str, Any]], score: str) -> list[dict[str, Any]]:
+    """The last evaluation in Trainer's history, if there is one, and the losses after it."""
+    last = max((n for n, entry in enumerate(logs) if score in entry), default=None)
+    if last is None:
+        return [entry for entry in logs if "loss" in entry]
+    return [logs[last], *(entry for entry in logs[last:] if "loss" in entry)]
+
+
 def _recorded(name: str) -> str:
     """Name of a score in a line, where ``loss`` is that of the training rows."""
     return "selection_loss" if name == "loss" else name
+
+
+class CheckpointOnRequest(TrainerCallback):  # type: ignore[misc]
+    """Ends training by `Terminated` once it is asked to, after a checkpoint of that very step.
+
+    The loss so far is logged, so that the resumed run's next line counts all of its steps. An
+    evaluation that is under way ends first: the checkpoint comes after it.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Ask for the checkpoint."""
+        if anywhere(self.request.asked):
+            control.should_log = control.should_save = True
+            self.request.asked = True
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        """The checkpoint is whole."""
+        if anywhere(self.request.asked):
+            raise Terminated
+
+
+class OnDisk(TrainerCallback):  # type: ignore[misc]
+    """Synchronises each checkpoint, since Trainer does not: a machine that dies keeps it."""
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """The checkpoint of this step has been written."""
+        if args.should_save:
+            sync_tree(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]

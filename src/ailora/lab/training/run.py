@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from ailora.adapters.update import update_norms
+from ailora.checkpoints.resumable import whole_folder
 from ailora.errors import UserError
 from ailora.lab import methods
 from ailora.lab.methods.table import method_named
@@ -69,6 +70,7 @@ def train(
             not fit the model; then nothing has been written.
         LockedError: Another process does this run.
         DivergedError: The loss or the outputs are no longer numbers.
+        Terminated: SIGTERM came while it trained; a checkpoint of that step is there.
     """
     config = checked(config)
     settle_fsdp()
@@ -195,7 +197,8 @@ def _finish(
     evaluating += time.perf_counter() - began
     gather(trainer.model)
     if state().is_main_process:
-        methods.save(trainer.model, folder.adapter)
+        with whole_folder(folder.adapter) as fresh:
+            methods.save(trainer.model, fresh)
         for name, split in scored.items():
             folder.keep_outputs(name, split.outputs)
         folder.finish(_result(kind, folder, trainer, scored, measured | {"score": evaluating}))

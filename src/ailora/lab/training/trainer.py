@@ -41,7 +41,14 @@ from ailora.lab.settings import RunConfig
 from ailora.lab.training.folder import STATE, RunFolder
 from ailora.lab.training.kinds import Kind
 from ailora.lab.training.machine import computes_bf16_natively, share_of
-from ailora.lab.training.monitoring import OnProgress, Progress, Recorder
+from ailora.lab.training.monitoring import (
+    CheckpointOnRequest,
+    OnDisk,
+    OnProgress,
+    Progress,
+    Recorder,
+)
+from ailora.termination import on_request
 
 
 def build_trainer(
@@ -69,7 +76,7 @@ def build_trainer(
     rows = kind.encoded(kind.task.train, tokenizer)
     watched = some(kind.task.selection, config.monitor_rows)
     encoded = kind.encoded(watched, tokenizer)
-    own = [Recorder(folder, kind.monitored), Progress(on_progress)]
+    own = [Recorder(folder, kind.monitored), OnDisk(), Progress(on_progress)]
     if config.early_stopping:
         own.append(EarlyStoppingCallback(config.early_stopping))
     trainer = RunTrainer(
@@ -149,7 +156,17 @@ def some(rows: Dataset, count: int | None) -> Dataset:
 
 
 def run_to_end(trainer: Trainer, checkpoint: Path | None) -> None:
-    """Train from the start or from a checkpoint; the model then has the run's end weights."""
+    """Train from the start or from a checkpoint; the model then has the run's end weights.
+
+    Raises:
+        Terminated: SIGTERM came. A checkpoint of the step that was under way has been written.
+    """
+    with on_request() as request:
+        trainer.add_callback(CheckpointOnRequest(request))
+        _train(trainer, checkpoint)
+
+
+def _train(trainer: Trainer, checkpoint: Path | None) -> None:
     if checkpoint is None:
         trainer.train()
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,6 +22,8 @@ from ailora.lab.experiments.engines.memory import available
 from ailora.lab.experiments.engines.worker import Message, Worker
 from ailora.lab.experiments.jobs import Ended, Job, Step, Tell, event_from_json
 from ailora.lab.experiments.store import Failure, Store
+
+PATIENCE = 8.0  # seconds to stop in; schedulers give 10 to 30 before they kill
 
 
 class Local:
@@ -85,9 +88,12 @@ class Local:
             self.close()
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers, each after a checkpoint if a step takes no longer than `PATIENCE`."""
+        for worker in self._workers:
+            worker.ask_to_end()
+        until = time.monotonic() + PATIENCE
         while self._workers:
-            self._workers.pop().end()
+            self._workers.pop().end(max(0.0, until - time.monotonic()))
         self._inbox = queue.SimpleQueue()
 
     def _hand_out(

@@ -69,10 +69,17 @@ class Worker:
             except OSError:
                 return
 
-    def end(self) -> None:
-        """Kill it; the run that it is doing can be resumed."""
-        self._process.kill()
-        self._process.wait()
+    def ask_to_end(self) -> None:
+        """Let it end after a checkpoint of the run that it is doing."""
+        self._process.terminate()
+
+    def end(self, patience: float) -> None:
+        """Give it so many seconds, then kill it; the run that it is doing can be resumed."""
+        try:
+            self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         self._process.stdin.close()  # type: ignore[union-attr]
         self._errors.close()
 

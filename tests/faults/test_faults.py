@@ -1,0 +1,130 @@
+"""Operations that are struck at a seeded draw of events end as they would have, or say why not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from ailora import files
+from tests.faults.cases import Case, Ground, as_line, read_log
+from tests.faults.child import Child, Fault
+from tests.faults.operations import Operation
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork, mounts and /proc")
+CASES = 60
+
+
+@pytest.mark.slow
+def test_a_seeded_draw_of_faults_loses_nothing(tmp_path: Path) -> None:
+    log = tmp_path / "faults.jsonl"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults", f"--cases={CASES}", "--seed=0", f"--log={log}"],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    cases = read_log(log)
+    assert [case for case in cases if case.why] == []
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert len(cases) == CASES
+
+
+def write(folder: Path) -> None:
+    """Two files, one after the other."""
+    for name in ("a.json", "b.json"):
+        files.write_json(folder / "out" / name, {"x": list(range(50))})
+
+
+def a_writer(run: Callable[[Path], None]) -> Operation:
+    return Operation(
+        name="write",
+        run=run,
+        result=lambda folder: {path.name: path.read_bytes() for path in (folder / "out").glob("*")},
+        exact=True,
+    )
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Ground:
+    with patch("tests.faults.cases.make_inputs"):
+        return Ground(tmp_path)
+
+
+def whys(ground: Ground, operation: Operation, kind: str = "kill") -> list[str]:
+    """What does not hold, over all events."""
+    events = ground.reference(operation).events
+    assert events > 4
+    found = [ground.strike(operation, Fault(kind=kind, at=at)) for at in range(1, events + 1)]
+    if kind == "kill":
+        assert {code for code, _ in found} == {-9}
+    return [why for _, why in found if why and "left over" not in why]
+
+
+def test_the_atomic_writer_holds_at_every_event(ground: Ground) -> None:
+    assert whys(ground, a_writer(write)) == []
+
+
+@contextmanager
+def plainly(path: Path) -> Any:
+    """A broken build of the library's writer: under the final name from the first byte."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def test_a_writer_that_is_not_atomic_is_seen(ground: Ground) -> None:
+    def broken(folder: Path) -> None:
+        with patch.object(files, "written_whole", plainly):
+            write(folder)
+
+    operation = a_writer(broken)
+    ground.reference(operation)
+    code, why = ground.strike(operation, Fault(kind="torn", at=100))
+    assert code == -25
+    assert "a.json is half written" in why
+
+
+def test_work_that_is_not_done_again_is_seen(ground: Ground) -> None:
+    def once(folder: Path) -> None:
+        if not (folder / "out").exists():
+            write(folder)
+
+    assert any("b.json differs" in why for why in whys(ground, a_writer(once)))
+
+
+def test_a_fault_that_is_swallowed_is_seen(ground: Ground) -> None:
+    def loud(folder: Path) -> None:
+        try:
+            write(folder)
+        except ValueError as error:
+            raise RuntimeError("something") from error
+
+    assert any("ended with 1" in why for why in whys(ground, a_writer(loud), "nospace"))
+
+
+def test_events_are_counted_and_a_kill_comes_at_the_one_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    whole = Child(lambda: write(tmp_path), tmp_path).end()
+    cut = Child(lambda: write(tmp_path), tmp_path, Fault(kind="kill", at=3)).end()
+    assert (whole.code, cut.code, cut.events) == (0, -9, 3)
+    assert whole.events > 6
+
+
+def test_a_log_that_was_cut_off_is_read_without_its_last_line(tmp_path: Path) -> None:
+    one = Case(
+        seed=0, case=1, operation="x", fault="kill", at=1, of=2, code=-9, seconds=0.1, why=""
+    )
+    (tmp_path / "log").write_text(as_line(one) + "\n" + as_line(one)[:-5])
+    assert read_log(tmp_path / "log") == [one]

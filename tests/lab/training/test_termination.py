@@ -1,0 +1,117 @@
+"""SIGTERM while a run trains: a checkpoint of that step, exit code 143, and the same end later."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainerCallback
+
+from ailora.lab.tasks import TextTask
+from ailora.lab.training import RunConfig, train
+from ailora.lab.training.folder import RunFolder
+from ailora.termination import Terminated, at_once, on_request
+from tests.lab.training.cutting import folder_of, traces
+
+
+class Terminating(TrainerCallback):
+    """Sends SIGTERM to this very process, once, at an event of one step."""
+
+    def __init__(self, event: str, step: int) -> None:
+        steps = [step]
+
+        def send(args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step in steps:
+                steps.clear()
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        setattr(self, event, send)
+
+
+def same_but_for_sums(found: dict[str, Any], whole: dict[str, Any]) -> bool:
+    """Equal, but that the mean loss of a line that was cut in two is summed in another order."""
+    for one, other in zip(found["history"], whole["history"], strict=True):
+        if one["loss"] is not None:
+            assert math.isclose(one.pop("loss"), other.pop("loss"), rel_tol=1e-6)
+    return found == whole
+
+
+@pytest.mark.parametrize(
+    ("event", "step", "kept"),
+    [
+        ("on_step_begin", 0, 1),
+        ("on_step_begin", 3, 4),
+        ("on_step_end", 6, 6),  # where there is an evaluation and a checkpoint anyway
+        ("on_step_begin", 9, 10),
+        ("on_prediction_step", 12, 12),
+        ("on_save", 12, 12),
+        ("on_step_end", 18, 18),
+    ],
+)
+def test_a_run_that_is_terminated_leaves_its_step_and_ends_the_same(
+    event: str, step: int, kept: int, config: RunConfig, task: TextTask, tmp_path: Path
+) -> None:
+    asked = replace(config, lora_dropout=0.1)
+    train(asked, task, tmp_path / "whole")
+    with pytest.raises(Terminated) as ended:
+        train(asked, task, tmp_path / "cut", callbacks=[Terminating(event, step)])
+    assert ended.value.code == 143
+    folder = RunFolder(folder_of(tmp_path / "cut"))
+    checkpoint = folder.last_checkpoint()
+    assert checkpoint is not None
+    assert checkpoint.name == f"checkpoint-{kept}"
+    assert not (folder.path / "lock.json").exists()
+    steps: list[int] = []
+    train(asked, task, tmp_path / "cut", resume=True, on_progress=_noted(steps))
+    assert steps == list(range(kept + 1, 19))
+    assert same_but_for_sums(traces(tmp_path / "cut"), traces(tmp_path / "whole"))
+
+
+def test_terminated_twice_in_one_interval_no_step_is_lost_from_its_line(
+    config: RunConfig, task: TextTask, tmp_path: Path
+) -> None:
+    train(config, task, tmp_path / "whole")
+    for step in (7, 9):
+        with pytest.raises(Terminated):
+            stop = Terminating("on_step_end", step)
+            train(config, task, tmp_path / "cut", resume=True, callbacks=[stop])
+    train(config, task, tmp_path / "cut", resume=True)
+    assert same_but_for_sums(traces(tmp_path / "cut"), traces(tmp_path / "whole"))
+
+
+def _noted(steps: list[int]) -> Callable[[int, int, str], object]:
+    return lambda step, count, what: what == "training" and steps.append(step)
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    with pytest.raises(Terminated), on_request() as request:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert request.asked
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("it went on")
+
+
+def test_a_request_that_nobody_acted_on_ends_afterwards() -> None:
+    done = False
+    with pytest.raises(Terminated), at_once(), on_request():
+        os.kill(os.getpid(), signal.SIGTERM)
+        done = True
+    assert done
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_handler_of_the_program_itself_stays() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with at_once(), on_request() as request:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert (heard, request.asked) == ([signal.SIGTERM], False)
+    finally:
+        signal.signal(signal.SIGTERM, before)
