@@ -52,6 +52,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "peft-internal-testing/opt-125m": ("OPTForCausalLM", OPT),
     "peft-internal-testing/tiny-random-GPT2LMHeadModel": ("GPT2LMHeadModel", GPT2),
     "hf-internal-testing/tiny-random-gpt2": ("GPT2LMHeadModel", GPT2),
+    "gpt2": ("GPT2LMHeadModel", GPT2),
+    "bert-base-uncased": ("BertForMaskedLM", SIZES),
     "peft-internal-testing/tiny-random-gpt2": ("GPT2LMHeadModel", GPT2),
     "peft-internal-testing/tiny-random-GPTJForCausalLM": ("GPTJForCausalLM", GPT2),
     "trl-internal-testing/tiny-random-LlamaForCausalLM": ("LlamaForCausalLM", GROUPED),
@@ -118,14 +120,13 @@ def make(cache: Path, on_model: Callable[[str], None] = lambda name: None) -> No
 
 
 def _tokenizer() -> hf.PreTrainedTokenizerFast:
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    words = [*special, *(f"word{number}" for number in range(VOCABULARY - len(special)))]
-    split = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    special = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
+    words = [*special.values(), *(f"word{n}" for n in range(VOCABULARY - len(special)))]
+    ids = {word: number for number, word in enumerate(words)}
+    split = Tokenizer(models.WordLevel(ids, unk_token=special["unk"]))
     split.pre_tokenizer = pre_tokenizers.Whitespace()
-    return hf.PreTrainedTokenizerFast(
-        tokenizer_object=split, bos_token="<s>", pad_token="<pad>", eos_token="</s>",
-        unk_token="<unk>", mask_token="<mask>",
-    )  # fmt: skip
+    names = {f"{kind}_token": token for kind, token in special.items()}
+    return hf.PreTrainedTokenizerFast(tokenizer_object=split, **names)
 
 
 if __name__ == "__main__":

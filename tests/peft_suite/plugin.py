@@ -12,7 +12,6 @@ halves of A' alike and the trained half of B', as training moves them.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ from torch import nn
 from ailora import AILoRAConfig, Role
 from ailora.adapters.factors import Factor, placed
 from ailora.adapters.record import StartedConfig
-from tests.peft_suite.lines import read_lines
+from tests.peft_suite.lines import add_line, read_lines
 
 MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # whose factors PEFT makes of such layers
 
@@ -257,8 +256,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     result = yield
     record = item.config.getoption("--record")
     if record:
-        with record.open("a") as file:
-            file.write(json.dumps({"case": item.nodeid, **vars(seen)}) + "\n")
+        add_line(record, {"case": item.nodeid, **vars(seen)})
     return result
 
 
