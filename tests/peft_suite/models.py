@@ -27,17 +27,19 @@ SIZES = {
     "bos_token_id": 0,
     "eos_token_id": 2,
     "pad_token_id": 1,
+    "initializer_range": 0.1,  # 0.02 would leave an adapter's effect below rounding
 }
 GROUPED = SIZES | {"num_key_value_heads": 2, "head_dim": 32}
-OPT = SIZES | {"num_hidden_layers": 5, "ffn_dim": 64, "word_embed_proj_dim": 64}
+OPT = SIZES | {"num_hidden_layers": 5, "init_std": 0.1, "ffn_dim": 64, "word_embed_proj_dim": 64}
 GPT2 = {
     "vocab_size": VOCABULARY, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128,
     "rotary_dim": 4, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1,
+    "initializer_range": 0.1,
 }  # fmt: skip
 BART = {
     "vocab_size": VOCABULARY, "d_model": 64, "encoder_layers": 2, "decoder_layers": 2,
     "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 64,
-    "decoder_ffn_dim": 64, "max_position_embeddings": 128,
+    "decoder_ffn_dim": 64, "max_position_embeddings": 128, "init_std": 0.1,
 }  # fmt: skip
 T5 = {
     "vocab_size": VOCABULARY, "d_model": 64, "d_kv": 16, "d_ff": 64, "num_layers": 2,
@@ -65,7 +67,13 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "hf-internal-testing/tiny-random-MistralForCausalLM": ("MistralForCausalLM", GROUPED),
     "peft-internal-testing/tiny-random-BloomForCausalLM": (
         "BloomForCausalLM",
-        {"vocab_size": VOCABULARY, "hidden_size": 64, "n_layer": 2, "n_head": 4},
+        {
+            "vocab_size": VOCABULARY,
+            "hidden_size": 64,
+            "n_layer": 2,
+            "n_head": 4,
+            "initializer_range": 0.1,
+        },
     ),
     "peft-internal-testing/tiny-random-GPTNeoXForCausalLM": ("GPTNeoXForCausalLM", SIZES),
     "peft-internal-testing/tiny-random-BartForConditionalGeneration": (
