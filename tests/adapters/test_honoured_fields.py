@@ -132,6 +132,32 @@ def test_a_field_does_what_it_does_in_peft(given: dict[str, Any], tmp_path: Path
     comes_back(ours, tmp_path)
 
 
+@pytest.mark.parametrize("roles", [("*",), ("q", "*")], ids=" and ".join)
+@pytest.mark.parametrize("layers", [1, [1]], ids=["a number", "a list"])
+def test_layers_to_transform_holds_for_every_other_layer_too(
+    roles: tuple[Any, ...], layers: Any
+) -> None:
+    """Which ``roles["*"]`` takes where target_modules names none."""
+    config = AILoRAConfig(
+        r=2, roles=dict.fromkeys(roles, Role(init="principal")), layers_to_transform=layers
+    )
+    model = peft.get_peft_model(tiny(), config)
+    names = [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    assert len(names) == 6 and all(".layer.1." in name for name in names)
+
+
+def test_a_layer_that_is_not_there_is_refused_for_every_other_layer_too() -> None:
+    config = AILoRAConfig(r=2, roles={"*": Role(init="principal")}, layers_to_transform=[1, 7])
+    with pytest.raises(UserError, match=r"^layers_to_transform has 7, where this Bert"):
+        peft.get_peft_model(tiny(), config)
+
+
+def test_a_model_of_no_known_layers_is_asked_to_name_modules() -> None:
+    model = nn.Sequential(nn.Linear(8, 8))
+    with pytest.raises(UserError, match=r"^this Sequential has no .*name the modules in target_mo"):
+        peft.get_peft_model(model, AILoRAConfig(r=2, roles={"*": Role(init="principal")}))
+
+
 def tied() -> nn.Module:
     return tiny(family="smollm2")
 

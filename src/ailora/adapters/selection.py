@@ -135,7 +135,7 @@ def _by_role(
     indices = None if layers is None else [layers] if isinstance(layers, int) else list(layers)
     found = find_projections(model, named, modules=by_hand, layers=indices) if named else []
     if "*" in config.roles:
-        found = _with_the_rest(model, found, named)
+        found = _with_the_rest(model, found, named, indices)
     kept = [p for p in found if peft_insides.keeps(config, p.name)]
     _say_experts_are_left_out(model, config)
     kept = _carried(model, config, kept)
@@ -187,16 +187,36 @@ def _say_experts_are_left_out(model: nn.Module, config: AILoRAConfig) -> None:
 
 
 def _with_the_rest(
-    model: nn.Module, found: list[Projection], named: Sequence[RoleName]
+    model: nn.Module,
+    found: list[Projection],
+    named: Sequence[RoleName],
+    layers: Sequence[int] | None,
 ) -> list[Projection]:
-    """The roles' own, and every other known role of the model's as ``"*"``, in model order."""
+    """The roles' own, and every other known role of the model's as ``"*"``, in model order.
+
+    Raises:
+        UserError: the model has none, or none in one of the layers.
+    """
     rest = [role for role in ROLE_NAMES if role not in named]
     places = [place.name for place in walk(model) if place.text]
     others = [p for p in assign_roles(model, places, rest, strict=False) if p.role != "*"]
+    if not found and not others:
+        raise UserError(
+            f"this {type(model).__name__} has no attention or feed-forward block that is known: "
+            "name the modules in target_modules"
+        )
     taken = {p.name for p in found if p.rows is None}
-    starred = [_starred(p) for p in others if p.name not in taken]
+    whole = [*found, *(_starred(p) for p in others if p.name not in taken)]
+    if layers is not None:
+        missing = set(layers) - {p.layer for p in whole}
+        if missing:
+            raise UserError(
+                f"layers_to_transform has {min(missing)}, where this {type(model).__name__} has "
+                "nothing to adapt: layers are counted from 0"
+            )
+        whole = [p for p in whole if p.layer in layers]
     order = {name: index for index, name in enumerate(places)}
-    return sorted([*found, *starred], key=lambda p: order.get(p.name, len(order)))
+    return sorted(whole, key=lambda p: order.get(p.name, len(order)))
 
 
 def _by_name(
