@@ -152,6 +152,13 @@ def test_a_layer_that_is_not_there_is_refused_for_every_other_layer_too() -> Non
         peft.get_peft_model(tiny(), config)
 
 
+@pytest.mark.parametrize("targets", [None, [], set()], ids=["None", "a list", "a set"])
+def test_no_target_modules_is_the_same_however_it_is_written(targets: Any) -> None:
+    model = peft.get_peft_model(tiny(), AILoRAConfig(r=2, target_modules=targets))
+    names = [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    assert len(names) == 4
+
+
 def test_a_model_of_no_known_layers_is_asked_to_name_modules() -> None:
     model = nn.Sequential(nn.Linear(8, 8))
     with pytest.raises(UserError, match=r"^this Sequential has no .*name the modules in target_mo"):

@@ -111,7 +111,7 @@ def select(model: nn.Module, config: AILoRAConfig) -> Selection:
         name: role.modules for name, role in config.named_roles.items() if role.modules
     }
     others: list[str] = []
-    if config.target_modules is None or config.target_modules == []:
+    if config.target_modules in (None, [], set()):  # PEFT makes a set of a list
         found = _by_role(model, config, by_hand)
     else:
         found, others = _by_name(model, config, by_hand)
