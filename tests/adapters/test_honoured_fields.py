@@ -227,6 +227,21 @@ def test_tied_weights_stay_tied_where_that_is_asked_for(
     assert torch.equal(merged.lm_head.weight, merged.model.embed_tokens.weight)
 
 
+@pytest.mark.filterwarnings("ignore:.*tied")
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], ["q_proj", "embed_tokens"]], ids=str)
+def test_targets_that_a_start_would_untie_are_refused(targets: list[str]) -> None:
+    """PEFT has one pair of factors for both; a start gives each layer its own."""
+    model = tied()
+    with pytest.raises(UserError, match=r"^ensure_weight_tying=True: [^\n]* shares its weight"):
+        peft.get_peft_model(
+            model, AILoRAConfig(r=2, target_modules=targets, ensure_weight_tying=True)
+        )
+    assert not any(isinstance(module, LoraLayer) for module in model.modules())
+    peft.get_peft_model(
+        model, AILoRAConfig(r=2, target_modules=["q_proj"], ensure_weight_tying=True)
+    )
+
+
 def test_conv1d_is_fan_in_fan_out_as_in_peft(tmp_path: Path) -> None:
     torch.manual_seed(0)
     settings = {"vocab_size": 64, "n_positions": 32, "n_embd": 24, "n_layer": 2, "n_head": 3}

@@ -260,17 +260,23 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     return result
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Iterator[None]:
+    report: pytest.TestReport = yield
     if report.failed:
-        seen.outcome, seen.error = "failed", _error(report)
+        seen.outcome, seen.error = "failed", _error(call)
     elif report.skipped and seen.outcome == "passed":
         seen.outcome = "xfailed" if hasattr(report, "wasxfail") else "skipped"
         seen.error = str(getattr(report, "wasxfail", None) or report.longrepr)[-400:]
+    return report
 
 
-def _error(report: pytest.TestReport) -> str:
-    """Where it failed and with what, in one line."""
-    crash = getattr(report.longrepr, "reprcrash", None)
-    text = crash.message if crash else str(report.longrepr)
-    where = f"{Path(crash.path).name}:{crash.lineno} " if crash else ""
-    return where + " ".join(text.split())[:600]
+def _error(call: pytest.CallInfo[None]) -> str:
+    """Where a case failed and with what, in one line; and with what before that."""
+    found = call.excinfo
+    crash = found.traceback[-1]
+    text = f"{crash.path.name}:{crash.lineno + 1} {found.exconly(tryshort=True)}"
+    before = found.value.__context__
+    if before is not None:  # as of ``pytest.warns``, which hides what it stopped at
+        text = f"{text[:600]} after {type(before).__name__}: {before}"
+    return " ".join(text.split())[:1000]
