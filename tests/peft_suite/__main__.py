@@ -1,6 +1,6 @@
 """PEFT's own tests with stock LoRA, then with anchored factors in LoRA's place.
 
-    python -m tests.peft_suite --out FOLDER                # all of them (an hour on two cores)
+    python -m tests.peft_suite --out FOLDER                # all of them (some ten minutes)
     python -m tests.peft_suite --out FOLDER --share 0.1    # a seeded tenth
 
 What is in FOLDER is not run again, so a run that was broken off goes on where it was. There stand
@@ -17,10 +17,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from tqdm.auto import tqdm
 
 from ailora.errors import UserError
 from ailora.files import cache_dir, write_atomic, write_json
@@ -132,13 +135,21 @@ def _pytest(
         *([f"--cases={cases}"] if cases else []),
         *(f"{archive.PACKAGE}/{name}" for name in FILES),
     ]
-    log = record.with_suffix(".log")
-    with log.open("wb") as output:
-        done = subprocess.run(
-            command, cwd=tests, env=env, stdout=output, stderr=subprocess.STDOUT, check=False
+    log, total = record.with_suffix(".log"), len(cases.read_text().splitlines()) if cases else None
+    with (
+        log.open("wb") as output,
+        tqdm(desc=f"PEFT's tests with {factors}", total=total, unit=" cases") as bar,
+        subprocess.Popen(
+            command, cwd=tests, env=env, stdout=output, stderr=subprocess.STDOUT
+        ) as pytest,
+    ):
+        while pytest.poll() is None:
+            time.sleep(0.5)
+            bar.update(len(read_lines(record)) - bar.n)
+    if pytest.returncode not in (0, 1, 5):  # all passed, some failed, none was left to run
+        raise UserError(
+            f"pytest ended with {pytest.returncode}, see {log}; run this again to go on"
         )
-    if done.returncode not in (0, 1, 5):  # all passed, some failed, none was left to run
-        raise UserError(f"pytest ended with {done.returncode}, see {log}; run this again to go on")
     return read_lines(record)
 
 

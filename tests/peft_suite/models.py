@@ -29,7 +29,8 @@ SIZES = {
     "pad_token_id": 1,
     "initializer_range": 0.1,  # 0.02 would leave an adapter's effect below rounding
 }
-GROUPED = SIZES | {"num_key_value_heads": 2, "head_dim": 32}
+# Padding is no token that the tests feed, since its embedding is zero.
+GROUPED = SIZES | {"num_key_value_heads": 2, "head_dim": 32, "pad_token_id": 3}
 OPT = SIZES | {"num_hidden_layers": 5, "init_std": 0.1, "ffn_dim": 64, "word_embed_proj_dim": 64}
 GPT2 = {
     "vocab_size": VOCABULARY, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128,
