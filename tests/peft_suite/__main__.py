@@ -85,6 +85,7 @@ def report(out: Path, about: dict[str, Any], stock: list[Any], ours: list[Any]) 
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "cases": len(stock),
         "counts": dict(counts.most_common()),
+        "cases_as_stock_that_start": sum(line["wrapped"] > 0 for line in held),
         "started_adapters_as_stock": sum(line["wrapped"] for line in held),
         "anchored_layers_as_stock": sum(line["anchored"] for line in held),
     }
