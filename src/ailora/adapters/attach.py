@@ -17,7 +17,7 @@ from ailora.adapters import folding, peft_insides
 from ailora.adapters.compatibility import check_compatible, check_diffusers, keep_gradients
 from ailora.adapters.config import AILoRAConfig, check_fields
 from ailora.adapters.factors import Block, Factor, cut, joined
-from ailora.adapters.peft_insides import BaseTunerLayer, LoraLayer, LoraModel
+from ailora.adapters.peft_insides import LoraLayer, LoraModel
 from ailora.adapters.record import Record, Sketch, StartedConfig, alpha_of
 from ailora.adapters.selection import OnWeight, Selection, make_factors, select
 from ailora.adapters.starts import STARTS, Factors
@@ -97,14 +97,11 @@ class NewAdapter:
 
     def _check_untied(self) -> None:
         """Refuse what PEFT would adapt by the embedding's own factors: a start would untie them."""
-        weights = Counter(
-            id(module.weight)
-            for module in self.model.modules()
-            if not isinstance(module, BaseTunerLayer) and hasattr(module, "weight")
-        )
+        weights = Counter(id(module._parameters.get("weight")) for module in self.model.modules())
         for name in (*self.selection.layers, *self.selection.others):
             module = peft_insides.base_layer(self.model.get_submodule(name))
-            if weights[id(getattr(module, "weight", None))] > 1:
+            weight = module._parameters.get("weight")
+            if weight is not None and weights[id(weight)] > 1:
                 raise UserError(
                     f"ensure_weight_tying=True: {name} shares its weight with another module, and "
                     "a start gives it factors of its own; leave it out of target_modules, or name "
