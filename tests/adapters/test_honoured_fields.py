@@ -132,6 +132,39 @@ def test_a_field_does_what_it_does_in_peft(given: dict[str, Any], tmp_path: Path
     comes_back(ours, tmp_path)
 
 
+@pytest.mark.parametrize("roles", [("*",), ("q", "*")], ids=" and ".join)
+@pytest.mark.parametrize("layers", [1, [1]], ids=["a number", "a list"])
+def test_layers_to_transform_holds_for_every_other_layer_too(
+    roles: tuple[Any, ...], layers: Any
+) -> None:
+    """Which ``roles["*"]`` takes where target_modules names none."""
+    config = AILoRAConfig(
+        r=2, roles=dict.fromkeys(roles, Role(init="principal")), layers_to_transform=layers
+    )
+    model = peft.get_peft_model(tiny(), config)
+    names = [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    assert len(names) == 6 and all(".layer.1." in name for name in names)
+
+
+def test_a_layer_that_is_not_there_is_refused_for_every_other_layer_too() -> None:
+    config = AILoRAConfig(r=2, roles={"*": Role(init="principal")}, layers_to_transform=[1, 7])
+    with pytest.raises(UserError, match=r"^layers_to_transform has 7, where this Bert"):
+        peft.get_peft_model(tiny(), config)
+
+
+@pytest.mark.parametrize("targets", [None, [], set()], ids=["None", "a list", "a set"])
+def test_no_target_modules_is_the_same_however_it_is_written(targets: Any) -> None:
+    model = peft.get_peft_model(tiny(), AILoRAConfig(r=2, target_modules=targets))
+    names = [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    assert len(names) == 4
+
+
+def test_a_model_of_no_known_layers_is_asked_to_name_modules() -> None:
+    model = nn.Sequential(nn.Linear(8, 8))
+    with pytest.raises(UserError, match=r"^this Sequential has no .*name the modules in target_mo"):
+        peft.get_peft_model(model, AILoRAConfig(r=2, roles={"*": Role(init="principal")}))
+
+
 def tied() -> nn.Module:
     return tiny(family="smollm2")
 
@@ -192,6 +225,21 @@ def test_tied_weights_stay_tied_where_that_is_asked_for(
     comes_back(ours, tmp_path, "llama", tied)
     merged = ours.merge_and_unload()
     assert torch.equal(merged.lm_head.weight, merged.model.embed_tokens.weight)
+
+
+@pytest.mark.filterwarnings("ignore:.*tied")
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], ["q_proj", "embed_tokens"]], ids=str)
+def test_targets_that_a_start_would_untie_are_refused(targets: list[str]) -> None:
+    """PEFT has one pair of factors for both; a start gives each layer its own."""
+    model = tied()
+    with pytest.raises(UserError, match=r"^ensure_weight_tying=True: [^\n]* shares its weight"):
+        peft.get_peft_model(
+            model, AILoRAConfig(r=2, target_modules=targets, ensure_weight_tying=True)
+        )
+    assert not any(isinstance(module, LoraLayer) for module in model.modules())
+    peft.get_peft_model(
+        model, AILoRAConfig(r=2, target_modules=["q_proj"], ensure_weight_tying=True)
+    )
 
 
 def test_conv1d_is_fan_in_fan_out_as_in_peft(tmp_path: Path) -> None:

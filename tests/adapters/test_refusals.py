@@ -74,6 +74,17 @@ def test_unsloth_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     ailora.get_peft_model(tiny(), presets.ailora(3, anchored=False))
 
 
+def test_layers_of_the_callers_own_are_refused_instead_of_left_out() -> None:
+    class MyLinear(peft.tuners.lora.Linear):
+        pass
+
+    model, config = tiny(), presets.ailora(3)
+    config._register_custom_module({torch.nn.Linear: MyLinear})
+    with pytest.raises(UserError, match=r"^layers of your own \(MyLinear, [^\n]*LoraConfig$"):
+        peft.get_peft_model(model, config)
+    assert not any(isinstance(m, peft.tuners.lora.LoraLayer) for m in model.modules())
+
+
 def two_adapters(folder: Path) -> tuple[Path, Path, torch.Tensor]:
     """Two of one rank and scale, differently far trained; and the second's logits."""
     for name, steps in (("one", 1), ("two", 4)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,6 +85,8 @@ class NewAdapter:
         self._check_room()
         self.selection = select(self.model, config)
         check_diffusers(self.model, config, self.selection)
+        if config.ensure_weight_tying:
+            self._check_untied()
         if low_cpu_mem_usage:
             self._check_filled()
         if not config.anchored and self.wanted.fold:
@@ -93,6 +96,19 @@ class NewAdapter:
         self.factors = self._make()
         self.started = self._stock()
         self._check_targets()
+
+    def _check_untied(self) -> None:
+        """Refuse what PEFT would adapt by the embedding's own factors: a start would untie them."""
+        weights = Counter(id(module._parameters.get("weight")) for module in self.model.modules())
+        for name in (*self.selection.layers, *self.selection.others):
+            module = peft_insides.base_layer(self.model.get_submodule(name))
+            weight = module._parameters.get("weight")
+            if weight is not None and weights[id(weight)] > 1:
+                raise UserError(
+                    f"ensure_weight_tying=True: {name} shares its weight with another module, and "
+                    "a start gives it factors of its own; leave it out of target_modules, or name "
+                    "it in modules_to_save"
+                )
 
     def _check_targets(self) -> None:
         """Refuse targets that PEFT would rewrite for this model, here and in every later load."""

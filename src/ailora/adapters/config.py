@@ -259,6 +259,12 @@ def check_fields(config: AILoRAConfig) -> None:
             f"{item.name}={getattr(config, item.name)!r} cannot be had with an AILoRAConfig: "
             f"{why}; leave it out, or use peft.LoraConfig"
         )
+    if getattr(config, "_custom_modules", None):  # an attribute of PEFT's, no field
+        names = ", ".join(layer.__name__ for layer in config._custom_modules.values())
+        raise UserError(
+            f"layers of your own ({names}, by _register_custom_module) cannot be had with an "
+            "AILoRAConfig: they are not known to keep its anchors; use peft.LoraConfig"
+        )
     if config.use_rslora and _lacks_alpha(config):
         raise UserError(
             "use_rslora=True: give lora_alpha as a number, the scale is alpha / sqrt(r)"

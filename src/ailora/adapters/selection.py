@@ -129,7 +129,7 @@ def select(model: nn.Module, config: AILoRAConfig) -> Selection:
     }
     others: list[str] = []
     stacks = experts.targeted(model, config)
-    if config.target_modules is None or config.target_modules == []:
+    if config.target_modules in (None, [], set()):  # PEFT makes a set of a list
         found = _by_role(model, config, by_hand, {p.role for s in stacks.values() for p in s})
     else:
         found, others = _by_name(model, config, by_hand)
@@ -167,7 +167,7 @@ def _by_role(
         found = find_projections(model, needed, modules=by_hand, layers=indices, parts=config.parts)
     if of_experts:
         found = _with_dense(model, found, places, [role for role in named if role not in needed])
-    found = _with_the_rest(model, found, places, config)
+    found = _with_the_rest(model, found, places, config, indices)
     kept = [p for p in found if peft_insides.keeps(config, p.name)]
     _say_experts_are_left_out(model, config, of_experts)
     kept = _carried(model, config, kept)
@@ -233,11 +233,18 @@ def _with_dense(
 
 
 def _with_the_rest(
-    model: nn.Module, found: list[Projection], places: Sequence[Place], config: AILoRAConfig
+    model: nn.Module,
+    found: list[Projection],
+    places: Sequence[Place],
+    config: AILoRAConfig,
+    layers: Sequence[int] | None,
 ) -> list[Projection]:
     """The roles' own, and as ``"*"``, in the model's order, what else the config asks for.
 
     With ``"*"`` named these are all other known roles; where a projector is, its linear layers.
+
+    Raises:
+        UserError: ``"*"`` is named, and the model has none, or none in one of the layers.
     """
     named = list(config.named_roles)
     rest = [role for role in ROLE_NAMES if role not in named] if "*" in config.roles else []
@@ -248,10 +255,23 @@ def _with_the_rest(
     if config.parts is not None:
         projector = [place.name for place in places if place.part == "projector"]
         others += assign_roles(model, projector, named, strict=False)
+    if rest and not found and not others:
+        raise UserError(
+            f"this {type(model).__name__} has no attention or feed-forward block that is known: "
+            "name the modules in target_modules"
+        )
     taken = {p.name for p in found if p.rows is None}
-    starred = [_starred(p) for p in others if p.name not in taken]
+    whole = [*found, *(_starred(p) for p in others if p.name not in taken)]
+    if rest and layers is not None:
+        missing = set(layers) - {p.layer for p in whole}
+        if missing:
+            raise UserError(
+                f"layers_to_transform has {min(missing)}, where this {type(model).__name__} has "
+                "nothing to adapt: layers are counted from 0"
+            )
+        whole = [p for p in whole if p.layer in layers]
     order = {place.name: index for index, place in enumerate(walk(model))}
-    return sorted([*found, *starred], key=lambda p: order[p.name])
+    return sorted(whole, key=lambda p: order[p.name])
 
 
 def _say_the_parts(model: nn.Module, config: AILoRAConfig) -> None:

@@ -1,0 +1,1 @@
+"""PEFT's own tests, run with stock LoRA and with anchored factors in LoRA's place."""
