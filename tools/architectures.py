@@ -87,7 +87,7 @@ _TOWERS = """
 
 Models of one kind of input are adapted whole, and towers of larger ones with `parts=["vision"]`,
 which without it have their language part adapted. `tests/roles/test_parts.py` nudges the channels
-of each of these as above (of cross-attention, whose keys are of another length, none).
+of each of these as above, cross-attention's too.
 
 | model | part | attention | feed-forward | fused |
 |---|---|---|---|---|
