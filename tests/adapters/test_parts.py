@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+import transformers as hf
 from torch import Tensor
 
 import ailora
@@ -88,6 +90,77 @@ def test_start_disable_merge_and_reload_of_the_vision_tower_of_qwen(tmp_path: Pa
     assert again.peft_config["default"].record.origin.parts == ("vision",)
     merged = model.merge_and_unload()
     torch.testing.assert_close(_look(merged), trained, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vit", "qwen2_5_vl"])
+def test_step_0_and_a_disabled_adapter_are_the_base_bit_for_bit_in_bf16(name: str) -> None:
+    def look(model: torch.nn.Module) -> Tensor:
+        rows = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs(2).items()}
+        with torch.no_grad():
+            return model(**rows).last_hidden_state
+
+    inputs, dtype = tower_inputs(name), torch.bfloat16
+    base = build_tower(name).to(dtype)
+    before = look(base)
+    model = peft.get_peft_model(base, AILoRAConfig(r=4)).eval()
+    assert torch.equal(look(model.base_model.model), before)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1
+    assert not torch.equal(look(model.base_model.model), before)
+    with model.disable_adapter():
+        assert torch.equal(look(model.base_model.model), before)
+
+
+def _clip() -> hf.CLIPModel:
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    torch.manual_seed(0)
+    text = {**sizes, "vocab_size": 64, "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 1}
+    vision = {**sizes, "image_size": 24, "patch_size": 8}
+    return hf.CLIPModel(hf.CLIPConfig(text_config=text, vision_config=vision)).eval()
+
+
+def _similarities(model: torch.nn.Module) -> Tensor:
+    image = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(1))
+    return model(input_ids=torch.arange(4, 20).view(2, 8), pixel_values=image).logits_per_text
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_an_adapter_of_the_text_half_that_names_no_parts_loads_as_it_is(
+    trainable: bool, tmp_path: Path
+) -> None:
+    """As it was saved before both halves were the default."""
+    model = peft.get_peft_model(_clip(), AILoRAConfig(r=4, parts=["language"])).eval()
+    _train(model, lambda: _similarities(model))
+    model.save_pretrained(tmp_path)
+    marker = json.loads((tmp_path / "ailora.json").read_text())
+    assert marker["config"].pop("parts") == ["language"]
+    (tmp_path / "ailora.json").write_text(json.dumps(marker))
+    again = ailora.load_adapter(_clip(), tmp_path, is_trainable=trainable).eval()
+    adapted = {name for name, _ in again.named_parameters() if "lora_" in name}
+    assert adapted == {name for name, _ in model.named_parameters() if "lora_" in name}
+    assert all(".text_model." in name for name in adapted)
+    assert torch.equal(_similarities(again), _similarities(model))
+    if trainable:
+        before = _similarities(again).detach()
+        _train(again, lambda: _similarities(again))
+        again.save_pretrained(tmp_path / "again")
+        stock = peft.PeftModel.from_pretrained(_clip(), tmp_path / "again").eval()
+        torch.testing.assert_close(_similarities(stock), _similarities(again), rtol=0, atol=1e-4)
+        assert not torch.equal(_similarities(again), before)
+
+
+def test_both_halves_of_clip_are_adapted_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        chosen = select(_clip(), AILoRAConfig(r=4)).chosen
+    halves = {one.projection.name.partition(".")[0] for one in chosen}
+    assert halves == {"text_model", "vision_model"}
+    assert "both halves are adapted" in caplog.text
 
 
 def test_the_keys_of_a_fused_tower_layer_stay_as_they_are() -> None:
