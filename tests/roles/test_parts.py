@@ -19,6 +19,7 @@ from ailora.roles import (
     architectures,
     assign_roles,
     find_projections,
+    inspect,
 )
 from ailora.roles.walk import walk
 from tests.roles import feed_forward_probe, probe
@@ -157,6 +158,15 @@ def test_a_part_that_is_not_there_is_named() -> None:
         find_projections(model, parts=["audio"])
     with pytest.raises(UserError, match="it has 'vision'"):
         find_projections(build_tower("vit"), parts=["language"])
+
+
+def test_inspect_lists_the_parts_that_are_named_and_a_projector_without_roles() -> None:
+    model = language_model("qwen2_5_vl")
+    assert {row.name.split(".")[1] for row in inspect(model).rows} == {"language_model"}
+    rows = inspect(model, parts=["vision", "projector"]).rows
+    assert {row.role for row in rows if "merger" in row.name} == {"*"}
+    assert {row.role for row in rows if "merger" not in row.name} == {*"qkvo", "gate", "up", "down"}
+    assert [row.role for row in inspect(model, parts=["projector"]).rows] == ["*", "*"]
 
 
 @pytest.mark.parametrize("dual", [hf.CLIPModel, hf.SiglipModel])

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ailora.cli.inspect import PARTS_HELP, parse_parts
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -49,6 +51,7 @@ def init(
         str | None,
         typer.Option(help="PEFT task type, such as CAUSAL_LM. Default: from config.json."),
     ] = None,
+    parts: Annotated[str | None, typer.Option(help=PARTS_HELP)] = None,
 ) -> None:
     """Write a starting adapter, and the residual model to train it on, without loading the model.
 
@@ -74,6 +77,7 @@ def init(
         anchored=anchored,
         bake_rates=bake_rates,
         task_type=task_type,
+        parts=parse_parts(parts),
         **({"published": True} if published else {}),
     )
     with streaming() as on_progress:
