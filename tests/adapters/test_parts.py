@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import peft
 import pytest
 import torch
 import transformers as hf
+from safetensors.torch import save_file
 from torch import Tensor
 
 import ailora
 from ailora import AILoRAConfig, Role
 from ailora.adapters.selection import select
 from ailora.errors import UserError
+from tests.adapters.models import parts
 from tests.towers import build_tower, language_model, tower_inputs
 
 MODELS = ["vit", "whisper", "wav2vec2", "siglip"]
@@ -130,6 +133,46 @@ def _similarities(model: torch.nn.Module) -> Tensor:
     return model(input_ids=torch.arange(4, 20).view(2, 8), pixel_values=image).logits_per_text
 
 
+def _as_version_0_1_0(folder: Path, model: peft.PeftModel) -> None:
+    """The marker and anchors that version 0.1.0 would have written: it named no layers."""
+    role = {"r": None, "alpha": None, "modules": None}
+    config = {
+        "r": 4,
+        "alpha": None,
+        "dropout": 0.0,
+        "base": "anchored",
+        "lr_mode": "groups",
+        "roles": {
+            "q": {**role, "init": "principal", "lr_ratio": 1.0},
+            "v": {**role, "init": "minor", "lr_ratio": 2.0},
+        },
+        "task_type": None,
+        "modules_to_save": None,
+        "layers": None,
+    }
+    (folder / "ailora.json").write_text(json.dumps({"format": 1, "config": config}))
+    anchors = {}
+    for key, found in parts(model).items():
+        anchors |= {f"{key}.A": found.A0.clone(), f"{key}.B": found.B0.clone()}
+    save_file(anchors, folder / "ailora_anchor.safetensors")
+
+
+@pytest.mark.parametrize("halves", [["language"], ["vision"], ["language", "vision"]])
+def test_version_0_1_0s_adapters_of_clip_are_of_the_halves_that_their_files_have(
+    halves: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = peft.get_peft_model(_clip(), AILoRAConfig(r=4, parts=halves)).eval()
+    _train(model, lambda: _similarities(model))
+    model.save_pretrained(tmp_path)
+    _as_version_0_1_0(tmp_path, model)
+    caplog.clear()
+    again = ailora.load_adapter(_clip(), tmp_path, is_trainable=True).eval()
+    assert caplog.records == []
+    assert torch.equal(_similarities(again), _similarities(model))
+    assert parts(again).keys() == parts(model).keys()
+    assert again.peft_config["default"].record.origin.parts == tuple(halves)
+
+
 @pytest.mark.parametrize("trainable", [False, True])
 def test_an_adapter_of_the_text_half_that_names_no_parts_loads_as_it_is(
     trainable: bool, tmp_path: Path
@@ -192,6 +235,39 @@ def test_the_language_part_is_the_default_and_said(caplog: pytest.LogCaptureFixt
         "Qwen2_5_VLForConditionalGeneration has several parts (language, vision, projector): the "
         "language part is adapted; parts=[...] chooses others"
     ]
+
+
+@pytest.mark.parametrize(
+    ("target_modules", "counts"),
+    [
+        ("all-linear", "language 14, vision 10, projector 2"),
+        (["q_proj", "qkv"], "language 2, vision 2"),
+    ],
+)
+def test_a_selection_by_name_in_several_parts_is_said(
+    target_modules: str | list[str], counts: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = AILoRAConfig(r=4, target_modules=target_modules)
+    with caplog.at_level(logging.WARNING):
+        found = _roles(config)
+    assert found["q"] == {"language_model", "visual"}
+    assert ("merger" in found.get("*", ())) is (target_modules == "all-linear")
+    (line,) = [record.message for record in caplog.records]
+    assert "several parts of Qwen2_5_VLForConditionalGeneration" in line and counts in line
+    stock = peft.get_peft_model(
+        language_model("qwen2_5_vl"), peft.LoraConfig(target_modules=target_modules)
+    )
+    chosen = [name for name, _ in stock.named_parameters() if ".lora_A." in name]
+    assert sum(int(n) for n in re.findall(r"\d+", counts)) == len(chosen)
+
+
+def test_a_selection_by_name_in_one_part_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        select(language_model("qwen2_5_vl"), AILoRAConfig(r=4, target_modules=["qkv"]))
+        config = AILoRAConfig(r=4, target_modules="all-linear", parts=["vision"])
+        select(language_model("qwen2_5_vl"), config)
+        select(build_tower("vit"), AILoRAConfig(r=4, target_modules="all-linear"))
+    assert caplog.records == []
 
 
 def test_a_model_of_one_kind_of_input_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
