@@ -14,6 +14,8 @@ from torch import Tensor
 
 Inputs = Callable[[int], Mapping[str, Tensor]]
 
+_OLD = hf.__version__.startswith("4.")
+_ROPE, _THETA = ("rope_scaling", {}) if _OLD else ("rope_parameters", {"rope_theta": 10000.0})
 _SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 _BERT = {**_SMALL, "intermediate_size": 48}
 _IMAGE = {**_BERT, "image_size": 24, "patch_size": 8}
@@ -117,7 +119,7 @@ def _inside(name: str) -> hf.PreTrainedModel:
 
 _HALF = {"layers": 2, "attention_heads": 4, "ffn_dim": 48}
 TOWERS: Mapping[str, Callable[[], hf.PreTrainedModel]] = {
-    "vit": lambda: hf.ViTModel(hf.ViTConfig(**_IMAGE)),
+    "vit": lambda: hf.ViTModel(hf.ViTConfig(**{**_IMAGE, "image_size": (8, 56)})),
     "dinov2": lambda: hf.Dinov2Model(hf.Dinov2Config(**_IMAGE)),
     "swin": _swin,
     "siglip": lambda: hf.SiglipVisionModel(hf.SiglipVisionConfig(**_IMAGE)),
@@ -151,11 +153,7 @@ def _full(name: str) -> Any:
         "pad_token_id": 1,
         "bos_token_id": 2,
         "eos_token_id": 3,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 10000.0,
-            "mrope_section": [2, 1, 1],
-        },
+        _ROPE: {"rope_type": "default", "mrope_section": [2, 1, 1], **_THETA},
     }
     config = model_class.config_class(
         text_config=text,
@@ -208,6 +206,6 @@ def tower_inputs(name: str) -> Inputs:
     if name in ("wav2vec2", "hubert"):
         wave = torch.randn(1, 105, generator=generator)
         return lambda n: {"input_values": wave.expand(n, -1)}
-    side = 32 if name == "swin" else 24
-    image = torch.randn(1, 3, side, side, generator=generator)
+    size = {"swin": (32, 32), "vit": (8, 56)}.get(name, (24, 24))
+    image = torch.randn(1, 3, *size, generator=generator)
     return lambda n: {"pixel_values": image.expand(n, -1, -1, -1)}

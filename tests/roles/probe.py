@@ -264,6 +264,7 @@ def _block(name: str) -> str:
     if parts[-1] == "linear":
         parts.pop()
     parts.pop()
-    if parts[-1] in ("output", "self", "output_projection", "longformer_self_attn"):
+    inner = ("output", "self", "output_projection", "longformer_self_attn")
+    if parts[-1] in inner or parts[-2:] == ["attention", "attention"]:  # ViT in transformers 4
         parts.pop()
     return ".".join(parts)

@@ -107,7 +107,10 @@ def test_groups_that_compete_for_each_image_patch_are_no_queries() -> None:
     assert found == {"self_attn", "attn"}  # and not "assign"
 
 
-@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v"])
+FUSED = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v"]
+
+
+@pytest.mark.parametrize("name", [name for name in FUSED if name in TOWERS])
 def test_the_probe_contradicts_rows_of_towers_in_another_order(name: str) -> None:
     model = build_tower(name)
     probe.randomise(model)
@@ -125,6 +128,10 @@ def test_feed_forward_blocks_of_towers_are_what_their_behaviour_shows(name: str)
     model = build_tower(name)
     probe.randomise(model)
     names = [place.name for place in walk(model)]
+    if name == "swin" and not any(place.endswith(".mlp") for place in names):  # older transformers
+        with pytest.raises(UserError, match="one of several in its layer"):
+            assign_roles(model, names, FEED_FORWARD_ROLES)
+        return
     found = [p for p in assign_roles(model, names, FEED_FORWARD_ROLES) if p.role != "*"]
     sites = feed_forward_probe.sites(found)
     assert len(sites) > 1

@@ -87,8 +87,8 @@ def spectra(
         parts: Parts of the model to look in, as in `ailora.roles.find_projections`.
 
     Raises:
-        UserError: No projections are found; a weight is smaller than the rank, has NaN or
-            infinity, or no values at all (meta device).
+        UserError: No projections are found; the model lacks a part that is named; a weight is
+            smaller than the rank, has NaN or infinity, or no values at all (meta device).
     """
     found = find_projections(model, parts=parts)
     return [_spectrum(model, projection, rank, ends) for projection in found]
