@@ -46,7 +46,9 @@ if it is spelled like one that is.
   cross-attention as well.
 * **feed-forward**: gate up down with the number of modules, of dense blocks. A gated block computes
   down(act(gate x) * up x); one without a gate is down(act(up x)), so its first matrix is `up`.
-  Routers and experts have no roles; an expert that every token passes (shared) counts as dense.
+  Routers have no roles, and experts none here; an expert that every token passes (shared) counts as
+  dense. "experts are left out": unless `target_parameters` or `target_modules` selects them, see
+  [PEFT, Trainer, TRL](start/peft.md#other-roles-layers-ranks-and-starts).
   "none": the model has no dense block that is made of linear layers.
 * **fused**: the layer that holds several roles, and their order from its first row to its last;
   "4 x (q k v)" repeats for each head or group. "(rest)" is what plays no role, such as a gate on
@@ -87,7 +89,7 @@ _TOWERS = """
 
 Models of one kind of input are adapted whole, and towers of larger ones with `parts=["vision"]`,
 which without it have their language part adapted. `tests/roles/test_parts.py` nudges the channels
-of each of these as above (of cross-attention, whose keys are of another length, none).
+of each of these as above, cross-attention's too.
 
 | model | part | attention | feed-forward | fused |
 |---|---|---|---|---|

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import peft
 import pytest
 import torch
+import transformers as hf
+from safetensors.torch import save_file
 from torch import Tensor
 
 import ailora
 from ailora import AILoRAConfig, Role
 from ailora.adapters.selection import select
 from ailora.errors import UserError
+from tests.adapters.models import parts
 from tests.towers import build_tower, language_model, tower_inputs
 
 MODELS = ["vit", "whisper", "wav2vec2", "siglip"]
@@ -59,7 +64,8 @@ def _see(model: torch.nn.Module) -> Tensor:
     visual = model.get_submodule(
         next(name for name, _ in model.named_modules() if name.endswith("model.visual"))
     )
-    return visual(**tower_inputs("qwen2_5_vl")(2)).pooler_output
+    seen = visual(**tower_inputs("qwen2_5_vl")(2))
+    return getattr(seen, "pooler_output", seen)  # a tensor in transformers 4
 
 
 def _look(model: torch.nn.Module) -> Tensor:
@@ -88,6 +94,118 @@ def test_start_disable_merge_and_reload_of_the_vision_tower_of_qwen(tmp_path: Pa
     assert again.peft_config["default"].record.origin.parts == ("vision",)
     merged = model.merge_and_unload()
     torch.testing.assert_close(_look(merged), trained, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vit", "qwen2_5_vl"])
+def test_step_0_and_a_disabled_adapter_are_the_base_bit_for_bit_in_bf16(name: str) -> None:
+    def look(model: torch.nn.Module) -> Tensor:
+        rows = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs(2).items()}
+        with torch.no_grad():
+            seen = model(**rows)
+        return getattr(seen, "last_hidden_state", seen)  # a tensor in transformers 4
+
+    inputs, dtype = tower_inputs(name), torch.bfloat16
+    base = build_tower(name).to(dtype)
+    before = look(base)
+    model = peft.get_peft_model(base, AILoRAConfig(r=4)).eval()
+    assert torch.equal(look(model.base_model.model), before)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1
+    assert not torch.equal(look(model.base_model.model), before)
+    with model.disable_adapter():
+        assert torch.equal(look(model.base_model.model), before)
+
+
+def _clip() -> hf.CLIPModel:
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    torch.manual_seed(0)
+    text = {**sizes, "vocab_size": 64, "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 1}
+    vision = {**sizes, "image_size": 24, "patch_size": 8}
+    return hf.CLIPModel(hf.CLIPConfig(text_config=text, vision_config=vision)).eval()
+
+
+def _similarities(model: torch.nn.Module) -> Tensor:
+    image = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(1))
+    return model(input_ids=torch.arange(4, 20).view(2, 8), pixel_values=image).logits_per_text
+
+
+def _as_version_0_1_0(folder: Path, model: peft.PeftModel) -> None:
+    """The marker and anchors that version 0.1.0 would have written: it named no layers."""
+    role = {"r": None, "alpha": None, "modules": None}
+    config = {
+        "r": 4,
+        "alpha": None,
+        "dropout": 0.0,
+        "base": "anchored",
+        "lr_mode": "groups",
+        "roles": {
+            "q": {**role, "init": "principal", "lr_ratio": 1.0},
+            "v": {**role, "init": "minor", "lr_ratio": 2.0},
+        },
+        "task_type": None,
+        "modules_to_save": None,
+        "layers": None,
+    }
+    (folder / "ailora.json").write_text(json.dumps({"format": 1, "config": config}))
+    anchors = {}
+    for key, found in parts(model).items():
+        anchors |= {f"{key}.A": found.A0.clone(), f"{key}.B": found.B0.clone()}
+    save_file(anchors, folder / "ailora_anchor.safetensors")
+
+
+@pytest.mark.parametrize("halves", [["language"], ["vision"], ["language", "vision"]])
+def test_version_0_1_0s_adapters_of_clip_are_of_the_halves_that_their_files_have(
+    halves: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = peft.get_peft_model(_clip(), AILoRAConfig(r=4, parts=halves)).eval()
+    _train(model, lambda: _similarities(model))
+    model.save_pretrained(tmp_path)
+    _as_version_0_1_0(tmp_path, model)
+    caplog.clear()
+    again = ailora.load_adapter(_clip(), tmp_path, is_trainable=True).eval()
+    assert caplog.records == []
+    assert torch.equal(_similarities(again), _similarities(model))
+    assert parts(again).keys() == parts(model).keys()
+    assert again.peft_config["default"].record.origin.parts == tuple(halves)
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_an_adapter_of_the_text_half_that_names_no_parts_loads_as_it_is(
+    trainable: bool, tmp_path: Path
+) -> None:
+    """As it was saved before both halves were the default."""
+    model = peft.get_peft_model(_clip(), AILoRAConfig(r=4, parts=["language"])).eval()
+    _train(model, lambda: _similarities(model))
+    model.save_pretrained(tmp_path)
+    marker = json.loads((tmp_path / "ailora.json").read_text())
+    assert marker["config"].pop("parts") == ["language"]
+    (tmp_path / "ailora.json").write_text(json.dumps(marker))
+    again = ailora.load_adapter(_clip(), tmp_path, is_trainable=trainable).eval()
+    adapted = {name for name, _ in again.named_parameters() if "lora_" in name}
+    assert adapted == {name for name, _ in model.named_parameters() if "lora_" in name}
+    assert all(".text_model." in name for name in adapted)
+    assert torch.equal(_similarities(again), _similarities(model))
+    if trainable:
+        before = _similarities(again).detach()
+        _train(again, lambda: _similarities(again))
+        again.save_pretrained(tmp_path / "again")
+        stock = peft.PeftModel.from_pretrained(_clip(), tmp_path / "again").eval()
+        torch.testing.assert_close(_similarities(stock), _similarities(again), rtol=0, atol=1e-4)
+        assert not torch.equal(_similarities(again), before)
+
+
+def test_both_halves_of_clip_are_adapted_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        chosen = select(_clip(), AILoRAConfig(r=4)).chosen
+    halves = {one.projection.name.partition(".")[0] for one in chosen}
+    assert halves == {"text_model", "vision_model"}
+    assert "both halves are adapted" in caplog.text
 
 
 def test_the_keys_of_a_fused_tower_layer_stay_as_they_are() -> None:
@@ -119,6 +237,39 @@ def test_the_language_part_is_the_default_and_said(caplog: pytest.LogCaptureFixt
         "Qwen2_5_VLForConditionalGeneration has several parts (language, vision, projector): the "
         "language part is adapted; parts=[...] chooses others"
     ]
+
+
+@pytest.mark.parametrize(
+    ("target_modules", "counts"),
+    [
+        ("all-linear", "language 14, vision 10, projector 2"),
+        (["q_proj", "qkv"], "language 2, vision 2"),
+    ],
+)
+def test_a_selection_by_name_in_several_parts_is_said(
+    target_modules: str | list[str], counts: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = AILoRAConfig(r=4, target_modules=target_modules)
+    with caplog.at_level(logging.WARNING):
+        found = _roles(config)
+    assert found["q"] == {"language_model", "visual"}
+    assert ("merger" in found.get("*", ())) is (target_modules == "all-linear")
+    (line,) = [record.message for record in caplog.records]
+    assert "several parts of Qwen2_5_VLForConditionalGeneration" in line and counts in line
+    stock = peft.get_peft_model(
+        language_model("qwen2_5_vl"), peft.LoraConfig(target_modules=target_modules)
+    )
+    chosen = [name for name, _ in stock.named_parameters() if ".lora_A." in name]
+    assert sum(int(n) for n in re.findall(r"\d+", counts)) == len(chosen)
+
+
+def test_a_selection_by_name_in_one_part_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        select(language_model("qwen2_5_vl"), AILoRAConfig(r=4, target_modules=["qkv"]))
+        config = AILoRAConfig(r=4, target_modules="all-linear", parts=["vision"])
+        select(language_model("qwen2_5_vl"), config)
+        select(build_tower("vit"), AILoRAConfig(r=4, target_modules="all-linear"))
+    assert caplog.records == []
 
 
 def test_a_model_of_one_kind_of_input_says_nothing(caplog: pytest.LogCaptureFixture) -> None:

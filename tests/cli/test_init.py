@@ -6,8 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+import transformers as hf
+from peft import PeftModel
 
 from ailora.adapters.folder import read_adapter
+from tests import image_and_text
+from tests.adapters.any_model import logits
 from tests.checkpoints.models import files, saved
 from tests.commands import Call, check_refused
 
@@ -65,6 +70,23 @@ def test_published_takes_the_layers_of_a_starts_own_paper(call: Call, model: Pat
         *("up_proj", "down_proj"),
     }
     check_refused(call(f"init {model} --out other --published"), "for the presets pissa and milora")
+
+
+@pytest.mark.parametrize("form", ["", "--anchored"])
+def test_parts_choose_the_tower(call: Call, tmp_path: Path, form: str) -> None:
+    image_and_text.build("llava").save_pretrained(tmp_path / "llava")
+    ended = call(f"init {tmp_path / 'llava'} --out start --rank 2 --parts vision {form}")
+    assert ended.code == 0, ended.err
+    folder = Path("start") if form else Path("start/adapter")
+    names = read_adapter(folder).updates
+    assert len(names) == 4 and all("vision_tower" in name for name in names)
+    base = tmp_path / "llava" if form else Path("start/model")
+    rows = image_and_text.inputs("llava")
+    before = logits(image_and_text.build("llava"), rows)
+    loaded = hf.LlavaForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
+    stock = PeftModel.from_pretrained(loaded, folder).eval()
+    torch.testing.assert_close(logits(stock, rows), before, rtol=0, atol=1e-4)
+    check_refused(call(f"init {tmp_path / 'llava'} --out other --parts sound"), "--parts 'sound'")
 
 
 def test_a_fused_layer_has_one_rate_in_one_line(call: Call, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import transformers as hf
 from tests.conftest import one_thread, tokenizer
 from tests.documents.conftest import save_pair
 from tests.documents.pages import PAGES, ROOT
+from tests.image_and_text import build
 from tests.writers import save_llama
 
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -24,6 +25,7 @@ TEXT_ENCODER = {
     "num_attention_heads": 2,
     "intermediate_size": 16,
 }
+LLAVA = "llava-hf/llava-1.5-7b-hf"
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 WITH_PYTHON = [page for page in PAGES if BLOCK.search((ROOT / page).read_text(encoding="utf-8"))]
 
@@ -48,10 +50,10 @@ def stable_diffusion(tmp_path: Path) -> Path:
     """A tiny pipeline with random weights."""
     import diffusers
 
-    from tests.diffusion import build
+    from tests import diffusion
 
     pipeline = diffusers.StableDiffusionPipeline(
-        unet=build("unet")[0],
+        unet=diffusion.build("unet")[0],
         vae=diffusers.AutoencoderKL(block_out_channels=(4,), norm_num_groups=1),
         scheduler=diffusers.DDIMScheduler(),
         text_encoder=hf.CLIPTextModel(hf.CLIPTextConfig(**TEXT_ENCODER)),
@@ -80,6 +82,9 @@ def test_the_blocks_of_a_page_run_in_order(
     if page == "docs/how-to/diffusers.md":
         pytest.importorskip("diffusers")
         models[STABLE_DIFFUSION] = request.getfixturevalue("stable_diffusion")
+    if LLAVA in (ROOT / page).read_text(encoding="utf-8"):
+        build("llava").save_pretrained(tmp_path / "llava")
+        models[LLAVA] = tmp_path / "llava"
     names = {"rows": rows(), "weight": torch.randn(40, 32)}
     if "my-adapter" in (ROOT / page).read_text() or "checkpoint-500" in (ROOT / page).read_text():
         trained(roberta, tmp_path, names)

@@ -226,8 +226,9 @@ def _nudging(seen: _Seen, nudges: Nudges) -> Callable[[nn.Module, Any, Tensor], 
         seen.began = True
         seen.tried.add(id(module))
         time_first = changed.shape[0] == seen.length != changed.shape[1]
+        windows = 1 if time_first else max(changed.shape[0] // seen.batch, 1)  # Swin: the first
         for row, channel in nudges:
-            at = (POSITION, row) if time_first else (row, POSITION)
+            at = (POSITION, row) if time_first else (row * windows, POSITION)
             changed[(*at, channel)] += _NUDGE
         return changed.reshape(output.shape)
 
@@ -263,6 +264,7 @@ def _block(name: str) -> str:
     if parts[-1] == "linear":
         parts.pop()
     parts.pop()
-    if parts[-1] in ("output", "self", "output_projection", "longformer_self_attn"):
+    inner = ("output", "self", "output_projection", "longformer_self_attn")
+    if parts[-1] in inner or parts[-2:] == ["attention", "attention"]:  # ViT in transformers 4
         parts.pop()
     return ".".join(parts)

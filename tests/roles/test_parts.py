@@ -9,12 +9,21 @@ import pytest
 import torch
 import transformers as hf
 from torch import Tensor, nn
+from transformers.models.oneformer import modeling_oneformer as oneformer
+from transformers.models.x_clip import modeling_x_clip as xclip
 
 from ailora.errors import UserError
-from ailora.roles import ATTENTION_ROLES, FEED_FORWARD_ROLES, assign_roles, find_projections
+from ailora.roles import (
+    ATTENTION_ROLES,
+    FEED_FORWARD_ROLES,
+    architectures,
+    assign_roles,
+    find_projections,
+    inspect,
+)
 from ailora.roles.walk import walk
 from tests.roles import feed_forward_probe, probe
-from tests.towers import TOWERS, build_tower, language_model, tower_inputs
+from tests.towers import TOWERS, build_tower, is_there, language_model, tower_inputs
 
 
 def _length(model: nn.Module, inputs: Callable[[int], Mapping[str, Tensor]], at: nn.Module) -> int:
@@ -37,12 +46,71 @@ def test_attention_of_towers_is_what_its_behaviour_shows(name: str) -> None:
     for site in sites:
         assert {p.role for p in site.projections} == set(ATTENTION_ROLES)
         length = _length(model, inputs, site.inputs[0])
-        if site.projections[0].attention == "cross":  # keys of another length: queries alone
-            continue
         assert probe.observed(model, inputs, site, length) == probe.claimed(site)
 
 
-@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_every_fused_layout_of_towers_is_of_a_tower_that_was_tried() -> None:
+    fused = {name for name, layouts in architectures._FUSED.items() if "qkv" in layouts}
+    listed = {name for name in fused if is_there(name.split(".")[0].removeprefix("modeling_"))}
+    tried = {
+        architectures.known_class(module, listed)
+        for name in TOWERS
+        for module in build_tower(name).modules()
+    }
+    assert listed == tried - {None}
+
+
+def test_swin_is_tried_with_windows_that_are_shifted_and_some_that_are_not() -> None:
+    model = build_tower("swin")
+    model(**tower_inputs("swin")(1))
+    shifts = {m.shift_size for m in model.modules() if hasattr(m, "shift_size")}
+    assert shifts == {0, 2}
+
+
+class _Alone(nn.Module):
+    """A block of attention that is inside no model, on one sequence."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.attention = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x)  # type: ignore[no-any-return]
+
+
+def _xclip() -> nn.Module:
+    sizes = {"projection_dim": 32, "prompt_num_attention_heads": 4}
+    config = hf.XCLIPConfig(**sizes)
+    config._attn_implementation = "eager"
+    return xclip.XCLIPCrossAttention(config)
+
+
+ALONE = {"xclip": _xclip, "oneformer": lambda: oneformer.OneFormerTextMapperAttention(32, 4)}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_blocks_whose_output_is_called_proj_are_what_their_behaviour_shows(name: str) -> None:
+    model = _Alone(ALONE[name]()).eval()
+    probe.randomise(model)
+    (site,) = probe.sites(find_projections(model))
+    assert {p.role: p.name for p in site.projections}["o"] == "attention.proj"
+    x = torch.randn(1, probe.LENGTH, 32, generator=torch.Generator().manual_seed(1))
+    assert probe.observed(model, {"x": x}, site) == probe.claimed(site)
+
+
+def test_groups_that_compete_for_each_image_patch_are_no_queries() -> None:
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+    sizes = {**small, "num_hidden_layers": 3, "depths": [1, 1, 1]}
+    with torch.device("meta"):
+        model = hf.GroupViTVisionModel(hf.GroupViTVisionConfig(**sizes))
+    found = {p.name.rpartition(".")[0].rpartition(".")[2] for p in find_projections(model)}
+    assert found == {"self_attn", "attn"}  # and not "assign"
+
+
+FUSED = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v"]
+
+
+@pytest.mark.parametrize("name", [name for name in FUSED if name in TOWERS])
 def test_the_probe_contradicts_rows_of_towers_in_another_order(name: str) -> None:
     model = build_tower(name)
     probe.randomise(model)
@@ -60,6 +128,10 @@ def test_feed_forward_blocks_of_towers_are_what_their_behaviour_shows(name: str)
     model = build_tower(name)
     probe.randomise(model)
     names = [place.name for place in walk(model)]
+    if name == "swin" and not any(place.endswith(".mlp") for place in names):  # older transformers
+        with pytest.raises(UserError, match="one of several in its layer"):
+            assign_roles(model, names, FEED_FORWARD_ROLES)
+        return
     found = [p for p in assign_roles(model, names, FEED_FORWARD_ROLES) if p.role != "*"]
     sites = feed_forward_probe.sites(found)
     assert len(sites) > 1
@@ -93,6 +165,15 @@ def test_a_part_that_is_not_there_is_named() -> None:
         find_projections(model, parts=["audio"])
     with pytest.raises(UserError, match="it has 'vision'"):
         find_projections(build_tower("vit"), parts=["language"])
+
+
+def test_inspect_lists_the_parts_that_are_named_and_a_projector_without_roles() -> None:
+    model = language_model("qwen2_5_vl")
+    assert {row.name.split(".")[1] for row in inspect(model).rows} == {"language_model"}
+    rows = inspect(model, parts=["vision", "projector"]).rows
+    assert {row.role for row in rows if "merger" in row.name} == {"*"}
+    assert {row.role for row in rows if "merger" not in row.name} == {*"qkvo", "gate", "up", "down"}
+    assert [row.role for row in inspect(model, parts=["projector"]).rows] == ["*", "*"]
 
 
 @pytest.mark.parametrize("dual", [hf.CLIPModel, hf.SiglipModel])

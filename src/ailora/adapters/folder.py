@@ -34,6 +34,8 @@ from ailora.adapters.stored_types import block_of, config_damage, number
 from ailora.errors import UserError
 from ailora.files import parse_json
 from ailora.linalg import LowRank
+from ailora.roles.parts import PART_NAMES, PartName
+from ailora.roles.walk import walk
 
 A_KEY, B_KEY = ".lora_A.weight", ".lora_B.weight"
 
@@ -332,7 +334,7 @@ def _record_of_0_1_0(
             f"{adapter.folder}: was saved by ailora 0.1.0, whose files need their model to be "
             "read; load it with ailora.load_adapter(model, folder) and save it again"
         )
-    origin = _config_of_0_1_0(stored)
+    origin = _config_of_0_1_0(stored, _parts_of_0_1_0(adapter, model))
     try:
         chosen = select(model, origin).layers
     except UserError as error:
@@ -351,7 +353,16 @@ def _record_of_0_1_0(
     return Record(origin=origin, layers=layers, scaling=scaling, anchors=anchors, within=within)
 
 
-def _config_of_0_1_0(stored: Mapping[str, Any]) -> AILoRAConfig:
+def _parts_of_0_1_0(adapter: AdapterFolder, model: nn.Module) -> list[PartName] | None:
+    """The parts of a model of several that an adapter is of; other defaults held then."""
+    places = walk(model)
+    adapted = {place.part for place in places if place.name in adapter.updates}
+    several = len({place.part for place in places}) > 1
+    found = [part for part in PART_NAMES if part in adapted]
+    return found if several and found and None not in adapted else None
+
+
+def _config_of_0_1_0(stored: Mapping[str, Any], parts: Sequence[PartName] | None) -> AILoRAConfig:
     rslora = stored.get("use_rslora", False)
     roles = {}
     for name, role in stored["roles"].items():
@@ -374,6 +385,7 @@ def _config_of_0_1_0(stored: Mapping[str, Any]) -> AILoRAConfig:
         use_rslora=rslora,
         use_dora=stored.get("use_dora", False),
         roles=roles,
+        parts=parts,
         task_type=stored["task_type"],
         modules_to_save=list(stored["modules_to_save"]) if stored["modules_to_save"] else None,
         layers_to_transform=list(layers) if layers else None,

@@ -30,7 +30,7 @@ from ailora.roles.architectures import matches
 from ailora.roles.experts import ExpertProjection
 from ailora.roles.feedforward import has_experts
 from ailora.roles.find import in_parts
-from ailora.roles.parts import PART_NAMES
+from ailora.roles.parts import PART_NAMES, PartName
 from ailora.roles.projection import is_projection
 from ailora.roles.walk import Place, model_type, walk
 
@@ -276,20 +276,39 @@ def _with_the_rest(
 
 def _say_the_parts(model: nn.Module, config: AILoRAConfig) -> None:
     """Log which parts of a model of several are adapted where the config names none."""
-    if config.parts is not None:
+    there = _several_parts(model)
+    if config.parts is not None or not there:
         return
-    places = walk(model)
-    linear = [place for place in places if is_projection(place.module)]
-    there = [part for part in PART_NAMES if any(place.part == part for place in linear)]
-    if not {"vision", "audio"} & set(there) or len(there) == 1:
-        return
-    halves = any(place.default and place.part != "language" for place in places)
+    halves = any(place.default and place.part != "language" for place in walk(model))
     logger.warning(
         "%s has several parts (%s): %s; parts=[...] chooses others",
         type(unwrapped(model)).__name__,
         ", ".join(there),
         "both halves are adapted" if halves else "the language part is adapted",
     )
+
+
+def _say_the_parts_of(model: nn.Module, names: Collection[str], config: AILoRAConfig) -> None:
+    """Log that ``target_modules`` selects in several parts, as it does in PEFT."""
+    if not _several_parts(model):
+        return
+    selected = set(names)
+    count = Counter(place.part for place in walk(model) if place.name in selected)
+    if len(count) > 1:
+        logger.warning(
+            "target_modules=%r selects in several parts of %s, as in PEFT (%s); parts=[...] keeps "
+            "some of them",
+            config.target_modules,
+            type(unwrapped(model)).__name__,
+            ", ".join(f"{part} {count[part]}" for part in (*PART_NAMES, None) if count[part]),
+        )
+
+
+def _several_parts(model: nn.Module) -> list[PartName]:
+    """The parts that have linear layers, of a model with a tower and more; none of any other."""
+    linear = [place.part for place in walk(model) if is_projection(place.module)]
+    there = [part for part in PART_NAMES if part in linear]
+    return there if {"vision", "audio"} & set(there) and len(there) > 1 else []
 
 
 def _by_name(
@@ -299,6 +318,8 @@ def _by_name(
     _check_names(config, model)
     if config.parts is not None:
         names = _names_in_parts(model, names, config)
+    else:
+        _say_the_parts_of(model, names, config)
     alike = set(map(_without_modules, config.roles.values()))
     roles = list(config.named_roles)
     uniform = "*" in config.roles and len(alike) == 1

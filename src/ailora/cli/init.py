@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ailora.cli.inspect import PARTS_HELP, parse_parts
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -53,6 +55,7 @@ def init(
         str | None,
         typer.Option(help="PEFT task type, such as CAUSAL_LM. Default: from config.json."),
     ] = None,
+    parts: Annotated[str | None, typer.Option(help=PARTS_HELP)] = None,
 ) -> None:
     """Write a starting adapter, and the residual model to train it on, without loading the model.
 
@@ -79,6 +82,7 @@ def init(
         bake_rates=bake_rates,
         tol=tol,
         task_type=task_type,
+        parts=parse_parts(parts),
         **({"published": True} if published else {}),
     )
     with streaming() as on_progress:

@@ -10,12 +10,17 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ailora.roles.parts import PartName
     from ailora.roles.spectra import Spectrum
     from ailora.roles.walk import Position
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _WIDTH = 8
 _ENDS = {"principal": "first", "minor": "last"}
+PARTS_HELP = (
+    "Parts of a model of several modalities, with commas between: language, vision, audio, "
+    "projector. Default: language; all of a model of one kind of input or two halves (CLIP)."
+)
 
 
 def inspect(
@@ -25,6 +30,7 @@ def inspect(
         typer.Option("--spectra", help="Singular values instead, and the part AILoRA trains."),
     ] = False,
     rank: Annotated[int, typer.Option(help="With --spectra: values in that part.")] = 8,
+    parts: Annotated[str | None, typer.Option(help=PARTS_HELP)] = None,
 ) -> None:
     """List a model's projections: name, role, shape, dtype; or the spectra of attention.
 
@@ -35,17 +41,36 @@ def inspect(
     from ailora.pretrained import load_backbone
     from ailora.roles.spectra import spectra as spectra_of
 
+    wanted = parse_parts(parts)
     quiet_libraries()
     with console.status("reading the model"):
         loaded = load_backbone(model)
         if spectra:
-            found = spectra_of(loaded, rank=rank)
+            found = spectra_of(loaded, rank=rank, parts=wanted)
         else:
-            table = roles.inspect(loaded).table()
+            table = roles.inspect(loaded, parts=wanted).table()
     if spectra:
         show_spectra(found)
     else:
         show(table, whole=("name", "role", "shape"), drop=("dtype", "rows", "shape"))
+
+
+def parse_parts(given: str | None) -> tuple[PartName, ...] | None:
+    """What --parts names; None where it was not given.
+
+    Raises:
+        UserError: Something that is no part.
+    """
+    from ailora.errors import UserError
+    from ailora.roles.parts import PART_NAMES
+
+    if given is None:
+        return None
+    named = [name.strip() for name in given.split(",") if name.strip()]
+    found = tuple(part for part in PART_NAMES if part in named)
+    if not found or len(found) < len(set(named)):
+        raise UserError(f"--parts {given!r}: name some of {', '.join(PART_NAMES)}, with commas")
+    return found
 
 
 def show_spectra(found: Sequence[Spectrum]) -> None:

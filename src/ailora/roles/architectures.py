@@ -102,7 +102,8 @@ UNDERSTOOD: Mapping[str, str] = {
 
 _CROSS = re.compile(r"cross|encoder_attn|encdec", re.IGNORECASE)
 _NO_SOFTMAX = re.compile(
-    r"(?i:linear_?att|lightning|delta|mamba|rwkv|retention|retnet|hyena|lstm)|SSM|^ssm"
+    r"(?i:linear_?att|lightning|delta|mamba|rwkv|retention|retnet|hyena|lstm)|SSM|^ssm|"
+    r"^GroupViTAssign"  # its softmax is over the queries, which compete for each key
 )
 _ATTENTION = re.compile(r"att", re.IGNORECASE)
 _STATE = re.compile(r"^(A_log|dt_bias|.*decay.*)$", re.IGNORECASE)
@@ -147,7 +148,7 @@ def attention_of(path: str) -> AttentionKind:
 
 
 def has_no_softmax(class_name: str, path: str, parameters: list[str]) -> bool:
-    """Whether names betray linear attention or a state-space model, which have no q, k and v."""
+    """Whether names betray linear attention, a state-space model or another that has no q, k, v."""
     named = _NO_SOFTMAX.search(class_name) or _NO_SOFTMAX.search(path.rpartition(".")[2])
     return bool(named) or any(map(_STATE.match, parameters))
 
@@ -359,9 +360,13 @@ _FUSED: Mapping[str, Fused] = {
         name: {"qkv": _thirds}
         for name in (
             "modeling_glm4v.Glm4vVisionAttention",
+            "modeling_glm4v_moe.Glm4vMoeVisionAttention",
+            "modeling_glm_ocr.GlmOcrVisionAttention",
             "modeling_qwen2_5_vl.Qwen2_5_VLVisionAttention",
             "modeling_qwen2_vl.VisionAttention",
             "modeling_qwen3_5.Qwen3_5VisionAttention",
+            "modeling_qwen3_5_moe.Qwen3_5MoeVisionAttention",
+            "modeling_qwen3_omni_moe.Qwen3OmniMoeVisionAttention",
             "modeling_qwen3_vl.Qwen3VLVisionAttention",
             "modeling_qwen3_vl_moe.Qwen3VLMoeVisionAttention",
         )

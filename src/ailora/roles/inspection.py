@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ailora.errors import UserError
 from ailora.html_table import html_table
 from ailora.linalg import decompose
-from ailora.roles.find import assign_roles, find_projections
+from ailora.roles.find import assign_roles, find_projections, in_parts
+from ailora.roles.parts import PartName
 from ailora.roles.projection import (
     FEED_FORWARD_ROLES,
     AttentionKind,
@@ -114,6 +115,7 @@ def inspect(
     *,
     spectra: bool = False,
     modules: Mapping[RoleName, Sequence[str]] | None = None,
+    parts: Collection[PartName] | None = None,
 ) -> Inspection:
     """Lists every q, k, v and o projection of ``model``, and gate, up and down where it has them.
 
@@ -121,29 +123,38 @@ def inspect(
         model: A model that ``find_projections`` can handle.
         spectra: Compute each weight's largest and smallest singular value: from all of them in
             fp64 where there are at most 2048, else with ``ailora.linalg.decompose``, to 1e-7.
-
         modules: Names by hand, as in ``find_projections``; with them only the roles named.
+        parts: Parts of the model to look in, as in ``find_projections``; None are those that are
+            adapted by default. All linear layers of a ``"projector"`` have the role ``"*"``.
 
     Returns:
         One row per projection, in the model's order.
 
     Raises:
-        UserError: No projection of attention is found, or none for a role that is named; or with
-            ``spectra`` a weight holds NaN or infinity, or has no values at all (meta device).
+        UserError: No projection of attention is found, or none for a role that is named; the model
+            lacks a part that is named; or with ``spectra`` a weight holds NaN or infinity, or has
+            no values at all (meta device).
     """
     if modules is None:
-        found = _all(model)
+        found = _all(model, parts)
     else:
-        found = find_projections(model, tuple(modules), modules=modules)
+        found = find_projections(model, tuple(modules), modules=modules, parts=parts)
     return Inspection(rows=tuple(_info(projection, spectra) for projection in found))
 
 
-def _all(model: nn.Module) -> list[Projection]:
-    """Attention, which a model must have, and what can be read of feed-forward blocks."""
-    places = [place.name for place in walk(model) if place.default]
-    dense = assign_roles(model, places, FEED_FORWARD_ROLES, strict=False)
-    found = [*find_projections(model), *(p for p in dense if p.role != "*")]
-    order = {name: index for index, name in enumerate(places)}
+def _all(model: nn.Module, parts: Collection[PartName] | None) -> list[Projection]:
+    """Attention, which a model must have, what can be read of feed-forward blocks, projectors."""
+    places = in_parts(model, walk(model), parts)
+    names = [place.name for place in places]
+    projector = {p.name for p in places if parts is not None and p.part == "projector"}
+    found = [
+        projection
+        for projection in assign_roles(model, names, FEED_FORWARD_ROLES, strict=False)
+        if projection.role != "*" or projection.name in projector
+    ]
+    if any(place.part != "projector" for place in places):
+        found += find_projections(model, parts=parts)
+    order = {name: index for index, name in enumerate(names)}
     return sorted(found, key=lambda p: order[p.name])
 
 

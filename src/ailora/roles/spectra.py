@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -13,6 +13,7 @@ from ailora.errors import UserError
 from ailora.linalg import Part
 from ailora.linalg.decomposition import validate
 from ailora.roles import Projection, RoleKey, find_projections
+from ailora.roles.parts import PartName
 from ailora.roles.walk import Position, position_of, spread
 
 _DENSE_UP_TO = 2048
@@ -67,7 +68,11 @@ class Spectrum(Position):
 
 @torch.no_grad()
 def spectra(
-    model: nn.Module, *, rank: int = 8, parts: Mapping[RoleKey, Part] = AILORA_PARTS
+    model: nn.Module,
+    *,
+    rank: int = 8,
+    ends: Mapping[RoleKey, Part] = AILORA_PARTS,
+    parts: Collection[PartName] | None = None,
 ) -> list[Spectrum]:
     """All singular values of every q, k, v and o projection, in the model's order.
 
@@ -78,13 +83,15 @@ def spectra(
     Args:
         model: A model that `ailora.roles.find_projections` can handle.
         rank: Number of triplets in a part.
-        parts: The end of the spectrum that each role's factors take; AILoRA's by default.
+        ends: The end of the spectrum that each role's factors take; AILoRA's by default.
+        parts: Parts of the model to look in, as in `ailora.roles.find_projections`.
 
     Raises:
-        UserError: No projections are found; a weight is smaller than the rank, has NaN or
-            infinity, or no values at all (meta device).
+        UserError: No projections are found; the model lacks a part that is named; a weight is
+            smaller than the rank, has NaN or infinity, or no values at all (meta device).
     """
-    return [_spectrum(model, projection, rank, parts) for projection in find_projections(model)]
+    found = find_projections(model, parts=parts)
+    return [_spectrum(model, projection, rank, ends) for projection in found]
 
 
 def effective_rank(values: Tensor) -> float:
@@ -116,9 +123,9 @@ def stable_rank(values: Tensor) -> float:
 
 
 def _spectrum(
-    model: nn.Module, projection: Projection, rank: int, parts: Mapping[RoleKey, Part]
+    model: nn.Module, projection: Projection, rank: int, ends: Mapping[RoleKey, Part]
 ) -> Spectrum:
-    weight, part = projection.weight(), parts.get(projection.role)
+    weight, part = projection.weight(), ends.get(projection.role)
     try:
         validate(weight, rank if part else 1, part or "principal", 0, 1e-8)
     except UserError as error:
