@@ -101,12 +101,12 @@ def test_the_names_of_version_0_1_0_are_unknown_not_dropped(name: str) -> None:
         AILoRAConfig(**{name: 1})
 
 
-def test_it_is_pefts_config_with_four_fields_more() -> None:
+def test_it_is_pefts_config_with_five_fields_more() -> None:
     config = AILoRAConfig(r=4, lora_dropout=0.1, bias="lora_only", exclude_modules=["key"])
     assert isinstance(config, LoraConfig) and isinstance(config, PeftConfig)
     stock = LoraConfig(r=4, lora_dropout=0.1, bias="lora_only", exclude_modules=["key"])
     ours, theirs = vars(config), vars(stock)
-    assert {"roles", "anchored", "bake_rates", "tol"} == ours.keys() - theirs.keys()
+    assert {"roles", "anchored", "bake_rates", "parts", "tol"} == ours.keys() - theirs.keys()
     different = {name for name, value in theirs.items() if ours[name] != value}
     assert different == {"lora_alpha"}  # None, each module's own rank
 
