@@ -116,3 +116,19 @@ def test_a_sweep_file_may_not_list_rates(call: Call, tmp_path: Path) -> None:
     file.write_text("[grid]\nmethod = ['lora', 'ailora']\nlr = [1e-3, 2e-3]\n")
     ended = call(f"sweep {file} --protocol fair --out {tmp_path / 'out'}")
     check_refused(ended, "--protocol fair chooses the rates itself")
+
+
+def test_a_budget_on_ray_and_a_search_beside_it_are_refused(
+    call: Call, common: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    file = tmp_path / "sweep.toml"
+    file.write_text("[grid]\nmethod = ['lora', 'ailora']\n[search.space]\nlr = [1e-3, 2e-3]\n")
+    out = tmp_path / "out"
+    check_refused(
+        call(f"sweep {file} --protocol fair --out {out}"), "--protocol fair searches the rates"
+    )
+    file.write_text("[grid]\nmethod = ['lora', 'ailora']\n")
+    command = f"sweep {file} --protocol fair --budget 2h --engine ray --out {out}"
+    check_refused(call(command), "--budget needs the time of a run")
+    assert not out.exists()

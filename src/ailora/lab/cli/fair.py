@@ -66,6 +66,11 @@ def compare_fairly(
     """
     quiet_libraries()
     budget = seconds_of(given.budget) if given.budget else None
+    if budget is not None and not isinstance(engine, str | Local):
+        raise UserError(
+            "--budget needs the time of a run, which is measured on this machine and not on Ray's: "
+            "give --seeds instead"
+        )
     protocol = Protocol(
         settings=settings,
         choose=given.choose or CHOOSE,

@@ -77,6 +77,7 @@ def sweep(
     `ailora sweep sweep.toml --engine ray --address auto --gpus-per-run 1`
     """
     from ailora.cli.console import quiet_libraries, show
+    from ailora.errors import UserError
     from ailora.lab.cli import sweeps
     from ailora.lab.cli.words import plan_table
     from ailora.lab.experiments import Store
@@ -90,7 +91,13 @@ def sweep(
     chosen = sweeps.engine_named(engine, workers, threads, address, cpus_per_run, gpus_per_run)
     grids, store = read_sweep_file(file), Store(out)
     fair = options.fair_options(protocol, choose_seeds, halving, budget, plan_only)
+    asked = read_search_table(file)
     if fair is not None:
+        if search is not None or asked is not None:
+            raise UserError(
+                "--protocol fair searches the rates itself: leave out --search, and [search] of "
+                f"{file}"
+            )
         from ailora.lab.cli.fair import compare_fairly, settings_and_seeds
 
         settings, seeds = settings_and_seeds(grids)
@@ -101,7 +108,6 @@ def sweep(
         return
     runs = distinct(grids)
     check_writable(out)
-    asked = read_search_table(file)
     if search is not None or asked is not None:
         _search(file, asked, search, grids, store, chosen, dry_run=dry_run)
         return
