@@ -134,4 +134,4 @@ def test_a_sweep_shows_its_runs_and_why_others_failed() -> None:
     failure = Failure(config={"method": HOSTILE}, kind="diverged", reason=HOSTILE)
     page = read(Outcome(runs=(result(),), names=("a",), failed=(failure,), rates={}))
     assert page.rows[1] == ["lora", HOSTILE, "0.001", "0", "accuracy", "0.7500", "0.5000"]
-    assert f"failed: {HOSTILE}, None" in page.text
+    assert f"failed: {HOSTILE}, , , : {HOSTILE}" in page.text

@@ -32,6 +32,7 @@ from ailora.lab.experiments.sweep_file import read_sweep_file
 from ailora.lab.methods import saving
 from ailora.lab.tasks.qa.squad import read_questions
 from ailora.lab.tasks.tables.read import read_table
+from ailora.lab.training import RunConfig
 from ailora.lab.training.folder import RunFolder
 from ailora.lab.training.results import read_result
 from ailora.lab.training.scoring import settings_in
@@ -130,7 +131,7 @@ W = torch.arange(48.0).reshape(8, 6).sin()
 
 
 def _entry(folder: Path) -> None:
-    key = decompositions.key_of(W, "principal", seed=0, tol=1e-8)
+    key = decompositions.key_of(W, "principal", seed=0)
     data = decompositions.entry_bytes(decompose(W, 2, "principal"))
     (folder / "decompositions").mkdir()
     (folder / "decompositions" / f"{key}-2.safetensors").write_bytes(data)
@@ -309,7 +310,7 @@ def _trainer() -> RunTrainer:
     model = ailora.get_peft_model(FAMILIES["llama"]().float(), ailora.AILoRAConfig(r=2))
     with redirect_stdout(StringIO()):
         arguments = TrainingArguments(scratch, report_to="none", use_cpu=True, disable_tqdm=True)
-        trainer = RunTrainer(model=model, args=arguments)
+        trainer = RunTrainer(model=model, args=arguments, config=RunConfig())
         trainer.create_optimizer_and_scheduler(4)
     ids = torch.arange(5, 13)[None]
     model(input_ids=ids, labels=ids).loss.backward()

@@ -141,7 +141,8 @@ def _with_variant(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without_variant(common: Mapping[str, Any]) -> dict[str, Any]:
     """The method's own settings as settings again, where it is no axis."""
-    is_variant = ":" in common.get("method", "")
+    method, variant, _ = common.get("method", "").partition(":")
+    is_variant = variant and method in METHODS  # another version's method is a name as it stands
     return {**common, **read_variant(common["method"])} if is_variant else dict(common)
 
 
