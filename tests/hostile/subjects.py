@@ -132,7 +132,7 @@ W = torch.arange(48.0).reshape(8, 6).sin()
 
 def _entry(folder: Path) -> None:
     key = decompositions.key_of(W, "principal", seed=0)
-    data = decompositions.entry_bytes(decompose(W, 2, "principal"))
+    data = decompositions.entry_bytes(decompose(W, 2, "principal"), 1e-8)
     (folder / "decompositions").mkdir()
     (folder / "decompositions" / f"{key}-2.safetensors").write_bytes(data)
 

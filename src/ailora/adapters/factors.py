@@ -90,8 +90,8 @@ def placed(blocks: Sequence[Block]) -> list[tuple[Block, int]]:
 def by_rank(matrix: Tensor, side: Literal["A", "B"], experts: int) -> Tensor:
     """A' (E R, n) as (E, R, n), or B' (m, R E) as (m, R, E): the rank is the middle one."""
     if side == "A":
-        return matrix.reshape(experts, -1, matrix.shape[1])
-    return matrix.reshape(matrix.shape[0], -1, experts)
+        return matrix.reshape(experts, matrix.shape[0] // experts, matrix.shape[1])
+    return matrix.reshape(matrix.shape[0], matrix.shape[1] // experts, experts)
 
 
 # Every factor in memory, for `ailora.adapters.optimizer`: an optimiser knows parameters only, and
