@@ -79,9 +79,9 @@ def found_shown(found: Sequence[Found], search: Search) -> Fitted:
 
 def _scores(found: Found) -> tuple[str, ...]:
     seeds = str(len(found.seeds))
-    if found.outcome is None or not found.outcome.runs:
+    runs = found.runs
+    if not runs:
         return seeds, "-", "-", "-"
-    runs = found.outcome.runs
     data = runs[0]["data"]
     means = (
         fmean(run["metrics"][split][data["metric"]] for run in runs)

@@ -20,9 +20,9 @@ from statistics import fmean
 from typing import Any
 
 from ailora.errors import UserError
-from ailora.lab.experiments.jobs import Tasks, Tell
+from ailora.lab.experiments.jobs import Ended, Event, Tasks, Tell
 from ailora.lab.experiments.store import Failure, Run, Store, failure_of
-from ailora.lab.experiments.sweep import Engine, Outcome, sweep
+from ailora.lab.experiments.sweep import Engine, sweep
 from ailora.lab.settings import SETTINGS, RunConfig, check_name
 
 try:
@@ -37,6 +37,7 @@ except ImportError as error:
 
 TRIALS = "search.log"  # Optuna's journal, in the folder of runs
 _RANGE = frozenset({"low", "high", "log", "step"})
+_Do = Callable[[Sequence[RunConfig]], "list[Run | Failure]"]  # does runs; results in their order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,14 +108,14 @@ class Found:
         seeds: Its seeds.
         tried: Number of trials by how they ended: complete, pruned, fail.
         best: The settings that were found best; None if no trial was tried with every seed.
-        outcome: The runs of the best trial, and of the failed ones.
+        runs: The finished runs of the best trial.
     """
 
     config: RunConfig
     seeds: tuple[int, ...]
     tried: dict[str, int] = field(default_factory=dict)
     best: Mapping[str, Any] | None = None
-    outcome: Outcome | None = None
+    runs: tuple[Run, ...] = ()
 
 
 @dataclass
@@ -202,8 +203,16 @@ def search_runs(
     tasks = tasks or Tasks()
     studies = [_Study(config, seeds, search, store) for config, seeds in settings_of(runs, search)]
 
-    def do(configs: Sequence[RunConfig]) -> Outcome:
-        return sweep(configs, store, engine, tasks=tasks, on_event=on_event)
+    def do(configs: Sequence[RunConfig]) -> list[Run | Failure]:
+        ended: list[Ended] = []
+
+        def tell(event: Event) -> None:
+            if isinstance(event, Ended):
+                ended.append(event)
+            on_event(event)
+
+        sweep(configs, store, engine, tasks=tasks, on_event=tell)
+        return [next(e.result for e in ended if e.job.config == config) for config in configs]
 
     while True:
         on_round(sum(len(one.ended()) for one in studies), trials * len(studies))
@@ -240,21 +249,16 @@ def settings_of(
     return settings
 
 
-def _try(trials: Sequence[_Trial], do: Callable[[Sequence[RunConfig]], Outcome]) -> None:
+def _try(trials: Sequence[_Trial], do: _Do) -> None:
     """Do these trials, a seed at a time, until they are complete, pruned or failed."""
     going, step = list(trials), 0
     while going:
         configs = [trial.config(trial.study.seeds[step]) for trial in going]
-        do([one for one in configs if isinstance(one, RunConfig)])
+        results = iter(do([one for one in configs if isinstance(one, RunConfig)]))
         for trial, config in zip(going, configs, strict=True):
-            trial.runs.append(_of(config, do) if isinstance(config, RunConfig) else config)
+            trial.runs.append(next(results) if isinstance(config, RunConfig) else config)
         step += 1
         going = [trial for trial in going if not _tell(trial)]
-
-
-def _of(config: RunConfig, do: Callable[[Sequence[RunConfig]], Outcome]) -> Run | Failure:
-    outcome = do([config])  # done already: read from the store
-    return outcome.runs[0] if outcome.runs else outcome.failed[0]
 
 
 def _tell(trial: _Trial) -> bool:
@@ -280,10 +284,10 @@ def _selection_score(run: Run) -> float:
     return float(run["metrics"]["selection"][run["data"]["metric"]])
 
 
-def _with_runs(found: Found, do: Callable[[Sequence[RunConfig]], Outcome]) -> Found:
+def _with_runs(found: Found, do: _Do) -> Found:
     if found.best is not None:
         best = [replace(found.config, seed=seed, **found.best) for seed in found.seeds]
-        found.outcome = do(best)
+        found.runs = tuple(run for run in do(best) if not isinstance(run, Failure))
     return found
 
 
