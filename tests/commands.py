@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ailora.cli import console  # noqa: F401 - made before a test sets COLUMNS, whose width it keeps
 from ailora.lab.cli.main import main
 from tests.conftest import one_thread
 
