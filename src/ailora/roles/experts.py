@@ -135,6 +135,6 @@ def _first(module: nn.Module, middle: int) -> dict[RoleName, Rows | None] | None
         }
     gate = getattr(type(module), "_apply_gate", None)
     is_default = getattr(gate, "__name__", None) == "_default_apply_gate"
-    if not (is_default and getattr(module, "is_concatenated", False)):
+    if not (is_default and getattr(module, "is_concatenated", True)):  # transformers 5.6 has none
         return None
     return {"gate": ((0, middle),), "up": ((middle, 2 * middle),)}
