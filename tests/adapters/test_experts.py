@@ -23,8 +23,8 @@ from tests.adapters.any_model import (
     check_step_0,
     logits,
     run_stock_peft,
-    save_both,
     train,
+    train_and_save,
 )
 
 pytestmark = pytest.mark.skipif(
@@ -180,9 +180,7 @@ def test_stock_peft_in_another_process_computes_the_same(tmp_path: Path) -> None
             folder = tmp_path / f"{model_type}-{dtype}"
             model = ailora.get_peft_model(base(model_type, dtype), config())
             inputs = batch(base(model_type))
-            train(model, inputs)
-            save_both(model, base(model_type, dtype), folder)
-            wanted[folder] = logits(model, inputs)
+            wanted[folder] = train_and_save(model, base(model_type, dtype), folder)
             again = ailora.load_adapter(
                 base(model_type, dtype), folder / "adapter", is_trainable=True
             )
