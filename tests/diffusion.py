@@ -10,6 +10,22 @@ from torch import Tensor, nn
 
 Inputs = dict[str, Tensor]
 
+_JOINT = {
+    "in_channels": 4,
+    "attention_head_dim": 8,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 12,
+    "pooled_projection_dim": 10,
+}
+
+
+def _text() -> Inputs:
+    """What joint attention reads of a text."""
+    return {
+        "encoder_hidden_states": torch.randn(2, 5, 12),
+        "pooled_projections": torch.randn(2, 10),
+    }
+
 
 def unet() -> tuple[nn.Module, Inputs]:
     """Stable Diffusion's: self-attention, cross-attention and GEGLU in one block."""
@@ -37,23 +53,18 @@ def sd3() -> tuple[nn.Module, Inputs]:
     from diffusers import SD3Transformer2DModel
 
     model = SD3Transformer2DModel(
+        **_JOINT,
         sample_size=8,
-        in_channels=4,
         out_channels=4,
         num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=12,
         caption_projection_dim=16,
-        pooled_projection_dim=10,
         pos_embed_max_size=8,
         dual_attention_layers=(0,),
         qk_norm="rms_norm",
     )
     return model, {
         "hidden_states": torch.randn(2, 4, 8, 8),
-        "encoder_hidden_states": torch.randn(2, 5, 12),
-        "pooled_projections": torch.randn(2, 10),
+        **_text(),
         "timestep": torch.tensor([5.0, 9.0]),
     }
 
@@ -63,19 +74,14 @@ def flux() -> tuple[nn.Module, Inputs]:
     from diffusers import FluxTransformer2DModel
 
     model = FluxTransformer2DModel(
-        in_channels=4,
+        **_JOINT,
         num_layers=1,
         num_single_layers=1,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=12,
-        pooled_projection_dim=10,
         axes_dims_rope=(2, 2, 4),
     )
     return model, {
         "hidden_states": torch.randn(2, 6, 4),
-        "encoder_hidden_states": torch.randn(2, 5, 12),
-        "pooled_projections": torch.randn(2, 10),
+        **_text(),
         "timestep": torch.tensor([0.5, 0.9]),
         "img_ids": torch.zeros(6, 3),
         "txt_ids": torch.zeros(5, 3),
@@ -90,17 +96,22 @@ MODELS: Mapping[str, Callable[[], tuple[nn.Module, Inputs]]] = {
 
 
 def build(kind: str) -> tuple[Any, Inputs]:
-    """The same model and inputs each time, with weights of a size at which all of them matter."""
+    """The same model and inputs each time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, inputs = MODELS[kind]()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim > 1:
-                    parameter.copy_(0.2 * torch.randn(parameter.shape))
-                else:
-                    parameter.add_(0.05 * torch.randn(parameter.shape))
+        draw_weights(model)
     return model.eval(), inputs
+
+
+@torch.no_grad()
+def draw_weights(model: nn.Module) -> None:
+    """Random weights of a size at which all of them matter."""
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.copy_(0.2 * torch.randn(parameter.shape))
+        else:
+            parameter.add_(0.05 * torch.randn(parameter.shape))
 
 
 @torch.no_grad()

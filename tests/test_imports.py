@@ -36,7 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "cli": LIBRARY,
     "lab": {"pretrained", "lab.demo"},
     "lab.lock": FOUNDATION,
-    "lab.settings": {"errors"},
+    "lab.setting_fields": {"errors"},
+    "lab.settings": {"errors", "lab.setting_fields"},
     "lab.statistics": {"errors"},
     "lab.demo": FOUNDATION,
     "lab.methods": METHOD | {"checkpoints", "lab.settings"},
@@ -67,7 +68,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "lab.cli": LIBRARY
     | {"cli", "lab.settings", "lab.methods", "lab.demo", "lab.tasks", "lab.training"}
-    | {"lab.experiments", "lab.report", "lab.analysis", "lab.lock"},
+    | {"lab.setting_fields", "lab.experiments", "lab.report", "lab.analysis", "lab.lock"},
 }
 FORBIDDEN = {
     "pickle": r"\bimport pickle\b|\bfrom pickle\b|\bpickle\.",

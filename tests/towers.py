@@ -19,6 +19,17 @@ _ROPE, _THETA = ("rope_scaling", {}) if _OLD else ("rope_parameters", {"rope_the
 _SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 _BERT = {**_SMALL, "intermediate_size": 48}
 _IMAGE = {**_BERT, "image_size": 24, "patch_size": 8}
+# The configs of a model of two halves side by side, as CLIP and SigLIP take them.
+HALVES = {
+    "text_config": {
+        **_BERT,
+        "vocab_size": 64,
+        "pad_token_id": 1,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+    },
+    "vision_config": _IMAGE,
+}
 _SOUND = {
     **_BERT,
     "conv_dim": [16, 16],

@@ -8,7 +8,8 @@ import typer
 from typer.cli import get_docs_for_click
 
 from ailora.lab.cli.main import app
-from ailora.lab.settings import SETTINGS, Setting
+from ailora.lab.setting_fields import Setting
+from ailora.lab.settings import SETTINGS
 
 COMMANDS, TABLE = "<!-- commands -->", "<!-- settings -->"
 

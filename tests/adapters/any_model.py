@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 import ailora
@@ -125,5 +125,21 @@ def save_both(model: PeftModel, plain: PreTrainedModel, folder: Path) -> None:
     (folder / "class").write_text(f"{type(plain).__name__} {str(plain.dtype).rpartition('.')[2]}")
 
 
+def train_and_save(model: PeftModel, plain: PreTrainedModel, folder: Path) -> torch.Tensor:
+    """Train an adapter, save it with its base as `run_stock_peft` reads them; its logits."""
+    train(model, batch(plain))
+    save_both(model, plain, folder)
+    return logits(model, batch(plain))
+
+
 def run_stock_peft(folder: Path) -> None:
+    """Let stock PEFT compute with what `save_both` wrote into the folders below this one."""
     subprocess.run([sys.executable, "-c", STOCK_PROCESS, str(folder)], check=True)
+
+
+def check_stock_peft(wanted: Mapping[Path, torch.Tensor]) -> None:
+    """Stock PEFT in another process computes these logits from folders beside one another."""
+    run_stock_peft(next(iter(wanted)).parent)
+    for folder, expected in wanted.items():
+        got = load_file(folder / "out")["logits"]
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-5, msg=folder.name)

@@ -10,7 +10,12 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 import ailora
@@ -43,6 +48,22 @@ def encoder(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         )
     transformers_logging.set_verbosity(before)
     return model.eval()
+
+
+def save_llama(path: Path) -> Path:
+    """A two-layer Llama of sizes that can be quantised, and the folder it is saved in."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+    )
+    LlamaForCausalLM(config).save_pretrained(path)
+    return path
 
 
 def sentences(*, labels: bool = False) -> dict[str, Tensor]:

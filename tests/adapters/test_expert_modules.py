@@ -7,21 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import ailora
 from ailora import AILoRAConfig, Role
 from ailora.adapters.selection import select
 from ailora.versions import is_transformers_4
-from tests.adapters.any_model import (
-    base,
-    batch,
-    check_step_0,
-    logits,
-    run_stock_peft,
-    save_both,
-    train,
-)
+from tests.adapters.any_model import base, check_step_0, check_stock_peft, train_and_save
 
 pytestmark = pytest.mark.skipif(
     not is_transformers_4(), reason="experts are stacks from transformers 5 on"
@@ -71,13 +62,7 @@ def test_step_0_and_the_disabled_adapter_are_the_base_bit_for_bit(model_type: st
 def test_stock_peft_in_another_process_computes_the_same(tmp_path: Path) -> None:
     wanted = {}
     for model_type in TYPES:
-        folder = tmp_path / model_type
         model = ailora.get_peft_model(base(model_type), config(model_type))
-        train(model, batch(base(model_type)))
-        save_both(model, base(model_type), folder)
-        wanted[folder] = logits(model, batch(base(model_type)))
-    run_stock_peft(tmp_path)
-    for folder, expected in wanted.items():
-        torch.testing.assert_close(
-            load_file(folder / "out")["logits"], expected, rtol=0, atol=1e-5, msg=folder.name
-        )
+        folder = tmp_path / model_type
+        wanted[folder] = train_and_save(model, base(model_type), folder)
+    check_stock_peft(wanted)

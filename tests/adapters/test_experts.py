@@ -26,8 +26,8 @@ from tests.adapters.any_model import (
     check_step_0,
     logits,
     run_stock_peft,
-    save_both,
     train,
+    train_and_save,
 )
 
 pytestmark = pytest.mark.skipif(
@@ -200,9 +200,7 @@ def test_stock_peft_in_another_process_computes_the_same(tmp_path: Path) -> None
             asked = config(roles_for(model_type))
             model = ailora.get_peft_model(base(model_type, dtype), asked)
             inputs = batch(base(model_type))
-            train(model, inputs)
-            save_both(model, base(model_type, dtype), folder)
-            wanted[folder] = logits(model, inputs)
+            wanted[folder] = train_and_save(model, base(model_type, dtype), folder)
             again = ailora.load_adapter(
                 base(model_type, dtype), folder / "adapter", is_trainable=True
             )

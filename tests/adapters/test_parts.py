@@ -20,7 +20,7 @@ from ailora import AILoRAConfig, Role
 from ailora.adapters.selection import select
 from ailora.errors import UserError
 from tests.adapters.models import parts
-from tests.towers import build_tower, language_model, tower_inputs
+from tests.towers import HALVES, build_tower, language_model, tower_inputs
 
 MODELS = ["vit", "whisper", "wav2vec2", "siglip"]
 ALL = {"*": Role(init="principal")}
@@ -118,16 +118,8 @@ def test_step_0_and_a_disabled_adapter_are_the_base_bit_for_bit_in_bf16(name: st
 
 
 def _clip() -> hf.CLIPModel:
-    sizes = {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-    }
     torch.manual_seed(0)
-    text = {**sizes, "vocab_size": 64, "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 1}
-    vision = {**sizes, "image_size": 24, "patch_size": 8}
-    return hf.CLIPModel(hf.CLIPConfig(text_config=text, vision_config=vision)).eval()
+    return hf.CLIPModel(hf.CLIPConfig(**HALVES)).eval()
 
 
 def _similarities(model: torch.nn.Module) -> Tensor:

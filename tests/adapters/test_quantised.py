@@ -14,7 +14,7 @@ import ailora
 from ailora import presets
 from ailora.errors import UserError
 from ailora.roles import find_projections
-from tests.adapters.models import parts
+from tests.adapters.models import parts, save_llama
 
 has_avx512bf16 = pytest.importorskip("bitsandbytes.functional").has_avx512bf16
 TOKENS = torch.arange(1, 41).view(4, 10)
@@ -22,19 +22,7 @@ TOKENS = torch.arange(1, 41).view(4, 10)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("llama")
-    torch.manual_seed(0)
-    config = hf.LlamaConfig(
-        vocab_size=50,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-    )
-    hf.LlamaForCausalLM(config).save_pretrained(path)
-    return path
+    return save_llama(tmp_path_factory.mktemp("llama"))
 
 
 def quantised(folder: Path, kind: str) -> hf.PreTrainedModel:

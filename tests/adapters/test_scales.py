@@ -15,7 +15,8 @@ from torch.optim import Adam
 
 import ailora
 from ailora import AILoRAConfig, Role
-from ailora.adapters.selection import make_factors, select
+from ailora.adapters.selection import select
+from ailora.adapters.starting_factors import make_factors
 from ailora.adapters.starts import STARTS
 from ailora.errors import UserError
 from ailora.roles import Projection, find_projections

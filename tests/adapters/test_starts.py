@@ -13,7 +13,8 @@ from torch import nn
 
 import ailora
 from ailora import AILoRAConfig, Role
-from ailora.adapters.selection import Chosen, make_factors, select
+from ailora.adapters.selection import Chosen, select
+from ailora.adapters.starting_factors import make_factors
 from ailora.adapters.starts import STARTS, Factors, StartKind, Wanted
 from ailora.errors import UserError
 from ailora.roles import Projection

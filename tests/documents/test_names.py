@@ -74,4 +74,4 @@ def test_there_are_paths_and_names_to_look_for() -> None:
 def test_a_path_and_a_name_that_are_not_there_would_be_seen() -> None:
     assert not any((base / "adapters/factors/anchored.py").exists() for base in FROM)
     assert not is_there("ailora.peft_config")
-    assert is_there("ailora.adapters.optimizer.watch")
+    assert is_there("ailora.adapters.step_hooks.watch")

@@ -110,45 +110,17 @@ def operations(inputs: Path) -> dict[str, Operation]:
         f"train --model {inputs / 'bert'} --task {inputs / 'reviews'} --rank 2 --batch-size 8 "
         "--epochs 3 --lr 0.05 --lora-dropout 0.1 --resume --out {out}"
     )
+    init = f"init {inputs / 'llama'} --rank 2 --out {{out}}"
+    merge = f"export {inputs / 'adapter'} --merge {inputs / 'llama'} --out {{out}}"
+    extract = f"extract {inputs / 'llama'} {inputs / 'tuned'} --rank 2 --out {{out}}"
+    report = "report {out}/store --out {out}/page.html"
     every = [
-        Operation(
-            name="init, folded",
-            run=_command(f"init {inputs / 'llama'} --rank 2 --out {{out}}"),
-            result=_files,
-            exact=True,
-        ),
-        Operation(
-            name="init, anchored",
-            run=_again(_command(f"init {inputs / 'llama'} --rank 2 --anchored --out {{out}}")),
-            result=_files,
-            exact=True,
-        ),
-        Operation(
-            name="cache",
-            run=_again(
-                _cached(_command(f"init {inputs / 'llama'} --rank 2 --anchored --out {{out}}"))
-            ),
-            result=_files,
-            exact=True,
-        ),
-        Operation(
-            name="export",
-            run=_again(_command(f"export {inputs / 'adapter'} --out {{out}}")),
-            result=_files,
-            exact=True,
-        ),
-        Operation(
-            name="merge",
-            run=_command(f"export {inputs / 'adapter'} --merge {inputs / 'llama'} --out {{out}}"),
-            result=_files,
-            exact=True,
-        ),
-        Operation(
-            name="extract",
-            run=_command(f"extract {inputs / 'llama'} {inputs / 'tuned'} --rank 2 --out {{out}}"),
-            result=_files,
-            exact=True,
-        ),
+        _making_files("init, folded", _command(init)),
+        _making_files("init, anchored", _again(_command(f"{init} --anchored"))),
+        _making_files("cache", _again(_cached(_command(f"{init} --anchored")))),
+        _making_files("export", _again(_command(f"export {inputs / 'adapter'} --out {{out}}"))),
+        _making_files("merge", _command(merge)),
+        _making_files("extract", _command(extract)),
         Operation(name="train", run=_command(training), result=_runs),
         Operation(
             name="sweep",
@@ -159,20 +131,8 @@ def operations(inputs: Path) -> dict[str, Operation]:
             ),
             result=_runs,
         ),
-        Operation(
-            name="report",
-            run=_command("report {out}/store --out {out}/page.html"),
-            result=_page,
-            prepare=_store(inputs),
-            tidy=False,
-        ),
-        Operation(
-            name="report --watch",
-            run=_watched(_command("report {out}/store --watch --every 1 --out {out}/page.html")),
-            result=_page,
-            prepare=_store(inputs),
-            tidy=False,
-        ),
+        _making_a_page("report", _command(report), inputs),
+        _making_a_page("report --watch", _watched(_command(f"{report} --watch --every 1")), inputs),
         Operation(name="save", run=_as_command(_save), result=_saved, prepare=_save_other),
         Operation(
             name="asset",
@@ -185,6 +145,14 @@ def operations(inputs: Path) -> dict[str, Operation]:
         ),
     ]
     return {one.name: one for one in every}
+
+
+def _making_files(name: str, run: Callable[[Path], None]) -> Operation:
+    return Operation(name=name, run=run, result=_files, exact=True)
+
+
+def _making_a_page(name: str, run: Callable[[Path], None], inputs: Path) -> Operation:
+    return Operation(name=name, run=run, result=_page, prepare=_store(inputs), tidy=False)
 
 
 def _command(line: str) -> Callable[[Path], None]:

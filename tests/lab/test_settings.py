@@ -9,7 +9,8 @@ import pytest
 
 from ailora.errors import UserError
 from ailora.lab import settings
-from ailora.lab.settings import SETTINGS, RoleName, RunConfig, check_name, current_settings
+from ailora.lab.setting_fields import RoleName
+from ailora.lab.settings import SETTINGS, RunConfig, check_name, current_settings
 from ailora.roles import RoleName as RoleOfTheLibrary
 
 OTHER: dict[str, Any] = {

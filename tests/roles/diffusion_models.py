@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tests.diffusion import draw_weights
+
 Shapes = dict[str, tuple[int, ...]]
 
-_HEADS = {"num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4, "out_channels": 4}
+HEADS = {"num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4, "out_channels": 4}
 _UNET = {
     "sample_size": 8,
     "block_out_channels": (8, 16),
@@ -25,9 +27,9 @@ _SIMPLE = {
     "cross_attention_dim": 12,
     "resnet_time_scale_shift": "scale_shift",
 }
-_PIXART = {**_HEADS, "sample_size": 8, "num_layers": 1, "cross_attention_dim": 16}
+_PIXART = {**HEADS, "sample_size": 8, "num_layers": 1, "cross_attention_dim": 16}
 _WAN = {
-    **_HEADS,
+    **HEADS,
     "attention_head_dim": 12,
     "text_dim": 12,
     "freq_dim": 16,
@@ -74,7 +76,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], Shapes]] = {
     "AuraFlow": (
         "AuraFlowTransformer2DModel",
         {
-            **_HEADS,
+            **HEADS,
             "sample_size": 8,
             "num_mmdit_layers": 1,
             "num_single_dit_layers": 1,
@@ -87,7 +89,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], Shapes]] = {
     "CogVideoX": (
         "CogVideoXTransformer3DModel",
         {
-            **_HEADS,
+            **HEADS,
             "time_embed_dim": 4,
             "text_embed_dim": 12,
             "num_layers": 1,
@@ -101,7 +103,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], Shapes]] = {
     "HunyuanVideo": (
         "HunyuanVideoTransformer3DModel",
         {
-            **_HEADS,
+            **HEADS,
             "attention_head_dim": 10,
             "num_layers": 1,
             "num_single_layers": 1,
@@ -129,12 +131,7 @@ def build(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
     cls, config, shapes = MODELS[name]
     torch.manual_seed(0)
     model = getattr(diffusers, cls)(**config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.copy_(0.2 * torch.randn(parameter.shape))
-            else:
-                parameter.add_(0.05 * torch.randn(parameter.shape))
+    draw_weights(model)
     inputs = {
         name: torch.ones(1, *shape).bool() if name.endswith("mask") else torch.randn(1, *shape)
         for name, shape in shapes.items()

@@ -83,11 +83,8 @@ def test_linear_attention_has_no_roles() -> None:
     from diffusers import SanaTransformer2DModel
 
     model = SanaTransformer2DModel(
-        in_channels=4,
-        out_channels=4,
+        **diffusion_models.HEADS,
         num_layers=1,
-        num_attention_heads=2,
-        attention_head_dim=8,
         num_cross_attention_heads=2,
         cross_attention_head_dim=8,
         cross_attention_dim=16,

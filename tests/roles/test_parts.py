@@ -23,7 +23,7 @@ from ailora.roles import (
 )
 from ailora.roles.walk import walk
 from tests.roles import feed_forward_probe, probe
-from tests.towers import TOWERS, build_tower, is_there, language_model, tower_inputs
+from tests.towers import HALVES, TOWERS, build_tower, is_there, language_model, tower_inputs
 
 
 def _length(model: nn.Module, inputs: Callable[[int], Mapping[str, Tensor]], at: nn.Module) -> int:
@@ -178,30 +178,16 @@ def test_inspect_lists_the_parts_that_are_named_and_a_projector_without_roles() 
 
 @pytest.mark.parametrize("dual", [hf.CLIPModel, hf.SiglipModel])
 def test_both_halves_of_a_dual_model_are_read(dual: type[hf.PreTrainedModel]) -> None:
-    small = {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 4,
-    }
-    vision = {**small, "image_size": 24, "patch_size": 8}
-    config = dual.config_class(text_config={**small, "vocab_size": 64}, vision_config=vision)
+    config = dual.config_class(**HALVES)
     with torch.device("meta"):
         model = dual(config)
     halves = Counter(p.name.partition(".")[0] for p in find_projections(model))
-    assert halves == {"text_model": 4, "vision_model": 4}
-    assert len(find_projections(model, parts=["vision"])) == 4
+    assert halves == {"text_model": 8, "vision_model": 8}  # two layers each
+    assert len(find_projections(model, parts=["vision"])) == 8
 
 
 def test_the_vision_half_of_a_dual_model_under_a_head_is_read_whole() -> None:
-    small = {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 4,
-    }
-    vision = {**small, "image_size": 24, "patch_size": 8}
-    config = hf.CLIPConfig(text_config={**small, "vocab_size": 64}, vision_config=vision)
+    config = hf.CLIPConfig(**HALVES)
     with torch.device("meta"):
         model = hf.CLIPForImageClassification(config)
     assert {p.role for p in find_projections(model)} == set(ATTENTION_ROLES)

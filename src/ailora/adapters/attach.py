@@ -20,7 +20,8 @@ from ailora.adapters.factors import Block, ExpertFactor, Factor, cut, joined
 from ailora.adapters.fingerprints import Base
 from ailora.adapters.peft_insides import LoraLayer, LoraModel, ParamWrapper
 from ailora.adapters.record import Record, Sketch, StartedConfig, alpha_of
-from ailora.adapters.selection import OnWeight, Selection, make_factors, select
+from ailora.adapters.selection import Selection, select
+from ailora.adapters.starting_factors import OnWeight, make_factors
 from ailora.adapters.starts import STARTS, Factors
 from ailora.errors import UserError
 from ailora.roles import Projection
@@ -36,7 +37,7 @@ class Wanted:
         factors: Starting factors by projection, in place of those the roles would make.
         fold: Whether ``anchored=False`` takes the start out of the weights; a checkpoint's files
             have it taken out already.
-        on_progress: See `ailora.adapters.selection.make_factors`.
+        on_progress: See `ailora.adapters.starting_factors.make_factors`.
         autocast_adapter_dtype: As in PEFT, for a PEFT whose `add_adapter` does not take it.
     """
 

@@ -94,7 +94,7 @@ def by_rank(matrix: Tensor, side: Literal["A", "B"], experts: int) -> Tensor:
     return matrix.reshape(matrix.shape[0], matrix.shape[1] // experts, experts)
 
 
-# Every factor in memory, for `ailora.adapters.optimizer`: an optimiser knows parameters only, and
+# Every factor in memory, for `ailora.adapters.step_hooks`: an optimiser knows parameters only, and
 # copies of a model have parameters of their own.
 alive: WeakSet[Factor] = WeakSet()
 

@@ -29,7 +29,7 @@ from ailora.adapters.folder import (
 )
 from ailora.adapters.locate import locate
 from ailora.adapters.record import CONFIG, MARKER, Record, Sketch, StartedConfig
-from ailora.adapters.selection import check_values
+from ailora.adapters.starting_factors import check_values
 from ailora.adapters.starts import STARTS
 from ailora.adapters.wrap import add_adapter, check_name_is_free
 from ailora.errors import UserError

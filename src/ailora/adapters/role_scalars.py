@@ -16,8 +16,8 @@ from torch.optim import SGD
 from ailora.adapters import peft_insides
 from ailora.adapters.attach import projections
 from ailora.adapters.factors import Block, by_rank, placed
-from ailora.adapters.optimizer import gathered, rates_of_last_step
 from ailora.adapters.record import Record
+from ailora.adapters.step_hooks import gathered, rates_of_last_step
 from ailora.roles import Projection, RoleKey, take_rows, unwrapped
 
 

@@ -33,7 +33,7 @@ from ailora.adapters.peft_insides import (
     is_called_by,
 )
 from ailora.adapters.record import Record, StartedConfig, say_start
-from ailora.adapters.selection import OnWeight
+from ailora.adapters.starting_factors import OnWeight
 from ailora.errors import UserError
 from ailora.roles.projection import is_in_pieces
 

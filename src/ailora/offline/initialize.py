@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ailora.adapters.attach import HEADS_ADDED_LATE, Wanted, seeded
 from ailora.adapters.config import AILoRAConfig, as_json, check_fields, private_copy
-from ailora.adapters.selection import OnWeight, Selection, make_factors, select
+from ailora.adapters.selection import Selection, select
+from ailora.adapters.starting_factors import OnWeight, make_factors
 from ailora.adapters.starts import Factors
 from ailora.adapters.wrap import get_peft_model, wrap
 from ailora.checkpoints import Checkpoint, Structure, open_checkpoint, read_structure
@@ -244,7 +245,7 @@ def _make_start(
     and not what they were rounded from.
 
     Raises:
-        UserError: as `_map_weights` and `ailora.adapters.selection.make_factors`.
+        UserError: as `_map_weights` and `ailora.adapters.starting_factors.make_factors`.
     """
     selection = _map_weights(structure, config)
     with seeded():

@@ -6,7 +6,7 @@ Its layer computes y = W x, however W is laid out (GPT-2's Conv1D holds its tran
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -88,6 +88,13 @@ class Projection:
         for start, stop in self.rows or ((0, W.shape[0]),):
             W[start:stop] = weight[done : done + stop - start]
             done += stop - start
+
+
+def starred(projection: Projection) -> Projection:
+    """The projection with the role ``"*"``; rows of a fused layer keep their own name."""
+    if projection.rows is not None:
+        return projection
+    return replace(projection, role="*")
 
 
 def take_rows(whole: Tensor, rows: Rows) -> Tensor:

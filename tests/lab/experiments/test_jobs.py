@@ -17,7 +17,8 @@ from ailora.lab.experiments import Store, sweep
 from ailora.lab.experiments.grid import distinct
 from ailora.lab.experiments.jobs import Job, Tasks, Tell, jobs_of
 from ailora.lab.experiments.sweep_file import read_sweep_file, sweep_file_text
-from ailora.lab.settings import SETTINGS, RunConfig, Setting, current_settings
+from ailora.lab.setting_fields import Setting
+from ailora.lab.settings import SETTINGS, RunConfig, current_settings
 
 RESULTS = Path(__file__).parents[3] / "results" / "movies-rates"  # schema 1, one flat file per run
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from ailora.errors import UserError
-from ailora.lab.settings import SETTINGS, RunConfig, Setting
+from ailora.lab.setting_fields import Setting
+from ailora.lab.settings import SETTINGS, RunConfig
 
 if TYPE_CHECKING:
     from ailora.lab.training.published import Published
