@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.models.granitemoe import modeling_granitemoe
 
@@ -18,6 +18,7 @@ from ailora.adapters import peft_insides
 from ailora.adapters.factors import cut
 from ailora.adapters.update import update_norms
 from ailora.errors import UserError
+from ailora.offline.check import check_adapter
 from ailora.versions import is_transformers_4
 from tests.adapters.any_model import (
     DTYPES,
@@ -217,6 +218,44 @@ def test_stock_peft_in_another_process_computes_the_same(tmp_path: Path) -> None
         torch.testing.assert_close(got["logits"], expected, rtol=0, atol=loose, msg=folder.name)
         adapted = (folder / "adapted").read_text().split()
         assert not any(name.rpartition(".")[2] in ROUTERS for name in adapted)
+
+
+def test_a_base_whose_experts_were_trained_since_is_told(tmp_path: Path) -> None:
+    saved(tmp_path / "adapter")
+    for dtype in DTYPES:
+        ailora.load_adapter(base("gpt_oss", dtype), tmp_path / "adapter")
+    base("gpt_oss").save_pretrained(tmp_path / "same")
+    other = base("gpt_oss")
+    other.get_parameter("model.layers.1.mlp.experts.down_proj").data[3] *= 1.001
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(UserError, match=r"layers\.1\.mlp\.experts\.down_proj is the first layer"):
+        ailora.load_adapter(other, tmp_path / "adapter")
+    found = {
+        folder: {row.subject: row for row in check_adapter(tmp_path / "adapter", tmp_path / folder)}
+        for folder in ("same", "other")
+    }
+    assert found["same"]["base"].result == "fine"
+    assert found["other"]["base"].result == "wrong"
+    assert "layers.1.mlp.experts.down_proj" in found["other"]["base"].details
+
+
+@pytest.mark.parametrize("letter", "AB")
+def test_factors_that_the_experts_do_not_divide_are_refused(tmp_path: Path, letter: str) -> None:
+    weights = saved(tmp_path) / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    key = min(k for k in tensors if k.endswith(f"experts.lora_{letter}.weight"))
+    fewer = tensors[key][1:] if letter == "A" else tensors[key][:, 1:]
+    save_file(tensors | {key: fewer.contiguous()}, weights)
+    with pytest.raises(UserError, match="they are not of one adapter"):
+        ailora.load_adapter(base("gpt_oss"), tmp_path)
+
+
+def saved(folder: Path) -> Path:
+    """A trained adapter of gpt-oss, whose experts are stored as they are in memory."""
+    model = ailora.get_peft_model(base("gpt_oss"), config())
+    train(model, batch(base("gpt_oss")))
+    model.save_pretrained(folder)
+    return folder
 
 
 def test_every_expert_has_its_update_norm() -> None:

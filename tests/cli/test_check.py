@@ -143,7 +143,7 @@ def test_files_of_two_adapters_are_wrong(call: Call, adapter: Path, model: Path)
     shutil.copy("other/ailora.json", adapter)
     ended = call(f"check {adapter} {model}")
     assert ended.code == 1
-    assert "rank 4, where ailora.json says 6" in row(ended.out, "ranks")
+    assert "where its ailora.json says 6" in row(ended.out, "ranks")
     shutil.copy("other/adapter_config.json", adapter)
     assert call(f"check {adapter} {model}").code == 1
     (adapter / "ailora.json").write_text("{")

@@ -252,11 +252,7 @@ class NewAdapter:
             within=within,
             base=Base.of(
                 self.model,
-                {
-                    name: layer[0].projection.module
-                    for name, layer in self.selection.layers.items()
-                    if layer[0].block.parameter is None  # stacks of experts are not remembered
-                },
+                dict.fromkeys(one[0].projection.name for one in self.selection.layers.values()),
             ),
         )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ailora.errors import UserError
-from ailora.roles.projection import is_packed, is_quantised, matrix_of
+from ailora.roles.projection import is_in_pieces, is_packed, is_quantised, matrix_of
 
 logger = logging.getLogger(__name__)
 
@@ -85,18 +85,25 @@ class Base:
 
     Attributes:
         model_type: As its config says it (``"llama"``); empty if it does not.
-        layers: Fingerprints of the adapted layers, by name, in the model's order.
+        layers: Fingerprints of the adapted layers, by name, in the model's order; of a stack of
+            experts by the parameter's name, with all of them below one another.
     """
 
     model_type: str = ""
     layers: Mapping[str, Fingerprint] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: nn.Module, modules: Mapping[str, nn.Module]) -> Base:
-        """Of a model and its layers that an adapter is for; layers without values are left out."""
+    def of(cls, model: nn.Module, names: Iterable[str]) -> Base:
+        """Of a model and what an adapter is for; what has no values to read is left out.
+
+        Args:
+            model: With or without adapters.
+            names: Of layers, and of parameters that are stacks of experts.
+        """
         found = {}
-        for name, module in _reported(modules, "remembering the base"):
-            made = fingerprint_of(module)
+        for name in _reported(tuple(names), "remembering the base"):
+            stored = _stored(model, name)
+            made = None if stored is None else fingerprint(stored.matrix(), stored.dtype)
             if made is not None:
                 found[name] = made
         return cls(model_type=_type_of(model), layers=found)
@@ -139,14 +146,6 @@ def _fingerprint(stored: Mapping[str, Any]) -> Fingerprint:
     return Fingerprint(
         shape=(int(rows), int(columns)), dtype=str(stored["dtype"]), norm=norm, numbers=numbers
     )
-
-
-def fingerprint_of(module: nn.Module) -> Fingerprint | None:
-    """The fingerprint of a layer's weight; None where it has no values, or none to read."""
-    weight: Any = module.weight
-    if weight.is_meta or is_packed(module):
-        return None
-    return fingerprint(matrix_of(module), _dtype(module))
 
 
 @torch.no_grad()
@@ -248,13 +247,12 @@ def _other_type(base: Base, model: nn.Module) -> str | None:
 
 def _other_weights(base: Base, model: nn.Module) -> str | None:
     unclear = None
-    modules = {name: _layer(model, name) for name in base.layers}
-    for name, module in _reported(modules, "comparing the base"):
-        weight: Any = module.weight
-        if weight.is_meta or is_packed(module):
+    for name in _reported(tuple(base.layers), "comparing the base"):
+        stored = _stored(model, name)
+        if stored is None:
             unclear = unclear or name
             continue
-        told = compare_weight(base.layers[name], matrix_of(module), _dtype(module))
+        told = compare_weight(base.layers[name], stored.matrix(), stored.dtype)
         if told.differs:
             return "was started on another base model, or this one was trained since: " + said(
                 told, name
@@ -282,9 +280,39 @@ def _type_of(model: nn.Module) -> str:
     return str(getattr(getattr(model, "config", None), "model_type", None) or "")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Stored:
+    """A weight of a model, and how it is stored."""
+
+    dtype: str
+    matrix: Callable[[], Tensor]
+
+
+def _stored(model: nn.Module, name: str) -> _Stored | None:
+    """A layer's weight, or a stack of experts, by name; None where its values cannot be read."""
+    owner, _, last = name.rpartition(".")
+    parameter = _layer(model, owner)._parameters.get(last)
+    if parameter is not None:
+        if parameter.is_meta or is_in_pieces(parameter):
+            return None
+        return _Stored(dtype=_name(parameter.dtype), matrix=lambda: as_matrix(parameter))
+    module = _layer(model, name)
+    weight: Any = module.weight
+    if weight.is_meta or is_packed(module):
+        return None
+    return _Stored(dtype=_dtype(module), matrix=lambda: matrix_of(module))
+
+
+def as_matrix(stack: Tensor) -> Tensor:
+    """A stack of experts (E, m, n), as it is stored, as one matrix (E m, n)."""
+    return stack.detach().flatten(0, -2)
+
+
 def _layer(model: nn.Module, name: str) -> nn.Module:
     module = model.get_submodule(name)
-    return getattr(module, "base_layer", module)
+    while isinstance(within := getattr(module, "base_layer", None), nn.Module):
+        module = within
+    return module
 
 
 def _dtype(module: nn.Module) -> str:
@@ -336,8 +364,5 @@ def _signs(count: int, seed: int) -> Tensor:
     return torch.from_numpy(2 * bits - 1).reshape(count, _NUMBERS)
 
 
-def _reported(modules: Mapping[str, nn.Module], doing: str) -> Iterator[tuple[str, nn.Module]]:
-    items: Iterable[tuple[str, nn.Module]] = modules.items()
-    yield from tqdm(
-        items, doing, total=len(modules), unit="weight", delay=2, leave=False, disable=None
-    )
+def _reported(names: Sequence[str], doing: str) -> Iterator[str]:
+    yield from tqdm(names, doing, unit="weight", delay=2, leave=False, disable=None)

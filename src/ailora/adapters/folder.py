@@ -275,9 +275,9 @@ def _record(adapter: AdapterFolder, stored: Mapping[str, Any]) -> Record:
     )
 
 
-def _base(stored: Mapping[str, Any], layers: Mapping[str, Any]) -> Base:
+def _base(stored: Mapping[str, Any], layers: Mapping[str, tuple[Block, ...]]) -> Base:
     base = Base.from_json(stored)
-    if not base.layers.keys() <= layers.keys():
+    if not base.layers.keys() <= {blocks[0].name(name) for name, blocks in layers.items()}:
         raise ValueError("it remembers the base of other layers")
     return base
 
@@ -390,6 +390,17 @@ def _config_of_0_1_0(stored: Mapping[str, Any], parts: Sequence[PartName] | None
         modules_to_save=list(stored["modules_to_save"]) if stored["modules_to_save"] else None,
         layers_to_transform=list(layers) if layers else None,
     )
+
+
+def rank_mismatch(adapter: AdapterFolder, record: Record) -> str | None:
+    """Where the factors of a folder have another rank than its marker says; None if nowhere."""
+    for name, blocks in record.layers.items():
+        A, B = adapter.factors(name)
+        ranks = {A.shape[0], B.shape[1]}  # of a stack, of all its experts together
+        width = blocks[0].experts * sum(block.width for block in blocks)
+        if ranks != {width}:
+            return f"has rank {min(ranks - {width})} at {name}, where its {MARKER} says {width}"
+    return None
 
 
 def marker_mismatch(adapter: AdapterFolder, record: Record) -> str | None:

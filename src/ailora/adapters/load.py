@@ -23,6 +23,7 @@ from ailora.adapters.folder import (
     AdapterFolder,
     check_finite,
     marker_mismatch,
+    rank_mismatch,
     read_adapter,
     read_record,
     renamed,
@@ -224,15 +225,12 @@ def _check_config(base: nn.Module, adapter: AdapterFolder, record: Record) -> No
 def _check_files(base: nn.Module, adapter: AdapterFolder, record: Record) -> None:
     check_finite(adapter)
     _check_config(base, adapter, record)
-    for name, blocks in record.layers.items():
-        rank = adapter.factors(name)[0].shape[0] // blocks[0].experts
-        width = sum(block.width for block in blocks)
-        if rank != width:
-            raise UserError(
-                f"{adapter.folder}: has rank {rank} at {name}, where its {MARKER} says {width}: "
-                "they are not of one adapter; load it with peft.PeftModel.from_pretrained, or copy "
-                "the whole folder again"
-            )
+    why = rank_mismatch(adapter, record)
+    if why:
+        raise UserError(
+            f"{adapter.folder}: {why}: they are not of one adapter; load it with "
+            "peft.PeftModel.from_pretrained, or copy the whole folder again"
+        )
     for name, blocks in record.layers.items():
         for block in blocks:
             key = block.key(name)

@@ -10,13 +10,14 @@ from typing import Literal
 
 import torch
 
-from ailora.adapters.fingerprints import Base, compare_weight
+from ailora.adapters.fingerprints import Base, as_matrix, compare_weight
 from ailora.adapters.folder import (
     A_KEY,
     B_KEY,
     AdapterFolder,
     is_started,
     marker_mismatch,
+    rank_mismatch,
     read_adapter,
     read_config,
     read_record,
@@ -77,11 +78,11 @@ def check_adapter(
         record = _record(read, structure)
     except UserError as error:
         files = Checked(subject="files", result="wrong", details=str(error))
-        return (files, _values(read), _layers(read, structure, checkpoint))
+        return (files, _values(read), _layers(read, None, structure, checkpoint))
     rows = [_files(read, record), _values(read)]
     if record is not None:
         rows += _of_record(read, record)
-    rows.append(_layers(read, structure, checkpoint))
+    rows.append(_layers(read, record, structure, checkpoint))
     if rows[-1].result != "wrong":
         rows.append(_base(read, record, structure, checkpoint, on_progress))
     return tuple(rows)
@@ -108,9 +109,14 @@ def _structure(adapter: AdapterFolder, checkpoint: Checkpoint) -> Structure | No
         return None
     for task in dict.fromkeys((adapter.config.task_type, None, "FEATURE_EXTRACTION")):
         structure = read_structure(checkpoint, task)
-        if dict(structure.model.named_modules()).keys() >= adapter.updates.keys():
+        if dict(structure.model.named_modules()).keys() >= _owners(adapter):
             return structure
     return None
+
+
+def _owners(adapter: AdapterFolder) -> set[str]:
+    """The modules that it adapts, or parameters of which it does."""
+    return {*adapter.updates, *(name.replace(".base_layer", "") for name in adapter.stacks)}
 
 
 def _is_quantised(checkpoint: Checkpoint) -> bool:
@@ -129,18 +135,20 @@ def _config(checkpoint: Checkpoint) -> Mapping[str, object]:
 
 
 def _files(adapter: AdapterFolder, record: Record | None) -> Checked:
-    strays = [key for key in adapter.whole if key.endswith((A_KEY, B_KEY))]
-    if strays and not adapter.config.target_parameters:
+    known = {name + letter for name in adapter.stacks for letter in (A_KEY, B_KEY)}
+    strays = [k for k in adapter.whole if k.endswith((A_KEY, B_KEY)) and k not in known]
+    if strays:
         why = f"{WEIGHTS} holds {min(strays)} without its other factor; copy the folder again"
         return Checked(subject="files", result="wrong", details=why)
-    more = sorted(adapter.updates.keys() - record.layers.keys()) if record else []
+    names = adapter.updates.keys() | adapter.stacks.keys()
+    more = sorted(names - record.layers.keys()) if record else []
     others = f" ({len(more)} of them are not in {MARKER})" if more else ""
     started = (
         f"{MARKER} is of the same adapter{others}"
         if record
         else f"no {MARKER}: not started by ailora, so base and anchors are not remembered"
     )
-    details = f"{len(adapter.updates)} layers; {started}"
+    details = f"{len(names)} layers; {started}"
     return Checked(subject="files", result="fine", details=details)
 
 
@@ -161,13 +169,12 @@ def _not_finite(what: str) -> Checked:
 
 
 def _of_record(adapter: AdapterFolder, record: Record) -> Iterator[Checked]:
+    why = rank_mismatch(adapter, record)
+    if why:
+        yield Checked(subject="ranks", result="wrong", details=f"{why}; copy the folder again")
+        return
     ranks = [update.rank for update in adapter.updates.values()]
-    for name, blocks in record.layers.items():
-        rank, width = adapter.updates[name].rank, sum(block.width for block in blocks)
-        if rank != width:
-            details = f"{name} has rank {rank}, where {MARKER} says {width}; copy the folder again"
-            yield Checked(subject="ranks", result="wrong", details=details)
-            return
+    ranks += [sum(one.width for one in record.layers.get(name, ())) for name in adapter.stacks]
     shown = str(ranks[0]) if len(set(ranks)) == 1 else f"{min(ranks)} to {max(ranks)}"
     yield Checked(subject="ranks", result="fine", details=f"{shown}, as {MARKER} says")
     if record.sketches:
@@ -185,21 +192,48 @@ def _other_anchor(record: Record) -> str | None:
     return None
 
 
-def _layers(adapter: AdapterFolder, structure: Structure | None, checkpoint: Checkpoint) -> Checked:
+def _layers(
+    adapter: AdapterFolder,
+    record: Record | None,
+    structure: Structure | None,
+    checkpoint: Checkpoint,
+) -> Checked:
     if structure is None:
         if _is_quantised(checkpoint):
             details = "the model's weights are stored quantised, and are not read"
             return Checked(subject="layers", result="cannot tell", details=details)
         details = f"{checkpoint.name} does not have the layers that it adapts, such as "
-        return Checked(subject="layers", result="wrong", details=details + min(adapter.updates))
+        return Checked(subject="layers", result="wrong", details=details + min(_owners(adapter)))
     for name, update in adapter.updates.items():
         module = structure.model.get_submodule(name)
         found = shape_of(module) if hasattr(module, "weight") else None
         if found != update.shape:
             details = f"{name} is {found} in the model, and {update.shape} in the adapter"
             return Checked(subject="layers", result="wrong", details=details)
-    details = f"all {len(adapter.updates)} are in {type(structure.model).__name__}, of these shapes"
+    for name in adapter.stacks:
+        why = _other_stack(name, adapter, record, structure)
+        if why:
+            return Checked(subject="layers", result="wrong", details=why)
+    count = len(adapter.updates) + len(adapter.stacks)
+    details = f"all {count} are in {type(structure.model).__name__}, of these shapes"
     return Checked(subject="layers", result="fine", details=details)
+
+
+def _other_stack(
+    name: str, adapter: AdapterFolder, record: Record | None, structure: Structure
+) -> str | None:
+    """Why the model has no such stack of experts; None if it has, whichever way it is stored."""
+    if record is None or name not in record.layers:
+        return None
+    block = record.layers[name][0]
+    owner, _, last = block.name(name).rpartition(".")
+    stored = structure.model.get_submodule(owner)._parameters.get(last)
+    A, B = adapter.stacks[name]
+    wanted = (block.experts, *sorted((B.shape[0], A.shape[1])))
+    found = None if stored is None else (stored.shape[0], *sorted(stored.shape[1:]))
+    if found == wanted:
+        return None
+    return f"{owner}.{last} is {found} in the model, and {wanted} in the adapter"
 
 
 def _base(
@@ -229,11 +263,10 @@ def _weights(base: Base, structure: Structure, report: OnProgress) -> Checked:
     for done, (name, remembered) in enumerate(base.layers.items()):
         report("comparing the base", done, len(base.layers))
         try:
-            weight = structure.checkpoint.tensor(structure.weight_of(name))
+            W = _weight(structure, name)
         except UserError as error:
             unread = unread or str(error)
             continue
-        W = weight.T if structure.is_transposed(name) else weight
         told = compare_weight(remembered, W)
         if told.differs:
             size = "" if math.isinf(told.moved) else f" by about {told.moved:.1g} of its size"
@@ -253,3 +286,11 @@ def _weights(base: Base, structure: Structure, report: OnProgress) -> Checked:
         result="fine",
         details=f"all {len(base.layers)} weights are those of the start",
     )
+
+
+def _weight(structure: Structure, name: str) -> torch.Tensor:
+    """W (m, n) of a layer as it is stored, or a stack of experts as one matrix."""
+    if name in dict(structure.model.named_parameters()):
+        return as_matrix(structure.checkpoint.tensor(structure.tensor_of(name)))
+    weight = structure.checkpoint.tensor(structure.weight_of(name))
+    return weight.T if structure.is_transposed(name) else weight
