@@ -52,6 +52,13 @@ def run_elsewhere(code: str, *arguments: object) -> str:
     Raises:
         AssertionError: It ended with another exit code than 0; its errors are the message.
     """
+    ended = call_elsewhere(code, *arguments)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def call_elsewhere(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """How the code ends there, whatever its exit code."""
     server = _server()
     assert server.stdin is not None and server.stdout is not None
     with tempfile.TemporaryDirectory() as folder:
@@ -64,10 +71,9 @@ def run_elsewhere(code: str, *arguments: object) -> str:
         }
         server.stdin.write(json.dumps(order) + "\n")
         server.stdin.flush()
-        ended = server.stdout.readline().strip()
+        exit_code = int(server.stdout.readline())
         printed, errors = ((Path(folder) / name).read_text("utf-8") for name in ("out", "err"))
-    assert ended == "0", errors
-    return printed
+    return subprocess.CompletedProcess(["-c"], exit_code, printed, errors)
 
 
 @cache
