@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import os
 import random
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,17 @@ def tokenizer() -> hf.PreTrainedTokenizerFast:
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
         **names,
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen() -> None:
+    """Garbage is looked for among a module's own objects alone.
+
+    Trainer collects it after each run; among all that libraries and pytest hold, that took longer
+    than the rest of a tiny run.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @contextmanager

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from packaging.version import Version
 
 from ailora.versions import TESTED
+from tests.other_process import call_elsewhere
 
 ONE_LINE = r"^ailora \S+ does not fit {package} \S+: [^\n]*{what}[^\n]*; install {package} [^\n]*$"
 
@@ -44,11 +44,7 @@ FUTURES = {
 
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", f"import sys, types\n{code}", *arguments],
-        capture_output=True,
-        text=True,
-    )
+    return call_elsewhere(f"import sys, types\n{code}", *arguments)
 
 
 @pytest.mark.parametrize("future", FUTURES)

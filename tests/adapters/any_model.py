@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from ailora import AILoRAConfig, Role
 from ailora.roles import find_projections
 from tests.adapters.models import parts
 from tests.architectures import build
+from tests.other_process import run_elsewhere
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -134,7 +133,7 @@ def train_and_save(model: PeftModel, plain: PreTrainedModel, folder: Path) -> to
 
 def run_stock_peft(folder: Path) -> None:
     """Let stock PEFT compute with what `save_both` wrote into the folders below this one."""
-    subprocess.run([sys.executable, "-c", STOCK_PROCESS, str(folder)], check=True)
+    run_elsewhere(STOCK_PROCESS, folder)
 
 
 def check_stock_peft(wanted: Mapping[Path, torch.Tensor]) -> None:

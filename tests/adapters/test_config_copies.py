@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from ailora import AILoRAConfig, Role, presets
 from ailora.adapters.record import StartedConfig
 from ailora.errors import UserError
 from tests.adapters.models import Q0, batch, factors, logits, parts, tiny, train, trained
+from tests.other_process import run_elsewhere
 
 CONFIG = AILoRAConfig(
     r=3,
@@ -108,8 +107,7 @@ torch.save({n: v for n, v in model.state_dict().items() if "lora_" in n}, sys.ar
 def test_a_pickled_config_starts_in_another_process(which: str, tmp_path: Path) -> None:
     config = CONFIG if which == "new" else started(tiny(), CONFIG).peft_config["default"]
     (tmp_path / "config").write_bytes(pickle.dumps(config))
-    files = [str(tmp_path / "config"), str(tmp_path / "out")]
-    subprocess.run([sys.executable, "-c", ELSEWHERE, *files], check=True)
+    run_elsewhere(ELSEWHERE, tmp_path / "config", tmp_path / "out")
     found, wanted = torch.load(tmp_path / "out"), state(started(tiny(), CONFIG))
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +25,7 @@ from tests.adapters.models import (
     train,
     trained,
 )
+from tests.other_process import run_elsewhere
 
 AGAIN = """
 import sys
@@ -57,7 +55,7 @@ def test_two_adapters_come_back_exactly_in_a_fresh_process(tmp_path: Path) -> No
         train(model, batch(model), 3)
         wanted[name] = logits(model, batch(model))
     model.save_pretrained(tmp_path)
-    subprocess.run([sys.executable, "-c", AGAIN, str(tmp_path)], check=True, env=os.environ)
+    run_elsewhere(AGAIN, tmp_path)
     assert same(load_file(tmp_path / "found.safetensors"), wanted)
     assert not torch.allclose(wanted["first"], wanted["second"])
 

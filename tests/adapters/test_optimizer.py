@@ -423,8 +423,7 @@ def test_decay_pulls_to_the_start_by_the_rate_times_the_decay() -> None:
             assert (then - anchor).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("name", ["AdamW8bit", "Lion8bit"])
-@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize(("name", "decay"), [("AdamW8bit", 0.0), ("Lion8bit", 0.1)])
 def test_8_bit_optimisers_hardly_move_an_anchor(name: str, decay: float, tmp_path: Path) -> None:
     """Their states are rounded, in other blocks for one half of A than for the other."""
     kind = getattr(pytest.importorskip("bitsandbytes").optim, name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 import ailora
 from ailora import AILoRAConfig
 from tests.adapters.models import factors, same, tiny
+from tests.other_process import run_elsewhere
 
 STEPS, KILLED = 8, 4
 ONE_RUN = """
@@ -109,7 +108,7 @@ def test_a_resumed_trainer_ends_in_the_same_bits(
 
 def test_a_checkpoint_of_another_process_ends_in_the_same_bits(tmp_path: Path) -> None:
     run(tmp_path / "whole", True)
-    subprocess.run([sys.executable, "-c", ONE_RUN, str(tmp_path / "other")], check=True)
+    run_elsewhere(ONE_RUN, tmp_path / "other")
     run(tmp_path / "again", True, resume=str(tmp_path / f"other/checkpoint-{KILLED}"))
     assert same(end_of(tmp_path / "again"), end_of(tmp_path / "whole"))
 

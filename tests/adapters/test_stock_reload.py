@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ import ailora
 from ailora import AILoRAConfig, Role, presets
 from ailora.lab.demo import encoder_dir
 from tests.adapters.models import encoder, logits, sentences, train
+from tests.other_process import run_elsewhere
 
 STOCK_PROCESS = """
 import sys
@@ -74,7 +73,7 @@ def test_stock_peft_in_another_process_reproduces_the_logits(
     model.save_pretrained(tmp_path / "adapter")
     save_file(inputs, tmp_path / "inputs")
     paths = (encoder_dir(), tmp_path / "adapter", tmp_path / "inputs", tmp_path / "out")
-    subprocess.run([sys.executable, "-c", STOCK_PROCESS, *map(str, paths)], check=True)
+    run_elsewhere(STOCK_PROCESS, *paths)
     result = load_file(tmp_path / "out")
     assert float((wanted - start).abs().max()) > 0.01
     torch.testing.assert_close(result["logits"], wanted, rtol=0, atol=rounded)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from ailora.adapters.factors import Factor
 from ailora.adapters.record import StartedConfig
 from ailora.errors import UserError
 from tests.adapters.models import Q0, batch, factors, logits, tiny, train
+from tests.other_process import run_elsewhere
 
 CLASSES: dict[str, tuple[type, type[PeftModel]]] = {
     "SEQ_CLS": (hf.BertForSequenceClassification, peft.PeftModelForSequenceClassification),
@@ -108,7 +107,7 @@ def elsewhere(base: nn.Module, adapter: Path, inputs: dict[str, Tensor], tmp: Pa
     base.save_pretrained(tmp / "base")
     save_file(inputs, tmp / "inputs")
     found = [tmp / "base", type(base).__name__, adapter, tmp / "inputs", tmp / "out"]
-    subprocess.run([sys.executable, "-c", STOCK, *map(str, found)], check=True)
+    run_elsewhere(STOCK, *found)
     return load_file(tmp / "out")["found"]
 
 

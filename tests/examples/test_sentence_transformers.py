@@ -7,8 +7,6 @@ import random
 import re
 import runpy
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from scipy.stats import spearmanr
 
 from tests.conftest import BAD, FILLER, GOOD
 from tests.examples.conftest import EXAMPLES, Script
+from tests.other_process import run_elsewhere
 
 pytest.importorskip("sentence_transformers", reason="in ailora[dev]")
 
@@ -75,8 +74,7 @@ def test_it_learns_and_stock_peft_says_the_same_in_a_process_without_ailora(
     assert "'moved/v'" in printed
 
     rows = pairs / "test.jsonl"
-    call = [sys.executable, "-c", STOCK, str(tiny_model), str(out / "adapter"), str(rows)]
-    cosines = json.loads(subprocess.run(call, check=True, capture_output=True, text=True).stdout)
+    cosines = json.loads(run_elsewhere(STOCK, tiny_model, out / "adapter", rows))
     labels = [json.loads(line)["label"] for line in rows.read_text().splitlines()]
     assert spearmanr(cosines, labels).statistic == pytest.approx(trained, abs=1e-3)
 

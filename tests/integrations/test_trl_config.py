@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 import ailora
 from ailora.errors import UserError
 from tests.integrations.test_trl import arguments, base, logits, preferences, texts, trl
+from tests.other_process import run_elsewhere
 
 CONFIG = ailora.AILoRAConfig(r=3, bake_rates=True, task_type="CAUSAL_LM")
 STOCK_PROCESS = """
@@ -113,8 +113,7 @@ def test_it_starts_at_the_base_trains_and_is_a_plain_lora_for_stock_peft(
 
     trainer.save_model(str(tmp_path / "adapter"))
     kind = "AutoModelForSequenceClassification" if name == "reward" else "AutoModelForCausalLM"
-    paths = [str(tiny_llama), str(tmp_path / "adapter"), str(tmp_path / "found")]
-    subprocess.run([sys.executable, "-c", STOCK_PROCESS, kind, *paths], check=True, text=True)
+    run_elsewhere(STOCK_PROCESS, kind, tiny_llama, tmp_path / "adapter", tmp_path / "found")
     found = load_file(tmp_path / "found")["logits"]
     torch.testing.assert_close(found, after, rtol=0, atol=1e-6)
     if name != "reward":

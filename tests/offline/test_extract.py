@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from tests.families import inputs_for
 from tests.hub import cached, use_cache
 from tests.linalg.spectra import spectra, with_spectrum
 from tests.offline.models import loaded, logits, with_adapter
+from tests.other_process import run_elsewhere
 
 FULL = 999  # above every size of a tiny model
 
@@ -115,14 +114,7 @@ print(float((got - wanted).abs().max() / wanted.abs().max()), float(off))
 
 def in_another_process(base: Path, adapter: Path, tuned: Path, family: str) -> tuple[float, float]:
     """How far stock PEFT's logits are from the tuned model's, and the base's own are."""
-    arguments = [*map(str, (base, adapter, tuned)), family]
-    done = subprocess.run(
-        [sys.executable, "-c", IN_ANOTHER_PROCESS, *arguments],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    got, off = map(float, done.stdout.split())
+    got, off = map(float, run_elsewhere(IN_ANOTHER_PROCESS, base, adapter, tuned, family).split())
     return got, off
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from ailora import presets
 from ailora.errors import UserError
 from ailora.files import sha256_of
 from ailora.offline import export_adapter, init_files, merge_adapter
+from tests.other_process import run_elsewhere
 
 FOLDED = presets.ailora(3, anchored=False, task_type="CAUSAL_LM", bake_rates=True)
 FUSED = presets.ailora(3, anchored=False, task_type="CAUSAL_LM")
@@ -70,8 +69,7 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 
 def elsewhere(model: Path, adapter: Path | str, tmp_path: Path) -> torch.Tensor:
     out = tmp_path / "logits.safetensors"
-    command = [sys.executable, "-c", STOCK, str(model), str(adapter), str(out)]
-    subprocess.run(command, check=True, capture_output=True)
+    run_elsewhere(STOCK, model, adapter, out)
     return load_file(out)["logits"]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from ailora.versions import is_transformers_4
 from tests.checkpoints.models import edit_json, files, saved, tiny
 from tests.families import inputs_for
 from tests.offline.models import loaded, logits, perturb, stock_adapter, with_adapter
+from tests.other_process import run_elsewhere
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
@@ -182,9 +181,7 @@ def test_a_tied_model_is_right_in_a_process_without_ailora(
     with torch.no_grad():
         expected = model(input_ids=torch.arange(5, 25).view(2, 10)).logits
     merge_adapter(tmp_path / "adapter", base, tmp_path / "out")
-    command = [sys.executable, "-c", IN_A_NEW_PROCESS]
-    files = [str(tmp_path / "out"), str(tmp_path / "logits")]
-    subprocess.run([*command, *files], check=True, capture_output=True)
+    run_elsewhere(IN_A_NEW_PROCESS, tmp_path / "out", tmp_path / "logits")
     got = load_file(tmp_path / "logits")["logits"]
     assert (got - expected).abs().max() < 1e-6 * expected.abs().max()
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from ailora.lab.tasks import TextTask, load_task
 from ailora.lab.training import RunConfig, run, train
 from tests.conftest import sentences, write_csv
+from tests.other_process import run_elsewhere
 
 
 def folder_of(out: Path) -> Path:
@@ -206,10 +205,7 @@ def test_the_folder_is_named_alike_in_another_process(
         f"config = {config!r}; task = load_task(config.task, **config.task_options());"
         "print(config.run_id(task.name, task.fingerprint))"
     )
-    printed = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    ).stdout
-    assert printed.strip() == done[1].name
+    assert run_elsewhere(code).strip() == done[1].name
 
 
 def test_only_some_rows_are_evaluated_on_the_way_and_all_at_the_end(
