@@ -20,7 +20,7 @@ from ailora.lab.experiments.sweep import AGENDA, Agenda
 from ailora.lab.lock import LOCK, held
 from ailora.lab.training import RunConfig
 from ailora.lab.training.folder import FAILED
-from ailora.lab.training.monitoring import DivergedError
+from ailora.lab.training.results import DivergedError
 from tests.conftest import sentences, write_csv
 from tests.lab.experiments.conftest import Break, at, ended, timeless
 
