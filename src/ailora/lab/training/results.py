@@ -99,8 +99,10 @@ def settings_damage(config: Any) -> str:
         return "its config is no table"
     for name in config.keys() & SETTINGS.keys():
         value = config[name]
-        plain = value is None or isinstance(value, str | int | float)
-        damage = _known_damage(name, type(value).__name__, value) if plain else _setting_damage(name, value)
+        if value is None or isinstance(value, str | int | float):
+            damage = _known_damage(name, type(value).__name__, value)
+        else:
+            damage = _setting_damage(name, value)
         if damage:
             return damage
     return ""
