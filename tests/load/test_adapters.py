@@ -9,7 +9,8 @@ import pytest
 
 from tests.load.measured import on_linux, said_by
 
-MOST = {"memory": 2 << 20, "handles": 0, "objects": 100}  # caches of libraries still fill a little
+# safetensors 0.8 keeps a number of 32 bytes for each tensor that it has read; of 500 adapters 144 kB.
+MOST = {"memory": 1 << 20, "handles": 0, "objects": 100}
 
 
 def grown(samples: Sequence[dict[str, Any]]) -> list[str]:
