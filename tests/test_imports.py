@@ -15,7 +15,7 @@ MODULES = {
     ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((SRC / "ailora").rglob("*.py"))
 }
-FOUNDATION = {"errors", "files", "lazy", "termination", "versions"}
+FOUNDATION = {"errors", "files", "lazy", "lock", "termination", "versions"}
 METHOD = FOUNDATION | {"html_table", "linalg", "cache", "roles", "adapters"}
 LIBRARY = METHOD | {"pretrained", "checkpoints", "offline"}
 
@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "files": {"errors"},
     "html_table": set(),
     "lazy": set(),
+    "lock": {"errors", "files"},
     "termination": set(),
     "versions": {"errors"},
     "pretrained": {"errors"},
@@ -36,7 +37,6 @@ ALLOWED: dict[str, set[str]] = {
     "offline": METHOD | {"checkpoints"},
     "cli": LIBRARY,
     "lab": {"pretrained", "lab.demo"},
-    "lab.lock": FOUNDATION,
     "lab.settings": {"errors"},
     "lab.statistics": {"errors"},
     "lab.demo": FOUNDATION,
@@ -46,7 +46,6 @@ ALLOWED: dict[str, set[str]] = {
     | {
         "checkpoints",
         "pretrained",
-        "lab.lock",
         "lab.settings",
         "lab.methods",
         "lab.demo",
@@ -55,7 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "lab.analysis": METHOD
     | {"checkpoints", "pretrained", "lab.settings", "lab.methods", "lab.training"},
     "lab.experiments": METHOD
-    | {"lab.lock", "lab.settings", "lab.methods", "lab.demo", "lab.tasks", "lab.training"},
+    | {"lab.settings", "lab.methods", "lab.demo", "lab.tasks", "lab.training"},
     "lab.report": FOUNDATION
     | {
         "html_table",
@@ -68,7 +67,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "lab.cli": LIBRARY
     | {"cli", "lab.settings", "lab.methods", "lab.demo", "lab.tasks", "lab.training"}
-    | {"lab.experiments", "lab.report", "lab.analysis", "lab.lock"},
+    | {"lab.experiments", "lab.report", "lab.analysis"},
 }
 FORBIDDEN = {
     "pickle": r"\bimport pickle\b|\bfrom pickle\b|\bpickle\.",

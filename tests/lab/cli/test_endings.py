@@ -88,7 +88,7 @@ def test_models_and_the_cache_below_the_home_folder_are_found(
 
 
 @pytest.mark.parametrize("command", ["compare", "train"])
-@pytest.mark.parametrize("where", ["ailora.lab.lock.json.dump", "ailora.files.os.fsync"])
+@pytest.mark.parametrize("where", ["ailora.lock.json.dump", "ailora.files.os.fsync"])
 def test_a_full_disk_ends_in_one_line(
     command: str, where: str, call: Call, small: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

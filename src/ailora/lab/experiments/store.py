@@ -15,10 +15,10 @@ from typing import Any, Literal, get_args
 
 from ailora.errors import UserError, is_out_of_memory
 from ailora.files import parse_json, write_json
-from ailora.lab.lock import LOCK, Owner, held, holder
 from ailora.lab.settings import RunConfig, current_settings
 from ailora.lab.training.folder import FAILED, RunFolder
 from ailora.lab.training.results import DamagedError, DivergedError, read_result, settings_damage
+from ailora.lock import LOCK, Owner, held, holder
 
 Run = dict[str, Any]  # the content of a run's result.json
 State = Literal["finished", "running", "failed", "interrupted", "damaged", "unknown"]

@@ -13,8 +13,8 @@ from ailora.errors import UserError
 from ailora.lab.experiments import Store, sweep
 from ailora.lab.experiments.engines.here import Here
 from ailora.lab.experiments.jobs import Elsewhere, Ended, Event, Tasks
-from ailora.lab.lock import held
 from ailora.lab.training import RunConfig
+from ailora.lock import held
 from tests.lab.experiments.conftest import at, timeless
 
 ray = pytest.importorskip("ray")
@@ -72,7 +72,7 @@ def test_what_comes_back_does_not_get_in_the_way_of_another_process(
     job, store = tasks.job(four[0]), Store(tmp_path)
     words = {"result": {}, "files": {"result.json": b"{}"}}
     with held(tmp_path / job.run_id) as mine:
-        monkeypatch.setattr("ailora.lab.lock._HELD", {})  # as if that were another process
+        monkeypatch.setattr("ailora.lock._HELD", {})  # as if that were another process
         event = engine.take(job, words, store)
         assert isinstance(event, Elsewhere)
         assert str(mine.owner) in event.owner
