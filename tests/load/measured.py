@@ -6,6 +6,9 @@ import gc
 import json
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,22 @@ def resident() -> int:
     return _status("RssAnon")
 
 
-def peak() -> int:
-    """The most bytes in RAM so far, mapped files and all."""
-    return _status("VmHWM")
+@contextmanager
+def most_resident() -> Iterator[list[int]]:
+    """The most of `resident` meanwhile, looked at a hundred times a second."""
+    most, ended = [resident()], threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.01):
+            most[0] = max(most[0], resident())
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield most
+    finally:
+        ended.set()
+        thread.join()
 
 
 def held() -> dict[str, int]:
