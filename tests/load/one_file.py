@@ -16,7 +16,7 @@ import datasets
 
 import ailora.lab.training.data_report
 from ailora.lab.cli.main import main as ailora_main
-from tests.load.measured import resident
+from tests.load.measured import most_resident, resident
 
 WORDS = "the film was fine and the plot was very good not a bad end at all " * 15
 
