@@ -16,7 +16,7 @@ MODULES = {
     ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((SRC / "ailora").rglob("*.py"))
 }
-FOUNDATION = {"errors", "files", "termination", "versions"}
+FOUNDATION = {"errors", "files", "lazy", "lock", "termination", "versions"}
 METHOD = FOUNDATION | {"html_table", "linalg", "cache", "roles", "adapters"}
 LIBRARY = METHOD | {"pretrained", "checkpoints", "offline"}
 
@@ -25,6 +25,8 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
     "html_table": set(),
+    "lazy": set(),
+    "lock": {"errors", "files"},
     "termination": set(),
     "versions": {"errors"},
     "pretrained": {"errors"},
@@ -36,7 +38,6 @@ ALLOWED: dict[str, set[str]] = {
     "offline": METHOD | {"checkpoints"},
     "cli": LIBRARY,
     "lab": {"pretrained", "lab.demo"},
-    "lab.lock": FOUNDATION,
     "lab.setting_fields": {"errors"},
     "lab.settings": {"errors", "lab.setting_fields"},
     "lab.statistics": {"errors"},
@@ -47,7 +48,6 @@ ALLOWED: dict[str, set[str]] = {
     | {
         "checkpoints",
         "pretrained",
-        "lab.lock",
         "lab.settings",
         "lab.methods",
         "lab.demo",
@@ -56,7 +56,7 @@ ALLOWED: dict[str, set[str]] = {
     "lab.analysis": METHOD
     | {"checkpoints", "pretrained", "lab.settings", "lab.methods", "lab.training"},
     "lab.experiments": METHOD
-    | {"lab.lock", "lab.settings", "lab.methods", "lab.demo", "lab.tasks", "lab.training"},
+    | {"lab.settings", "lab.methods", "lab.demo", "lab.tasks", "lab.training"},
     "lab.report": FOUNDATION
     | {
         "html_table",
@@ -69,7 +69,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "lab.cli": LIBRARY
     | {"cli", "lab.settings", "lab.methods", "lab.demo", "lab.tasks", "lab.training"}
-    | {"lab.setting_fields", "lab.experiments", "lab.report", "lab.analysis", "lab.lock"},
+    | {"lab.setting_fields", "lab.experiments", "lab.report", "lab.analysis"},
 }
 FORBIDDEN = {
     "pickle": r"\bimport pickle\b|\bfrom pickle\b|\bpickle\.",

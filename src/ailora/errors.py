@@ -1,8 +1,9 @@
-"""The one error that is the user's to mend, what its message offers, and lack of memory."""
+"""The error that is the user's to mend, what its message offers; lack of memory, a full disk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import errno
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 
 __all__ = ["UserError"]  # the hints are for this package's own messages
@@ -22,6 +23,13 @@ _MEMORY_WORDS = (
     *("bad_alloc", "could not create a primitive", "failed to map segment"),
 )
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# What libraries say of it; the last two are torch's.
+_FULL_WORDS = (
+    *("no space left on device", "os error 28", "disk quota exceeded"),
+    *("failed writing file", "unexpected pos"),
+)
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory is lacking: Python's, torch's or the system's.
@@ -30,6 +38,22 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     said = str(error).lower()
     return isinstance(error, MemoryError) or any(words in said for words in _MEMORY_WORDS)
+
+
+def full_disk(error: BaseException) -> BaseException | None:
+    """The error of a full disk, which libraries wrap in others of their own; None if it is none."""
+    for one in chain_of(error):
+        words = str(one).lower()
+        if getattr(one, "errno", None) in _FULL or any(part in words for part in _FULL_WORDS):
+            return one
+    return None
+
+
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what it was raised from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def nearest(

@@ -3,21 +3,24 @@
 The plan (what was asked, for which files) lies beside the results and stays, with the run's report
 once it is finished. Records lie in a hidden folder until then. A record is written before its piece
 appears under its name, so a piece with both is finished, and any other is made again from the
-start. A small folder appears whole or not at all: `whole_folder`.
+start. A small folder appears whole or not at all: `whole_folder`. Of two processes with one folder
+for their results, one goes on: `alone_in_out`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import inspect
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -34,7 +37,10 @@ from ailora.files import (
     write_atomic,
     write_json,
 )
+from ailora.lock import held
 
+P = ParamSpec("P")
+T = TypeVar("T")
 FORMAT = 1
 _RECORDS = ".ailora-work"
 
@@ -88,6 +94,26 @@ class Work:
         self.plan_file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # what else is in the folder stays
             self.out.rmdir()
+
+
+def alone_in_out(function: Callable[P, T]) -> Callable[P, T]:
+    """The function, refused while another process writes to the folder that it is given as ``out``.
+
+    The lock lies beside that folder, which appears or is replaced as a whole.
+
+    Raises:
+        LockedError: Another process works there.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def alone(*args: P.args, **kwargs: P.kwargs) -> T:
+        out = Path(signature.bind(*args, **kwargs).arguments["out"])
+        whole = out.resolve()
+        with held(whole.parent / f".{whole.name}.lock", called=out):
+            return function(*args, **kwargs)
+
+    return alone
 
 
 def begin(out: Path, file: str, plan: Mapping[str, Any]) -> Work:

@@ -22,6 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from ailora.cli.narrow import Fitted
 
@@ -54,6 +55,11 @@ def say(words: str) -> None:
 def show(table: Table, *, whole: Collection[str], drop: Sequence[str] = ()) -> None:
     """Print a table, on a narrow terminal as `ailora.cli.narrow.Fitted` lays it out."""
     console.print(Fitted(table, whole=whole, drop=drop), crop=False)
+
+
+def literal(words: str) -> str | Text:
+    """A table's cell that shows a text as it is: without signs of markup and emoji, itself."""
+    return Text(words) if "[" in words or ":" in words else words
 
 
 def progress(*, transient: bool = False) -> Progress:

@@ -6,13 +6,13 @@ import codecs
 import errno
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from ailora.errors import UserError, is_out_of_memory
+from ailora.errors import UserError, chain_of, full_disk, is_out_of_memory
 from ailora.files import unwritable
 from ailora.termination import Terminated
 from ailora.versions import misfit_of
@@ -20,12 +20,6 @@ from ailora.versions import misfit_of
 BAD_INPUT, STOPPED = 2, 130  # exit codes, as shells know them
 # What stands for a character that the encoding lacks; "?" for any other.
 _PLAIN = {"±": "+-", "·": "|", "…": ".", "−": "-", "–": "-", "—": "-", "×": "x", "’": "'"}
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-# What libraries say of it; the last two are torch's.
-_FULL_WORDS = (
-    *("no space left on device", "os error 28", "disk quota exceeded"),
-    *("failed writing file", "unexpected pos"),
-)
 
 
 def one_line(command: Callable[..., None], kept: str = "") -> Callable[..., None]:
@@ -69,7 +63,7 @@ def one_line(command: Callable[..., None], kept: str = "") -> Callable[..., None
 
 def named(error: Exception, options: dict[str, Any]) -> UserError | None:
     """What to say of a full or read-only disk and of lacking memory; None of anything else."""
-    full = _full_disk(error)
+    full = full_disk(error)
     path = getattr(full, "filename", None) or options.get("out") or "its files"
     if full is not None:
         return UserError(
@@ -77,7 +71,7 @@ def named(error: Exception, options: dict[str, Any]) -> UserError | None:
         )
     if isinstance(error, OSError) and error.errno == errno.EROFS:
         return unwritable(Path(error.filename or path), error)
-    if any(map(is_out_of_memory, _chain(error))):
+    if any(map(is_out_of_memory, chain_of(error))):
         return UserError(
             "out of memory; end other programs, or give it less at once (smaller batches, a "
             "smaller model), and run it again"
@@ -115,18 +109,3 @@ def _expanded(value: Any) -> Any:
         raise UserError(
             f"{value}: there is no such user's folder; write the path in full"
         ) from error
-
-
-def _full_disk(error: BaseException) -> BaseException | None:
-    """The error of a full disk, which libraries wrap in others of their own."""
-    for one in _chain(error):
-        words = str(one).lower()
-        if getattr(one, "errno", None) in _FULL or any(part in words for part in _FULL_WORDS):
-            return one
-    return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

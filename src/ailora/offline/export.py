@@ -13,7 +13,7 @@ import torch
 
 from ailora.adapters.folder import AdapterFolder
 from ailora.checkpoints.checkpoint import as_recorded
-from ailora.checkpoints.resumable import require_empty
+from ailora.checkpoints.resumable import alone_in_out, require_empty
 from ailora.errors import UserError
 from ailora.linalg import LowRank
 from ailora.offline.plain_lora import (
@@ -77,6 +77,7 @@ class ExportReport:
         return (off / whole) ** 0.5 if whole else 0.0
 
 
+@alone_in_out
 def export_adapter(
     adapter: Path,
     out: Path,

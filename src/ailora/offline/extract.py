@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ailora.checkpoints.checkpoint import as_recorded
-from ailora.checkpoints.resumable import Record, Row, Work, begin, fingerprint
+from ailora.checkpoints.resumable import Record, Row, Work, alone_in_out, begin, fingerprint
 from ailora.checkpoints.writer import OnProgress
 from ailora.errors import UserError
 from ailora.linalg import Triplets, decompose, decompose_share
@@ -40,6 +40,7 @@ _TOL = 1e-6
 _BLOCK = 1 << 21  # values per block: 16 MB in fp64
 
 
+@alone_in_out
 def extract_adapter(
     base: str | Path,
     tuned: str | Path,

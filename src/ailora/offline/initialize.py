@@ -27,6 +27,7 @@ from ailora.checkpoints.resumable import (
     Record,
     Row,
     Work,
+    alone_in_out,
     begin,
     fingerprint,
     require_empty,
@@ -70,6 +71,7 @@ class InitReport:
     folded: tuple[Folded, ...]
 
 
+@alone_in_out
 def init_files(
     model: str | Path,
     out: Path,

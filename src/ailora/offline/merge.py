@@ -14,7 +14,7 @@ from ailora.adapters.record import CONFIG, WEIGHTS
 from ailora.checkpoints import Checkpoint, Structure, open_checkpoint
 from ailora.checkpoints.checkpoint import START_FOLDER, opened
 from ailora.checkpoints.header import FLOATS, Header
-from ailora.checkpoints.resumable import begin, fingerprint
+from ailora.checkpoints.resumable import alone_in_out, begin, fingerprint
 from ailora.checkpoints.writer import (
     Added,
     NewShard,
@@ -63,6 +63,7 @@ class MergeReport:
     tensors: tuple[Merged, ...]
 
 
+@alone_in_out
 def merge_adapter(
     adapter: Path,
     model: str | Path,

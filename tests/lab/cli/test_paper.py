@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from ailora.lab import training
 from ailora.lab.cli import sweeps
-from ailora.lab.experiments import jobs
 from ailora.lab.experiments.engines.here import Here
 from ailora.lab.experiments.grid import distinct
 from ailora.lab.experiments.recipes import RECIPES, SCALES, Scale, make_recipe
-from ailora.lab.training.monitoring import DivergedError
+from ailora.lab.training.results import DivergedError
 from tests.commands import Call, check_refused
 
 
@@ -77,14 +77,14 @@ def test_what_is_finished_is_not_run_again(call: Call, small: str) -> None:
 
 def failing(monkeypatch: pytest.MonkeyPatch, methods: tuple[str, ...]) -> None:
     """Let the runs of some methods diverge."""
-    train = jobs.train
+    train = training.train
 
     def stub(config: Any, *args: Any, **kwargs: Any) -> Any:
         if config.method in methods:
             raise DivergedError("training diverged: the loss is nan at step 3")
         return train(config, *args, **kwargs)
 
-    monkeypatch.setattr(jobs, "train", stub)
+    monkeypatch.setattr(training, "train", stub)
 
 
 def test_a_failed_run_does_not_stop_the_others_and_is_told(

@@ -16,7 +16,7 @@ from ailora.lab.experiments.engines.local import Local
 from ailora.lab.experiments.grid import distinct
 from ailora.lab.experiments.jobs import Tasks
 from ailora.lab.experiments.sweep_file import read_sweep_file
-from ailora.lab.lock import held
+from ailora.lock import held
 from tests.commands import Call, check_refused
 
 GRID = "method = ['lora', 'ailora']\nlr = [1e-2, 2e-2, 1e30]\n"

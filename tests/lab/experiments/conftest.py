@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ailora.lab.experiments import jobs
+from ailora.lab import training
 from ailora.lab.experiments.grid import Grid
 from ailora.lab.experiments.jobs import Ended, Event, Tasks
 from ailora.lab.experiments.store import Failure
@@ -56,7 +56,7 @@ def breaking(monkeypatch: pytest.MonkeyPatch) -> Break:
                 raise error
             return train(*args, **kwargs)
 
-        monkeypatch.setattr(jobs, "train", stub)
+        monkeypatch.setattr(training, "train", stub)
 
     return set_up
 

@@ -13,9 +13,9 @@ import pytest
 
 from ailora.lab.experiments import Store
 from ailora.lab.experiments.store import Failure
-from ailora.lab.lock import LOCK, LockedError, held
 from ailora.lab.training import RunConfig
 from ailora.lab.training.folder import FAILED, RunFolder
+from ailora.lock import LOCK, LockedError, held
 
 CONFIG = asdict(RunConfig(rank=4))
 SCORES = {"accuracy": 0.5}

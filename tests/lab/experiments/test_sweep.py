@@ -17,10 +17,10 @@ from ailora.lab.experiments import Outcome, Store, sweep
 from ailora.lab.experiments.engines.here import Here
 from ailora.lab.experiments.jobs import Elsewhere, Event, Step, Tasks, unread_id
 from ailora.lab.experiments.sweep import AGENDA, Agenda
-from ailora.lab.lock import LOCK, held
 from ailora.lab.training import RunConfig
 from ailora.lab.training.folder import FAILED
-from ailora.lab.training.monitoring import DivergedError
+from ailora.lab.training.results import DivergedError
+from ailora.lock import LOCK, held
 from tests.conftest import sentences, write_csv
 from tests.lab.experiments.conftest import Break, at, ended, timeless
 
@@ -50,7 +50,7 @@ KILLED_AFTER_ITS_RESULT = """
 import os, sys
 from pathlib import Path
 from ailora.lab.experiments.sweep import AGENDA, Agenda
-from ailora.lab.lock import LOCK, held
+from ailora.lock import LOCK, held
 with held(Path(sys.argv[1])):
     Path(sys.argv[1], "checkpoints", "checkpoint-1").mkdir(parents=True)
     os._exit(9)

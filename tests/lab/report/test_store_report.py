@@ -11,9 +11,9 @@ import pytest
 from ailora.lab.experiments.grid import distinct
 from ailora.lab.experiments.sweep import Agenda
 from ailora.lab.experiments.sweep_file import read_sweep_file
-from ailora.lab.lock import held
 from ailora.lab.report.store_report import StoreReport, store_report
 from ailora.lab.training import RunConfig
+from ailora.lock import held
 from tests.lab.report.stores import failed_in, full_run, store_of
 
 

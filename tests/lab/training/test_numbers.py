@@ -15,7 +15,7 @@ from ailora.lab.methods.table import Build
 from ailora.lab.tasks import TextTask
 from ailora.lab.training import RunConfig, train, trainer
 from ailora.lab.training.machine import computes_bf16_natively
-from ailora.lab.training.monitoring import DivergedError
+from ailora.lab.training.results import DivergedError
 from tests.lab.training.building import build_through
 
 

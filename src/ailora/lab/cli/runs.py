@@ -132,29 +132,30 @@ def _list(found: Sequence[Stored], as_json: bool) -> None:
     if as_json:
         _print_json([_as_json(run) for run in found])
         return
-    show(_run_table(found), whole=("run", "state", "score"), drop=(*_varied(found), "seed", "lr"))
+    varied = _varied(found)
+    table = _run_table(found, varied)
+    show(table, whole=("run", "state", "score"), drop=(*varied, "seed", "lr"))
     states: Counter[str] = Counter(run.state for run in found)
     counted = ", ".join(f"{states[state]} {state}" for state in _STATES if states[state])
     console.print(counted or "no runs", highlight=False)
 
 
-def _run_table(found: Sequence[Stored]) -> Table:
+def _run_table(found: Sequence[Stored], varied: Sequence[str]) -> Table:
     from rich.table import Table
-    from rich.text import Text
 
+    from ailora.cli.console import literal
     from ailora.lab.cli.words import result_words
     from ailora.lab.experiments.wording import setting_words
 
-    names = _varied(found)
     reasons = any(map(_reason, found))
     table = Table()
-    for column in ("run", "state", *names, "lr", "seed", "score", *["reason"] * reasons):
+    for column in ("run", "state", *varied, "lr", "seed", "score", *["reason"] * reasons):
         table.add_column(column, overflow="fold")
     for run in found:
-        settings = [setting_words(run.config, name) for name in (*names, "lr", "seed")]
+        settings = [setting_words(run.config, name) for name in (*varied, "lr", "seed")]
         score = result_words(run.result) if run.result else ""
         ended = (score, *[_reason(run)] * reasons)
-        table.add_row(*map(Text, (run.run_id, run.state, *settings, *ended)))
+        table.add_row(*map(literal, (run.run_id, run.state, *settings, *ended)))
     return table
 
 

@@ -88,10 +88,11 @@ def varied(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     The method stands for its own settings too: `ailora.lab.methods.variants`.
     """
     unsaid = ("method", *CONTROLS, "lr", "seed")
-    names = [name for name in configs[0] if name not in unsaid] if configs else []
-    return ["method"] + [
-        name for name in names if any(config.get(name) != configs[0][name] for config in configs)
-    ]
+    first = configs[0] if configs else {}
+    differ = {
+        name for one in configs for name, value in one.items() if first.get(name) != value
+    }.union(*(first.keys() - one.keys() for one in configs))
+    return ["method", *(name for name in first if name in differ and name not in unsaid)]
 
 
 def _standing(runs: Sequence[Run]) -> Standing:

@@ -9,17 +9,20 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ailora.errors import UserError
+from ailora.errors import UserError, full_disk
+from ailora.lab import tasks as data
+from ailora.lab import training
 from ailora.lab.experiments.store import Failure, Run, Store, failure_of
-from ailora.lab.lock import LockedError, held
 from ailora.lab.methods.variants import checked
 from ailora.lab.settings import RunConfig
-from ailora.lab.tasks import Task, load_task
 from ailora.lab.tasks.statement import LINES
-from ailora.lab.training import train
-from ailora.lab.training.monitoring import DivergedError
+from ailora.lab.training.results import DivergedError
+from ailora.lock import LockedError, held
+
+if TYPE_CHECKING:
+    from ailora.lab.tasks import Task
 
 _TASKS_IN_MEMORY = 4  # neighbouring runs mostly share one
 
@@ -71,7 +74,7 @@ class Tasks:
         """
         key = _key(config)
         if key not in self._loaded:
-            self._loaded[key] = load_task(config.task, **config.task_options())
+            self._loaded[key] = data.load_task(config.task, **config.task_options())
             while len(self._loaded) > _TASKS_IN_MEMORY:
                 self._loaded.popitem(last=False)
         self._loaded.move_to_end(key)
@@ -194,7 +197,7 @@ def do_job(job: Job, store: Store, tasks: Tasks, tell: Tell, *, strict: bool = F
         strict: Raise on bad input instead of writing down a failure.
 
     Raises:
-        UserError: With ``strict``.
+        UserError: The disk is full; with ``strict``, also bad input.
     """
     try:
         with held(store.path / job.run_id):
@@ -212,7 +215,7 @@ def _result(job: Job, store: Store, tasks: Tasks, tell: Tell, strict: bool) -> R
         return failed
     try:
         task = tasks.of(job.config)
-        return train(
+        return training.train(
             job.config,
             task,
             store.path,
@@ -224,6 +227,11 @@ def _result(job: Job, store: Store, tasks: Tasks, tell: Tell, strict: bool) -> R
     except Exception as error:
         if strict and isinstance(error, UserError) and not isinstance(error, DivergedError):
             raise
+        if full_disk(error) is not None:  # no failure of this run: the next ones would fail too
+            raise UserError(
+                f"cannot write to {store.path / job.run_id}: No space left on device; free some "
+                "space and run it again: what is not finished is done then"
+            ) from error
         failure = failure_of(job.config, error)
         store.fail(job.run_id, failure)
         return failure

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import os
 import re
 import shutil
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ailora.errors import UserError, is_out_of_memory
 from ailora.files import parse_json, write_json
-from ailora.lab.lock import LOCK, Owner, held, holder
 from ailora.lab.settings import RunConfig, current_settings
 from ailora.lab.training.folder import FAILED, RunFolder
-from ailora.lab.training.monitoring import DivergedError
-from ailora.lab.training.results import DamagedError, read_result, settings_damage
+from ailora.lab.training.results import DamagedError, DivergedError, read_result, settings_damage
+from ailora.lock import LOCK, Owner, held, holder
 
 Run = dict[str, Any]  # the content of a run's result.json
 State = Literal["finished", "running", "failed", "interrupted", "damaged", "unknown"]
@@ -109,13 +110,15 @@ class Store:
 
         Folders whose name is not a run id are ignored.
         """
-        return [self.read(name) for name in self.names()]
+        with _uncollected():
+            return [self.read(name) for name in self.names()]
 
     def names(self) -> list[str]:
         """Names of all runs, sorted."""
-        found = list(self.path.iterdir()) if self.path.is_dir() else []
-        names = {path.name for path in found if path.is_dir()}
-        names |= {path.stem for path in found if path.suffix == ".json" and path.is_file()}
+        if not self.path.is_dir():
+            return []
+        with os.scandir(self.path) as found:
+            names = {_named(entry) for entry in found}
         return sorted(name for name in names if _RUN_ID.fullmatch(name))
 
     def finished(self, names: Iterable[str]) -> dict[str, str]:
@@ -135,13 +138,14 @@ class Store:
     def read(self, run_id: str) -> Stored:
         """One run; a result that is not whole counts as none."""
         path = self.path / run_id
-        config = _settings(path / "config.json")
         try:
             result = self.folder(run_id).result() or read_result(self.path / f"{run_id}.json")
         except DamagedError as error:
+            config = _settings(path / "config.json")
             return Stored(run_id=run_id, state="damaged", config=config, damage=str(error))
         if result is not None:
             return Stored(run_id=run_id, state="finished", config=result["config"], result=result)
+        config = _settings(path / "config.json")
         owner = holder(path)
         if owner is not None:
             return Stored(run_id=run_id, state="running", config=config, owner=owner)
@@ -187,6 +191,25 @@ class Store:
                     path.unlink()
         with contextlib.suppress(OSError):  # another process may have begun it anew
             folder.rmdir()
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without Python's search for cycles: results have none, and it takes a third of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _named(entry: os.DirEntry[str]) -> str:
+    """The run that a folder or a result is named for; empty for another file."""
+    if entry.is_dir():
+        return entry.name
+    return entry.name.removesuffix(".json") if entry.name.endswith(".json") else ""
 
 
 def _settings(path: Path) -> dict[str, Any]:

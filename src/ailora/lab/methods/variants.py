@@ -7,6 +7,7 @@ hold the settings themselves; this is the one place that puts the two together.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -50,10 +51,15 @@ def variant_of(config: Mapping[str, Any]) -> str:
     >>> variant_of({"method": "lora", "lr_ratio": 2.0, "scale": "sigma", "rank": 8})
     'lora:lr_ratio=2'
     """
-    method = str(config.get("method", ""))
+    return _written(str(config.get("method", "")), tuple(map(config.get, CONTROLS)))
+
+
+@functools.lru_cache(maxsize=1000)
+def _written(method: str, values: tuple[str | float | None, ...]) -> str:
+    """A method with the values of its `CONTROLS`; a report asks a hundred times for each run."""
     own = METHODS[method].own if method in METHODS else {}
-    values = ((name, config.get(name)) for name in CONTROLS)
-    differ = ((n, v) for n, v in values if v not in (None, SETTINGS[n].first, own.get(n)))
+    pairs = zip(CONTROLS, values, strict=True)
+    differ = ((n, v) for n, v in pairs if v not in (None, SETTINGS[n].first, own.get(n)))
     return ":".join((method, *(f"{name}={_plain(value)}" for name, value in differ)))
 
 

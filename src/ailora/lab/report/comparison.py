@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -42,9 +43,9 @@ class Comparison:
         if not self.runs:
             reason = f"the first failed: {self.failed[0]['error']}" if self.failed else "none given"
             raise UserError(f"no finished run to report ({reason}); finish at least one")
-        kept = [(method_of(run), run["config"]["seed"]) for run in self.runs]
-        for method, seed in kept:
-            if kept.count((method, seed)) > 1:
+        kept = Counter((method_of(run), run["config"]["seed"]) for run in self.runs)
+        for (method, seed), number in kept.items():
+            if number > 1:
                 raise UserError(
                     f"runs: method {method!r} has seed {seed} more than once; report one run per "
                     "seed, at one rate per method"

@@ -269,11 +269,11 @@ def _unfinished(run: Stored) -> list[str]:
 
 def _runs(results: Mapping[str, Run]) -> Rows:
     runs = list(results.values())
-    chosen = at_best_rates(runs)
+    chosen = set(map(id, at_best_rates(runs)))
     rows = []
     for (run_id, run), setting in zip(results.items(), settings_of(runs), strict=True):
         config = run["config"]
-        mark = "" if any(run is one for one in chosen) else " (not chosen)"
+        mark = "" if id(run) in chosen else " (not chosen)"
         rows.append(
             [
                 *(run_id, config["model"], config["task"], setting.label),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from rich.table import Table
@@ -66,19 +67,24 @@ def search_rows(comparison: Comparison) -> tuple[list[str], Rows]:
     The chosen rate is marked, and so is a mean that lacks some of the seeds.
     """
     header = ["method", *(number_words(rate) for rate in comparison.rates)]
-    return header, [_search_row(comparison, method) for method in comparison.methods]
-
-
-def _search_row(comparison: Comparison, method: str) -> list[str]:
-    chosen = comparison.runs_of(method)[0]["config"]["lr"]
+    scores: dict[tuple[str, float], list[float]] = {}
+    for run in comparison.searched:
+        key = (method_of(run), run["config"]["lr"])
+        scores.setdefault(key, []).append(score_of(run, "selection"))
     seeds = len({run["config"]["seed"] for run in comparison.searched})
+    return header, [_search_row(comparison, method, scores, seeds) for method in comparison.methods]
+
+
+def _search_row(
+    comparison: Comparison,
+    method: str,
+    found: Mapping[tuple[str, float], Sequence[float]],
+    seeds: int,
+) -> list[str]:
+    chosen = comparison.runs_of(method)[0]["config"]["lr"]
     row = [name_of(method)]
     for rate in comparison.rates:
-        scores = [
-            score_of(run, "selection")
-            for run in comparison.searched
-            if method_of(run) == method and run["config"]["lr"] == rate
-        ]
+        scores = found.get((method, rate), ())
         mark = "" if len(scores) == seeds else f" ({len(scores)} of {counted(seeds, 'seed')})"
         mark += " *" if rate == chosen else ""
         row.append(f"{fmean(scores):.4f}{mark}" if scores else _without(comparison, method, rate))

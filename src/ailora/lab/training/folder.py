@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 from ailora.errors import UserError
 from ailora.files import append_line, parse_json, remove_temporary, write_atomic, write_json
 from ailora.lab.settings import RunConfig
-from ailora.lab.training.machine import environment
 from ailora.lab.training.results import read_result, stamped
 
 STATE = "trainer_state.json"  # what Trainer writes last into a checkpoint
@@ -32,9 +31,21 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.checkpoints = path / "checkpoints"
-        self.adapter = path / "adapter"
-        self.events = path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints, until the run is finished."""
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        """Folder of the trained adapter."""
+        return self.path / "adapter"
+
+    @property
+    def events(self) -> Path:
+        """Folder of TensorBoard's events."""
+        return self.path / "tensorboard"
 
     @property
     def started(self) -> bool:
@@ -49,9 +60,9 @@ class RunFolder:
         """
         return read_result(self.path / "result.json")
 
-    def start(self, config: RunConfig, fingerprint: str) -> None:
-        """Write down what the run is made of."""
-        made_of = {"config": asdict(config), "data": fingerprint, "environment": environment()}
+    def start(self, config: RunConfig, fingerprint: str, environment: Mapping[str, Any]) -> None:
+        """Write down what the run is made of, and on what machine."""
+        made_of = {"config": asdict(config), "data": fingerprint, "environment": environment}
         write_json(self.path / "config.json", made_of)
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from ailora.adapters.compatibility import fsdp_version
 from ailora.errors import UserError
-from ailora.lab.lock import held
+from ailora.lock import held
 
 PACKAGES = ("ailora", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
 

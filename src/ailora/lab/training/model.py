@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import torch
@@ -20,6 +21,13 @@ from ailora.errors import UserError
 from ailora.pretrained import SAFE, named_in_errors, resolve
 
 logger = logging.getLogger(__name__)
+
+# RoBERTa and its kin number a token's place from the padding token's id on: 514 places, 512 tokens.
+_AFTER_PADDING = (
+    *("camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke"),
+    *("markuplm", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"),
+    "xmod",
+)
 
 
 def load_pretrained(
@@ -85,12 +93,19 @@ def check_length(
     max_length: int, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     """Raise a UserError if rows of ``max_length`` tokens are longer than the model can read."""
-    known = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None))
-    longest = min(length for length in known if length is not None)
+    longest = min(tokenizer.model_max_length, _positions(config))
     if max_length > longest:
         raise UserError(
             f"max_length={max_length}: this model reads {longest} tokens; give that or fewer"
         )
+
+
+def _positions(config: PretrainedConfig) -> float:
+    """Tokens that the model has places for; infinite where it counts none."""
+    places: int | None = getattr(config, "max_position_embeddings", None)
+    if places is None:
+        return math.inf
+    return places - (config.pad_token_id + 1 if config.model_type in _AFTER_PADDING else 0)
 
 
 @torch.no_grad()

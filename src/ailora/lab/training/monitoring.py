@@ -12,17 +12,13 @@ import numpy as np
 import numpy.typing as npt
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ailora.errors import UserError
 from ailora.files import sync_tree
 from ailora.lab.training.folder import RunFolder
 from ailora.lab.training.machine import anywhere
+from ailora.lab.training.results import DivergedError
 from ailora.termination import Request, Terminated
 
 OnProgress = Callable[[int, int, str], None]  # step, steps in all, a few words
-
-
-class DivergedError(UserError):
-    """Training ended in NaN or infinity."""
 
 
 def check_finite(outputs: npt.NDArray[Any]) -> None:

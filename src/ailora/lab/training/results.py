@@ -1,4 +1,4 @@
-"""A finished run's result: its schema, how older schemas are read, and what damage is.
+"""How a run ended: a result, its schema, how older ones are read, what damage is; or diverged.
 
 Schema 3 has today's settings. Schema 2 had other names for some (`current_settings`). Schema 1
 (0.1.0) has no number.
@@ -6,6 +6,7 @@ Schema 3 has today's settings. Schema 2 had other names for some (`current_setti
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -44,6 +45,10 @@ class Result(dict[str, Any]):
         found = {name: parameters[name] for name in ("adapter", "head") if name in parameters}
         words = " + ".join(f"{value:,} ({name})" for name, value in found.items())
         return f"{words} trainable parameters" if words else ""
+
+
+class DivergedError(UserError):
+    """Training ended in NaN or infinity."""
 
 
 class DamagedError(UserError):
@@ -92,12 +97,29 @@ def settings_damage(config: Any) -> str:
     """
     if not isinstance(config, Mapping):
         return "its config is no table"
+    for name in config.keys() & SETTINGS.keys():
+        value = config[name]
+        if value is None or isinstance(value, str | int | float):
+            damage = _known_damage(name, type(value).__name__, value)
+        else:
+            damage = _setting_damage(name, value)
+        if damage:
+            return damage
+    return ""
+
+
+def _setting_damage(name: str, value: Any) -> str:
     try:
-        for name in config.keys() & SETTINGS.keys():
-            SETTINGS[name].checked(config[name])
+        SETTINGS[name].checked(value)
     except UserError as error:
         return f"its config has {error}"
     return ""
+
+
+@functools.lru_cache(maxsize=10_000)
+def _known_damage(name: str, kind: str, value: Any) -> str:
+    """The same, asked once of the values that a folder's runs share; 1, 1.0 and true are three."""
+    return _setting_damage(name, value)
 
 
 def _damage(result: Mapping[str, Any]) -> str:

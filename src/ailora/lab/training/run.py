@@ -138,7 +138,7 @@ def _write_beginning(
 ) -> None:
     if checkpoint is None:
         folder.clear()
-        folder.start(config, task.fingerprint)
+        folder.start(config, task.fingerprint, environment())
     else:
         folder.rewind(int(checkpoint.name.rpartition("-")[2]))
 

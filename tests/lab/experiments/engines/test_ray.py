@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -13,8 +15,8 @@ from ailora.errors import UserError
 from ailora.lab.experiments import Store, sweep
 from ailora.lab.experiments.engines.here import Here
 from ailora.lab.experiments.jobs import Elsewhere, Ended, Event, Tasks
-from ailora.lab.lock import held
 from ailora.lab.training import RunConfig
+from ailora.lock import held
 from tests.lab.experiments.conftest import at, timeless
 
 ray = pytest.importorskip("ray")
@@ -72,7 +74,7 @@ def test_what_comes_back_does_not_get_in_the_way_of_another_process(
     job, store = tasks.job(four[0]), Store(tmp_path)
     words = {"result": {}, "files": {"result.json": b"{}"}}
     with held(tmp_path / job.run_id) as mine:
-        monkeypatch.setattr("ailora.lab.lock._HELD", {})  # as if that were another process
+        monkeypatch.setattr("ailora.lock._HELD", {})  # as if that were another process
         event = engine.take(job, words, store)
         assert isinstance(event, Elsewhere)
         assert str(mine.owner) in event.owner
@@ -118,3 +120,42 @@ def test_a_sweep_on_ray_ends_as_in_this_process(
     assert again == there
     with pytest.raises(UserError, match="1000 GPU"):
         sweep([at(four[0], seed=5)], store, engine.OnRay(gpus_per_run=1000), tasks=tasks)
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A head that does nothing, to which a test adds nodes; all of them on this machine."""
+    from ray.cluster_utils import Cluster
+
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    yield found
+    ray.shutdown()
+    found.shutdown()
+
+
+def killed_in_a_run(cluster: Any, node: Any, store: Store, seen: list[int]) -> None:
+    """Kill a node as soon as both are at work; ``seen`` gets the number of runs not finished."""
+    until = time.monotonic() + 120
+    while time.monotonic() < until and len(list(store.path.glob("*/metrics.jsonl"))) < 2:
+        time.sleep(0.01)
+    cluster.remove_node(node, allow_graceful=False)
+    seen.append(sum(run.result is None for run in store.runs()))
+
+
+@pytest.mark.slow
+def test_a_node_that_is_killed_in_a_sweep_loses_nothing(
+    four: tuple[RunConfig, ...], tasks: Tasks, tmp_path: Path, cluster: Any
+) -> None:
+    runs = [at(one, epochs=30) for one in four]
+    here = sweep(runs, Store(tmp_path / "here"), Here(tasks), tasks=tasks)
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    store, seen = Store(tmp_path / "there"), list[int]()
+    killer = threading.Thread(target=killed_in_a_run, args=(cluster, nodes[0], store, seen))
+    killer.start()
+    there = sweep(runs, store, engine.OnRay(cluster.address), tasks=tasks)
+    killer.join()
+    assert seen[0] >= 2  # both were at work
+    assert there.failed == ()
+    assert [timeless(run) for run in there.runs] == [timeless(run) for run in here.runs]
+    assert [run.state for run in store.runs()] == ["finished"] * len(runs)
+    assert not list(store.path.glob("*/lock.json*"))

@@ -21,7 +21,7 @@ from ailora.lab.tasks.qa import load_squad, load_squad_v1
 from ailora.lab.training import RunConfig, train
 from ailora.lab.training.kinds import kind_of
 from ailora.lab.training.kinds.question_answering import QuestionAnswering
-from ailora.lab.training.monitoring import DivergedError
+from ailora.lab.training.results import DivergedError
 from ailora.lab.training.scoring import score
 from tests.lab.tasks.qa import official
 from tests.lab.tasks.qa.data import REAL, needs_real, write_jsonl

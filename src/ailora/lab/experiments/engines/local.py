@@ -79,6 +79,8 @@ class Local:
                     if job is not None:
                         self._retry_or_fail(worker, job, waiting, lost, store, tell)
                     continue
+                if "full" in words:
+                    raise UserError(words["full"])
                 event = event_from_json(busy[worker], words)
                 tell(event)
                 if not isinstance(event, Step):

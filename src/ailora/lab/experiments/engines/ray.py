@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ailora.errors import UserError
+from ailora.errors import UserError, full_disk
 from ailora.files import write_atomic
 from ailora.lab.experiments.jobs import (
     Elsewhere,
@@ -29,9 +29,9 @@ from ailora.lab.experiments.jobs import (
     event_to_json,
 )
 from ailora.lab.experiments.store import Failure, Store, failure_of
-from ailora.lab.lock import LockedError, held
 from ailora.lab.training import RunConfig
 from ailora.lab.training.folder import FAILED
+from ailora.lock import LockedError, held
 
 try:
     import ray
@@ -106,6 +106,8 @@ class OnRay:
             try:
                 tell(take(job, ray.get(done), store))
             except ray.exceptions.RayError as error:
+                if full_disk(error) is not None:
+                    raise UserError(str(getattr(error, "cause", error))) from error
                 failure = _lost(job, error)
                 store.fail(job.run_id, failure)
                 tell(Ended(job, failure))

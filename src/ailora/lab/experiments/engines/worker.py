@@ -22,6 +22,7 @@ from typing import IO, Any, NamedTuple
 import torch
 from threadpoolctl import threadpool_limits
 
+from ailora.errors import UserError, full_disk
 from ailora.lab.experiments.calibration import measure
 from ailora.lab.experiments.engines.memory import kills, peak
 from ailora.lab.experiments.jobs import Ended, Event, Job, Step, Tasks, do_job, event_to_json
@@ -141,7 +142,12 @@ def _run(order: Mapping[str, Any], tasks: Tasks, answer: Answer) -> None:
         memory = {"memory": peak()} if isinstance(event, Ended) else {}
         answer(event_to_json(event) | memory)
 
-    do_job(job, Store(Path(order["store"])), tasks, tell)
+    try:
+        do_job(job, Store(Path(order["store"])), tasks, tell)
+    except UserError as error:
+        if full_disk(error) is None:
+            raise
+        answer({"full": str(error)})
 
 
 def _measured(config: RunConfig) -> dict[str, Any]:

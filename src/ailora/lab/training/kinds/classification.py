@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -34,6 +35,8 @@ from ailora.lab.training.kinds.base import (
 from ailora.lab.training.model import load_pretrained
 from ailora.lab.training.monitoring import check_finite
 
+logger = logging.getLogger(__name__)
+
 _Array = npt.NDArray[Any]
 
 
@@ -58,7 +61,15 @@ class Classification(Kind[TextTask]):
 
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """Token ids and the label of each row."""
-        columns = dict(tokenizer(*_texts(rows), truncation=True, max_length=self.max_length))
+        found = tokenizer(*_texts(rows), truncation=True, max_length=self.max_length)
+        cut = sum(bool(one.overflowing) for one in found.encodings or ())
+        if cut:
+            logger.warning(
+                "%d of %d rows lose tokens: they have more than max_length=%d (ailora data shows "
+                "which)",
+                *(cut, len(rows), self.max_length),
+            )
+        columns = dict(found)
         columns["labels"] = list(rows["label"])
         return Dataset.from_dict(columns)
 

@@ -76,10 +76,14 @@ _HELD: dict[tuple[Path, int], Hold] = {}  # holds by folder and thread, to let a
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[Hold]:
+def held(folder: Path, *, called: Path | None = None) -> Iterator[Hold]:
     """Hold a folder, which is made if missing; a thread that holds it already is let in again.
 
     A folder that is empty afterwards is removed, with those above that had to be made for it.
+
+    Args:
+        folder: The folder.
+        called: What a refusal calls it, where that is not the folder itself.
 
     Raises:
         LockedError: A living process holds it.
@@ -94,7 +98,9 @@ def held(folder: Path) -> Iterator[Hold]:
     mine = _this_process()
     other = _take(folder / LOCK, mine)
     if other is not None:
-        raise LockedError(f"{folder}: {other} is working there; wait for it to end, or stop it")
+        raise LockedError(
+            f"{called or folder}: {other} is working there; wait for it to end, or stop it"
+        )
     _HELD[key] = Hold(folder, mine)
     try:
         with _beating(_HELD[key]):

@@ -19,14 +19,14 @@ from typing import Any
 
 import pytest
 
+from ailora import lock
 from ailora.errors import UserError
-from ailora.lab import lock
-from ailora.lab.lock import LOCK, LockedError, Owner, _look, _this_process, held, holder
+from ailora.lock import LOCK, LockedError, Owner, _look, _this_process, held, holder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from ailora.lab.lock import held
+from ailora.lock import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -34,7 +34,7 @@ with held(Path(sys.argv[1])):
 IN_TURN = """
 import os, sys, time
 from pathlib import Path
-from ailora.lab.lock import LockedError, held
+from ailora.lock import LockedError, held
 folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
 until = time.monotonic() + seconds
 while time.monotonic() < until:

@@ -1,0 +1,46 @@
+"""A model of 70 billion parameters is looked at without reading it, and started a tensor at a time.
+
+The 70B's own start: ``python -m tests.load.big_model FOLDER``, then ``... FOLDER OUT 2``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.load.big_model import LLAMA_70B, Size, make
+from tests.load.measured import on_linux, said_by
+from tests.load.test_store import COMMAND, seconds_of
+
+SMALL = Size(layers=8, hidden=1024, inner=512, heads=16, kv_heads=4, vocabulary=100)
+# The largest decomposed tensor as float64 and float32: what a decomposition works on.
+TENSOR = SMALL.hidden * SMALL.hidden * (8 + 4)
+CONSTANT = 48 << 20  # the model's modules, PEFT's, buffers
+
+
+@pytest.mark.slow
+def test_a_70b_index_is_inspected_in_little_more_than_a_tiny_one(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    big = make(tmp_path / "big", LLAMA_70B, filled=0)
+    tiny, _ = seconds_of(COMMAND, "inspect", tiny_model)
+    used, said = seconds_of(COMMAND, "inspect", big)
+    assert said.count("8192 x 8192") == 2 * LLAMA_70B.layers  # q and o
+    assert used < tiny + 15, f"{used:.1f} s, and a tiny model {tiny:.1f} s"
+
+
+@on_linux
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["anchored", "folded"])
+def test_a_start_takes_one_tensor_however_many_layers(tmp_path: Path, how: str) -> None:
+    model = make(tmp_path / "model", SMALL, filled=SMALL.layers)
+    two, all_of_it = (
+        said_by(
+            *("-m", "tests.load.big_model", model, tmp_path / f"{layers}", layers),
+            *["folded"] * (how == "folded"),
+        )[-1]["memory"]
+        for layers in (2, SMALL.layers)
+    )
+    assert two < TENSOR + CONSTANT
+    assert all_of_it - two < TENSOR / 2  # six more layers are twelve more tensors
