@@ -56,6 +56,40 @@ def test_what_squaring_loses_is_found_by_itself() -> None:
         judge(W, one.U, one.S, one.Vt, "minor", values=1e-12, vectors=1e-7)
 
 
+@pytest.mark.parametrize("scale", [1e160, 1e300])
+@pytest.mark.parametrize("part", PARTS)
+def test_a_weight_whose_square_overflows_is_no_matter_to_the_others(
+    part: Part, scale: float
+) -> None:
+    weights = torch.stack([with_spectrum(spectra(20)["even"], 30, 20, seed=s) for s in range(3)])
+    weights[1] *= scale
+    for W, one in zip(weights, decompose_batch(weights, RANK, part), strict=True):
+        assert one.check.fallback is None
+        unit = scale if float(W.max()) > 1e9 else 1.0
+        judge(W / unit, one.U, one.S / unit, one.Vt, part, values=1e-12, vectors=1e-7)
+
+
+def test_an_eigensolver_that_gives_up_leaves_each_to_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: object) -> None:
+        raise torch.linalg.LinAlgError("did not converge")
+
+    weights = torch.randn(3, 30, 20, generator=torch.Generator().manual_seed(3)).double()
+    monkeypatch.setattr(batch, "_ends", fails)
+    assert [one.check.method for one in decompose_batch(weights, 2, "minor")] == ["dense"] * 3
+
+
+def test_a_square_below_zero_by_rounding_is_a_zero() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for size in range(3, 11):  # of exact rank 2: which eigenvalues are negative is chance
+        left, right = (torch.randint(-2, 3, (9, 20, 2), generator=generator) for _ in range(2))
+        weights = (left @ right.mT).double()
+        found = decompose_batch(weights, 10 + size, "minor", tol=1e-3)
+        for W, one in zip(weights, found, strict=True):
+            judge(W, one.U, one.S, one.Vt, "minor", values=1e-3, vectors=1.0)
+
+
 def test_a_wrong_eigenvector_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = torch.stack([with_spectrum(spectra(40)["even"], 50, 40, seed=s) for s in range(3)])
     right = batch.projected

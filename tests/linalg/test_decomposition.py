@@ -406,5 +406,22 @@ def test_bad_input_is_named(weight: Any, arguments: dict[str, Any], said: str) -
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("part", PARTS)
+def test_a_singular_value_beyond_float64_is_refused(part: Part) -> None:
+    W = torch.full((64, 64), 1.7e308, dtype=torch.float64)
+    with pytest.raises(UserError, match="largest singular value is beyond float64's 1.8e308"):
+        decompose(W, 64, part)
+    assert decompose(W, 2, "minor").S.isfinite().all()
+
+
+@pytest.mark.parametrize("unit", [2.0**-1074, 2.0**-1060])
+def test_what_denormal_singular_values_lose_is_in_the_residual(unit: float) -> None:
+    W = torch.tensor([[1.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
+    found = decompose(W * unit, 2, "principal")
+    lost = float((found.S / unit - torch.linalg.svdvals(W)).abs().max()) / 1.618
+    assert lost > 1e-12
+    assert found.check.residual == pytest.approx(lost, rel=0.01)
+
+
 def test_part_may_be_given_by_position() -> None:
     assert decompose(GOOD, 1, "minor").part == "minor"

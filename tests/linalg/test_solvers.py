@@ -289,6 +289,13 @@ def test_dependent_rows_become_new_orthonormal_directions() -> None:
     assert (both @ both.T - torch.eye(16)).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_of_zero_become_directions_outside_of_a_basis_of_axes(dtype: torch.dtype) -> None:
+    basis = torch.eye(19, dtype=dtype)[:16]  # QR's choice for a zero row is the first axis
+    both = torch.cat([basis, orthonormalise(torch.zeros(3, 19, dtype=dtype), basis)])
+    assert (both @ both.T - torch.eye(19)).abs().max() < 100 * torch.finfo(dtype).eps
+
+
 # Negative controls: the judge must reject what only looks like an answer.
 
 
