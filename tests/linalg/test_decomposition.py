@@ -409,7 +409,7 @@ def test_bad_input_is_named(weight: Any, arguments: dict[str, Any], said: str) -
 @pytest.mark.parametrize("part", PARTS)
 def test_a_singular_value_beyond_float64_is_refused(part: Part) -> None:
     W = torch.full((64, 64), 1.7e308, dtype=torch.float64)
-    with pytest.raises(UserError, match="largest singular value is beyond float64's 1.8e308"):
+    with pytest.raises(UserError, match="singular value is beyond float64"):
         decompose(W, 64, part)
     assert decompose(W, 2, "minor").S.isfinite().all()
 

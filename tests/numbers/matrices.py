@@ -189,7 +189,7 @@ KINDS: dict[str, Callable[[Draw, int, int], Tensor]] = {
 def shape(draw: Draw) -> tuple[int, int]:
     """Mostly on either side of the size at which the method changes; a few large ones."""
     low, high = draw.choices(
-        ((1, 4), (5, 64), (65, 140), (250, 300), (1025, 1040)), (15, 35, 43, 6, 0.6)
+        ((1, 4), (5, 64), (65, 140), (250, 300), (1025, 1040)), (15, 35, 44, 6, 0.25)
     )[0]
     small = draw.randint(low, high)
     large = draw.choice((small, small, small + 1, int(small * draw.uniform(1, 3)) + 1))
