@@ -6,6 +6,7 @@ python -m tests.numbers --cases 10000 --log numbers.jsonl
 from __future__ import annotations
 
 import argparse
+import datetime
 import logging
 import sys
 from collections import Counter
@@ -14,6 +15,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from ailora.files import write_json
+from ailora.linalg import SOLVER_VERSION
 from tests.numbers.cases import REFUSED, SAID, SOLVED, WRONG, Case, as_line, read_log, run_case
 
 
@@ -23,6 +26,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=10_000, help="how many in all")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other cases")
     parser.add_argument("--log", type=Path, default=Path("numbers.jsonl"), help="one line per case")
+    parser.add_argument("--summary", type=Path, help="write the counts there, as JSON")
     parser.add_argument("--only", type=int, help="do this case alone, and show it")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -37,9 +41,27 @@ def main() -> int:
             done.append(run_case(number, asked.seed))
             stream.write(as_line(done[-1]) + "\n")
             stream.flush()
+    if asked.summary:
+        write_json(asked.summary, counts(done, asked.seed))
     for line in summary(done):
         print(line)  # noqa: T201
     return int(any(case.verdict == WRONG for case in done))
+
+
+def counts(cases: list[Case], seed: int) -> dict[str, object]:
+    """What is kept of a run."""
+    methods = Counter(method for case in cases for method in case.methods)
+    return {
+        "date": datetime.date.today().isoformat(),
+        "torch": torch.__version__,
+        "solver": SOLVER_VERSION,
+        "seed": seed,
+        "cases": len(cases),
+        "decompositions": methods.total(),
+        "verdicts": dict(Counter(case.verdict for case in cases)),
+        "methods": dict(methods),
+        "kinds": dict(sorted(Counter(kind for case in cases for kind in case.kinds).items())),
+    }
 
 
 def summary(cases: list[Case]) -> list[str]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ailora.linalg import Part, Triplets, decompose
-from tests.numbers.__main__ import summary
+from tests.numbers.__main__ import counts, summary
 from tests.numbers.cases import SOLVED, WRONG, Case, as_line, read_log, run_case
 from tests.numbers.judge import Truth, faults
 from tests.numbers.matrices import KINDS
@@ -126,4 +126,5 @@ def test_a_log_is_continued_and_summed_up(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("\n".join(map(as_line, cases)) + "\n" + as_line(cases[0])[:-9])
     assert read_log(tmp_path / "log") == cases
     wrong: Case = replace(cases[0], verdict=WRONG, why="backward error")
+    assert counts(cases, 5)["cases"] == 3
     assert summary([*cases, wrong])[-1].endswith("backward error")
