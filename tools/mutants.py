@@ -1,10 +1,10 @@
-"""Random mutants of linalg, roles and adapters, each against the tests that cover its line.
+"""Random mutants of a folder of ailora, each against the tests that cover its line.
 
 In an environment with mutmut and pytest-cov beside the project's own, from the project's folder:
 
-    python -m pytest tests/linalg tests/roles tests/adapters -m "not slow" --cov=ailora \
-        --cov-context=test --durations=0 --durations-min=0 -vv > durations.txt
-    python -m tools.mutants --count 300 --durations durations.txt --log mutants.jsonl
+    python -m pytest tests/linalg -m "not slow" --cov=ailora --cov-context=test \
+        --durations=0 --durations-min=0 -vv > durations.txt
+    python -m tools.mutants linalg --count 61 --durations durations.txt --log linalg.jsonl
 
 The changes are mutmut's, within functions, but not of words for people: strings with a space and
 calls of a logger. mutmut by itself leaves decorated functions alone, `decompose` among them, and
@@ -41,7 +41,7 @@ from mutmut.mutation.mutators import mutation_operators
 from mutmut.mutation.pragma_handling import IgnoredCode
 from scipy.stats import binomtest
 
-SOURCES, FOLDERS = Path("src"), ("linalg", "roles", "adapters")
+SOURCES = Path("src")
 BUDGET = 20.0  # seconds of tests per mutant, as they took without one
 WARM = ("peft", "transformers", "hypothesis", "safetensors.torch", "scipy.linalg.lapack")
 
@@ -68,10 +68,10 @@ class _Visitor(MutationVisitor):
         return words or call.startswith("logger.") or super()._skip_node_and_children(node)
 
 
-def draw(count: int, seed: int) -> list[Mutant]:
-    """The first `count` of all mutants in a seeded order."""
+def draw(folder: str, count: int, seed: int) -> list[Mutant]:
+    """The first `count` of all its mutants in a seeded order."""
     found = []
-    for file in sorted(f for name in FOLDERS for f in (SOURCES / "ailora" / name).glob("*.py")):
+    for file in sorted((SOURCES / "ailora" / folder).glob("*.py")):
         wrapper = MetadataWrapper(cst.parse_module(file.read_text()))
         visitor = _Visitor(mutation_operators, IgnoredCode(set(), set(), set()))
         module, positions = wrapper.visit(visitor), wrapper.resolve(PositionProvider)
@@ -153,7 +153,8 @@ def _note(failed: list[str]) -> Any:
 def main() -> None:
     """Judge the mutants that the log lacks, and print how many were killed."""
     parser = argparse.ArgumentParser(prog="python -m tools.mutants")
-    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("folder", choices=("linalg", "roles", "adapters"))
+    parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--coverage", default=".coverage")
     parser.add_argument("--durations", type=Path, required=True)
@@ -174,7 +175,7 @@ def main() -> None:
     data = CoverageData(asked.coverage)
     data.read()
     done = {line["number"]: line for line in log}  # the last verdict counts
-    for number, mutant in enumerate(draw(asked.count, asked.seed)):
+    for number, mutant in enumerate(draw(asked.folder, asked.count, asked.seed)):
         if number in done:
             continue
         tests, code = tests_for(mutant, data, seconds), mutant.code()
