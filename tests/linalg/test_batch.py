@@ -69,6 +69,17 @@ def test_a_weight_whose_square_overflows_is_no_matter_to_the_others(
         judge(W / unit, one.U, one.S / unit, one.Vt, part, values=1e-12, vectors=1e-7)
 
 
+@pytest.mark.parametrize("part", PARTS)
+def test_weights_of_usual_size_are_taken_together(
+    part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "decompose", None)  # not called
+    weights = torch.stack([with_spectrum(spectra(70)["even"], 90, 70, seed=s) for s in range(3)])
+    for W, one in zip(weights, decompose_batch(weights, RANK, part), strict=True):
+        assert (one.check.method, one.check.iterations) == ("gram", 0)
+        judge(W, one.U, one.S, one.Vt, part, values=1e-12, vectors=1e-7)
+
+
 def test_an_eigensolver_that_gives_up_leaves_each_to_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

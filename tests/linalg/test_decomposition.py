@@ -178,6 +178,14 @@ def test_few_digits_of_extreme_scales(scale: float) -> None:
     assert found.check.method == "krylov" and found.dead == 0
 
 
+def test_float32_is_enough_from_2e_5_on() -> None:
+    W = with_spectrum(spectra(600)["fast decay"], 600, 600)
+    for tol, noise in ((2e-5, 3e-6), (1.9e-5, 600 * torch.finfo(torch.float64).eps)):
+        found = decompose(W, 8, "principal", tol=tol)
+        assert found.check.residual <= tol
+        assert found.dead_below == pytest.approx(noise * float(found.S[0]), rel=1e-3)
+
+
 def test_dead_triplets_are_counted_in_float32_too() -> None:
     W = with_spectrum(torch.ones(3, dtype=torch.float64), 600, 600)
     assert decompose(W, 8, "principal", tol=1e-2).dead == 5
