@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, get_args
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from ailora.errors import UserError
-from ailora.linalg.dense import dense
+from ailora.linalg.dense import accurate_enough, dense, jacobi
 from ailora.linalg.gram import gram
 from ailora.linalg.inverse import inverse
 from ailora.linalg.krylov import ANY, principal, rough
@@ -222,6 +223,11 @@ def _solve(problem: _Problem) -> _Outcome:
         logger.warning("%s part of a %d x %d weight: %s; using the full SVD", part, m, n, reason)
     solution = dense(problem.exact, rank, part)
     error = _residual(problem, solution)
+    if not accurate_enough(error, problem.exact):
+        with suppress(LinAlgError):
+            other = jacobi(problem.exact, rank, part)
+            if not error <= (lower := _residual(problem, other)):
+                solution, error = other, lower
     if not error <= tol:
         logger.warning("full SVD of a %d x %d weight: residual %.1e, tol %.1e", m, n, error, tol)
     return _Outcome(solution, last, error, reason)
