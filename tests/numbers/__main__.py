@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=10_000, help="how many in all")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other cases")
     parser.add_argument("--log", type=Path, default=Path("numbers.jsonl"), help="one line per case")
+    parser.add_argument("--part", default="0/1", help="I/N: every Nth case, for N processes")
     parser.add_argument("--summary", type=Path, help="write the counts there, as JSON")
     parser.add_argument("--only", type=int, help="do this case alone, and show it")
     asked = parser.parse_args()
@@ -35,9 +36,10 @@ def main() -> int:
         print(as_line(run_case(asked.only, asked.seed)))  # noqa: T201
         return 0
     done = [case for case in read_log(asked.log) if case.seed == asked.seed]
-    missing = sorted(set(range(asked.cases)) - {case.number for case in done})
+    part, parts = map(int, asked.part.split("/"))
+    missing = sorted(set(range(part, asked.cases, parts)) - {case.number for case in done})
     with asked.log.open("a", encoding="utf-8") as stream:
-        for number in tqdm(missing, initial=len(done), total=asked.cases):
+        for number in tqdm(missing):
             done.append(run_case(number, asked.seed))
             stream.write(as_line(done[-1]) + "\n")
             stream.flush()

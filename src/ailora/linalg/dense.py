@@ -29,7 +29,8 @@ def dense(W: Tensor, rank: int, part: Part) -> Solution:
     Returns:
         The triplets, in descending order.
     """
-    return _end(*torch.linalg.svd(W, full_matrices=False), rank, part)
+    U, S, Vt = torch.linalg.svd(W, full_matrices=False)
+    return _end(U, S, Vt, rank, part)
 
 
 def accurate_enough(error: float, W: Tensor) -> bool:
