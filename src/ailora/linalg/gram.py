@@ -9,6 +9,8 @@ restores what is lacking.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from torch import Tensor
 from ailora.linalg.eigen import eigh_end
 from ailora.linalg.inverse import inverse_map
 from ailora.linalg.krylov import start_block
-from ailora.linalg.refine import operator, orthonormalise, refine
+from ailora.linalg.refine import Operator, operator, orthonormalise, refine
 from ailora.linalg.triplets import Part, Solution
 
 _PANEL = 512  # columns; one triangle of the product, some 45 % saved at n = 4096
@@ -46,32 +48,30 @@ def gram(W: Tensor, rank: int, part: Part, *, tol: float) -> Solution:
         P, S, V = projected(tall, X[:, :rank])
         following = float(values[rank].sqrt()) if values.shape[0] > rank else None
     else:
-        found = refine(
-            operator(tall),
-            _with_more(X.T, tall, values, largest, tol) if part == "minor" else X.T,
-            rank,
-            part,
-            tol=tol,
-            sigma_1=sigma_1,
-            inverse=(lambda: inverse_map(tall)) if part == "minor" else None,
-        )
+        start, inverse = X.T, None
+        if part == "minor":
+            inverse = cache(lambda: inverse_map(tall))
+            start = _with_more(start, inverse, values, largest, tol)
+        found = refine(operator(tall), start, rank, part, tol=tol, sigma_1=sigma_1, inverse=inverse)
         P, S, V = found.U.T, found.S, found.V.T
         following = _between(found.following, values[rank:], largest)
     U, V = (V, P) if wide else (P, V)
     return Solution(U, S, V.T, sigma_1, following=following)
 
 
-def _with_more(V: Tensor, W: Tensor, values: Tensor, largest: float, tol: float) -> Tensor:
+def _with_more(
+    V: Tensor, inverse: Callable[[], Operator], values: Tensor, largest: float, tol: float
+) -> Tensor:
     """More to start a minor part from, where squares do not tell which sigma are the smallest.
 
     Each of V may be a triplet of W to the last digit, and yet not be among the smallest.
     """
-    n = W.shape[1]
+    n = V.shape[1]
     blurred = math.sqrt(_ROUNDING) > tol and float(values[-1]) <= _ROUNDING * largest
     if not blurred or V.shape[0] == n:
         return V
-    more = start_block(min(n - V.shape[0], V.shape[0] + _MORE), W, seed=0)
-    return torch.cat([V, orthonormalise(inverse_map(W).normal(more), V)])
+    more = start_block(min(n - V.shape[0], V.shape[0] + _MORE), V, seed=0)
+    return torch.cat([V, orthonormalise(inverse().normal(more), V)])
 
 
 def _between(sigma: float | None, square: Tensor, largest: float) -> float | None:
