@@ -32,7 +32,8 @@ ENVIRONMENTS: dict[str, list[str]] = {
 }  # fmt: skip
 TOOLS = ("pytest>=8", "pytest-xdist>=3.6", "bitsandbytes>=0.50", "requests", "pip")
 LIBRARY = (
-    *("tests/adapters", "tests/roles", "tests/linalg", "tests/cache", "tests/checkpoints"),
+    *("tests/adapters", "tests/roles", "tests/linalg", "tests/numbers", "tests/cache"),
+    "tests/checkpoints",
     *("tests/offline", "tests/cli", "tests/test_bare.py", "tests/test_files.py"),
     *("tests/test_pretrained.py", "tests/test_versions.py"),
 )

@@ -56,6 +56,51 @@ def test_what_squaring_loses_is_found_by_itself() -> None:
         judge(W, one.U, one.S, one.Vt, "minor", values=1e-12, vectors=1e-7)
 
 
+@pytest.mark.parametrize("scale", [1e160, 1e300])
+@pytest.mark.parametrize("part", PARTS)
+def test_a_weight_whose_square_overflows_is_no_matter_to_the_others(
+    part: Part, scale: float
+) -> None:
+    weights = torch.stack([with_spectrum(spectra(20)["even"], 30, 20, seed=s) for s in range(3)])
+    weights[1] *= scale
+    for W, one in zip(weights, decompose_batch(weights, RANK, part), strict=True):
+        assert one.check.fallback is None
+        unit = scale if float(W.max()) > 1e9 else 1.0
+        judge(W / unit, one.U, one.S / unit, one.Vt, part, values=1e-12, vectors=1e-7)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_weights_of_usual_size_are_taken_together(
+    part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "decompose", None)  # not called
+    weights = torch.stack([with_spectrum(spectra(70)["even"], 90, 70, seed=s) for s in range(3)])
+    for W, one in zip(weights, decompose_batch(weights, RANK, part), strict=True):
+        assert (one.check.method, one.check.iterations) == ("gram", 0)
+        judge(W, one.U, one.S, one.Vt, part, values=1e-12, vectors=1e-7)
+
+
+def test_an_eigensolver_that_gives_up_leaves_each_to_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: object) -> None:
+        raise torch.linalg.LinAlgError("did not converge")
+
+    weights = torch.randn(3, 30, 20, generator=torch.Generator().manual_seed(3)).double()
+    monkeypatch.setattr(batch, "_ends", fails)
+    assert [one.check.method for one in decompose_batch(weights, 2, "minor")] == ["dense"] * 3
+
+
+@pytest.mark.parametrize("shape", [(35, 30), (70, 161)], ids=str)
+@pytest.mark.parametrize("rank", [10, 25])
+def test_a_square_below_zero_by_rounding_is_a_zero(shape: tuple[int, int], rank: int) -> None:
+    rows = 0.5 ** torch.arange(shape[0], dtype=torch.float64)[:, None]
+    W = rows * torch.triu(torch.full(shape, -0.1, dtype=torch.float64), 1)
+    W.diagonal()[:] = rows[: min(shape), 0]
+    (found,) = decompose_batch(W[None], rank, "minor", tol=1e-3)
+    judge(W, found.U, found.S, found.Vt, "minor", values=1e-3, vectors=1.0)
+
+
 def test_a_wrong_eigenvector_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = torch.stack([with_spectrum(spectra(40)["even"], 50, 40, seed=s) for s in range(3)])
     right = batch.projected

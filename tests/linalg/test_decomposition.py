@@ -178,6 +178,14 @@ def test_few_digits_of_extreme_scales(scale: float) -> None:
     assert found.check.method == "krylov" and found.dead == 0
 
 
+def test_float32_is_enough_from_2e_5_on() -> None:
+    W = with_spectrum(spectra(600)["fast decay"], 600, 600)
+    for tol, noise in ((2e-5, 3e-6), (1.9e-5, 600 * torch.finfo(torch.float64).eps)):
+        found = decompose(W, 8, "principal", tol=tol)
+        assert found.check.residual <= tol
+        assert found.dead_below == pytest.approx(noise * float(found.S[0]), rel=1e-3)
+
+
 def test_dead_triplets_are_counted_in_float32_too() -> None:
     W = with_spectrum(torch.ones(3, dtype=torch.float64), 600, 600)
     assert decompose(W, 8, "principal", tol=1e-2).dead == 5
@@ -404,6 +412,23 @@ def test_bad_input_is_named(weight: Any, arguments: dict[str, Any], said: str) -
         decompose(weight, **{"rank": 2, "part": "principal", **arguments})
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_singular_value_beyond_float64_is_refused(part: Part) -> None:
+    W = torch.full((64, 64), 1.7e308, dtype=torch.float64)
+    with pytest.raises(UserError, match="singular value is beyond float64"):
+        decompose(W, 64, part)
+    assert decompose(W, 2, "minor").S.isfinite().all()
+
+
+@pytest.mark.parametrize("unit", [2.0**-1074, 2.0**-1060])
+def test_what_denormal_singular_values_lose_is_in_the_residual(unit: float) -> None:
+    W = torch.tensor([[1.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
+    found = decompose(W * unit, 2, "principal")
+    lost = float((found.S / unit - torch.linalg.svdvals(W)).abs().max()) / 1.618
+    assert lost > 1e-12
+    assert found.check.residual == pytest.approx(lost, rel=0.01)
 
 
 def test_part_may_be_given_by_position() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ailora.linalg import eigen, krylov
+from ailora.linalg import decompose, eigen, krylov
 from ailora.linalg import inverse as inverse_module
 from ailora.linalg.dense import dense
 from ailora.linalg.eigen import FewerFoundError, eigh_end
@@ -29,6 +29,7 @@ from tests.linalg.spectra import RANK, judge, orthonormal, spectra, with_spectru
 
 SHAPES = [(60, 60), (60, 140), (140, 60)]
 KINDS = sorted(spectra(8))
+PARTS: tuple[Part, ...] = ("principal", "minor")
 Solver = Callable[[Tensor, int], Solution]
 
 SOLVERS: dict[str, tuple[Part, Solver]] = {
@@ -287,6 +288,48 @@ def test_dependent_rows_become_new_orthonormal_directions() -> None:
     block = torch.cat([mixed @ basis[:3], basis.new_zeros(2, 50)])
     both = torch.cat([basis, orthonormalise(block, basis)])
     assert (both @ both.T - torch.eye(16)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_of_zero_become_directions_outside_of_a_basis_of_axes(dtype: torch.dtype) -> None:
+    basis = torch.eye(19, dtype=dtype)[:16]  # QR's choice for a zero row is the first axis
+    both = torch.cat([basis, orthonormalise(torch.zeros(3, 19, dtype=dtype), basis)])
+    assert (both @ both.T - torch.eye(19)).abs().max() < 100 * torch.finfo(dtype).eps
+
+
+def test_a_row_of_zeros_in_float32_keeps_a_direction_of_its_own() -> None:
+    W = torch.zeros(300, 300)
+    W[7, 9] = 3.0
+    found = rough(W, 4, seed=0, tol=1e-2)
+    judge(W, found.U, found.S, found.Vt, "principal", values=1e-5, vectors=1.0, orthonormal=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_exact_triplets_are_not_the_smallest_for_being_exact(seed: int) -> None:
+    S = 10 ** torch.linspace(-12, 0, 78, dtype=torch.float64)
+    order = torch.randperm(78, generator=torch.Generator().manual_seed(seed))
+    W = torch.zeros(78, 79, dtype=torch.float64)
+    W.diagonal()[:] = S[order]
+    for rank in (1, 2, 5):
+        found = gram(W, rank, "minor", tol=1e-13)
+        assert (found.S - S[:rank].flip(0)).abs().max() <= 1e-13
+
+
+def test_a_ritz_value_is_no_neighbour_that_the_gram_matrix_denies() -> None:
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        W = 1e-300 * torch.randn(98, 98, generator=generator, dtype=torch.float64)
+        W[seed, 3] = 1.0
+        assert gram(W, 10, "minor", tol=1e-8).following == pytest.approx(0, abs=2e-7)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 9), (9, 8)])
+@pytest.mark.parametrize("part", PARTS)
+def test_a_full_svd_is_good_to_the_last_digits(part: Part, shape: tuple[int, int]) -> None:
+    for seed in (2, 7, 8, 11):
+        W = with_spectrum(torch.ones(8, dtype=torch.float64), *shape, seed=seed).float()
+        residual = decompose(W, 8, part).check.residual
+        assert residual <= 10 * math.sqrt(max(shape)) * torch.finfo(torch.float64).eps
 
 
 # Negative controls: the judge must reject what only looks like an answer.

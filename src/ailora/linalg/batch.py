@@ -8,14 +8,15 @@ weights that are too large to gain.
 
 from __future__ import annotations
 
-import math
 import time
+from contextlib import suppress
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from ailora.errors import UserError
-from ailora.linalg.decomposition import USUAL_EXPONENT, decompose, validate
+from ailora.linalg.decomposition import decompose, exponent_of, validate
 from ailora.linalg.eigen import eigh_end
 from ailora.linalg.gram import clean, projected
 from ailora.linalg.triplets import Check, Part, Triplets, fix_signs, residuals, rounding_noises
@@ -57,16 +58,18 @@ def decompose_batch(
     weights = weights.detach()
     if min(weights.shape[1:]) > _TOGETHER_UP_TO:
         return [decompose(weight, rank, part, seed=seed, tol=tol) for weight in weights]
-    found: list[Triplets | None] = []
+    found: dict[int, Triplets | None] = {}
+    usual = [number for number, size in enumerate(largest) if exponent_of(size) == 0]
     chunk = max(1, _AT_ONCE // weights[0].numel())
-    for start in range(0, len(weights), chunk):
-        some = weights[start : start + chunk]
-        found += _together(some.cpu() if some.is_mps else some, rank, part, tol)
+    for start in range(0, len(usual), chunk):
+        numbers = usual[start : start + chunk]
+        some = weights[numbers]
+        with suppress(LinAlgError):  # of one of them: each by itself
+            together = _together(some.cpu() if some.is_mps else some, rank, part, tol)
+            found.update(zip(numbers, together, strict=True))
     return [
-        one
-        if one is not None and abs(math.frexp(size)[1]) <= USUAL_EXPONENT
-        else decompose(weight, rank, part, seed=seed, tol=tol)
-        for weight, one, size in zip(weights, found, largest, strict=True)
+        found.get(number) or decompose(weight, rank, part, seed=seed, tol=tol)
+        for number, weight in enumerate(weights)
     ]
 
 
@@ -77,6 +80,7 @@ def _together(weights: Tensor, rank: int, part: Part, tol: float) -> list[Triple
     wide = W.shape[1] < W.shape[2]
     tall = W.mT if wide else W
     values, X, largest = _ends(tall.mT @ tall, min(rank + 1, tall.shape[2]), part)
+    values = values.clamp(min=0)  # rounding may leave a zero below it
     P, S, V = projected(tall, X[:, :, :rank])
     U, V = (V, P) if wide else (P, V)
     U, Vt = fix_signs(U, V.mT)
@@ -86,7 +90,7 @@ def _together(weights: Tensor, rank: int, part: Part, tol: float) -> list[Triple
     gaps: list[float | None] = [None] * len(W)
     if values.shape[1] > rank:
         edge = S[:, -1] if part == "principal" else S[:, 0]
-        gaps = ((edge - values[:, rank].clamp(min=0).sqrt()).abs() / sigma_1).tolist()
+        gaps = ((edge - values[:, rank].sqrt()).abs() / sigma_1).tolist()
     seconds = (time.perf_counter() - began) / len(W)
     return [
         Triplets(

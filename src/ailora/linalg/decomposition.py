@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, get_args
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from ailora.errors import UserError
-from ailora.linalg.dense import dense
+from ailora.linalg.dense import accurate_enough, dense, jacobi
 from ailora.linalg.gram import gram
 from ailora.linalg.inverse import inverse
 from ailora.linalg.krylov import ANY, principal, rough
@@ -120,7 +121,8 @@ def decompose(
 
     Raises:
         UserError: naming the argument and its value: weight not a 2-D floating tensor, empty, on
-            the meta device, or with NaN/Inf (their count); rank, part, seed or tol out of range.
+            the meta device, or with NaN/Inf (their count); rank, part, seed or tol out of range; a
+            singular value to return is beyond float64's range.
     """
     began = time.perf_counter()
     largest = validate(weight, rank, part, seed, tol)
@@ -133,14 +135,15 @@ def decompose(
         outcome = _solve(problem)
     U, Vt = fix_signs(outcome.solution.U, outcome.solution.Vt)
     scale = 2.0**exponent
+    S = _scaled_back(outcome.solution.S, scale)
     return Triplets(
         U=U.contiguous(),
-        S=outcome.solution.S * scale,
+        S=S,
         Vt=Vt.contiguous(),
         part=part,
         check=Check(
             method=outcome.method,
-            residual=outcome.residual,
+            residual=max(outcome.residual, _lost(S, scale, outcome.solution)),
             gap=_gap(outcome.solution, part),
             iterations=outcome.solution.iterations,
             seconds=time.perf_counter() - began,
@@ -148,6 +151,21 @@ def decompose(
         ),
         dead_below=_dead_below(problem, outcome.solution) * scale,
     )
+
+
+def _scaled_back(S: Tensor, scale: float) -> Tensor:
+    S = S * scale
+    if not torch.isfinite(S[0]):
+        raise UserError(
+            "decompose: the weight's largest singular value is beyond float64's 1.8e308; "
+            "divide the weight by its largest entry first"
+        )
+    return S
+
+
+def _lost(S: Tensor, scale: float, solution: Solution) -> float:
+    """What S lost where it is denormal, relative to sigma_1."""
+    return float((S / scale - solution.S).abs().max()) / (solution.sigma_1 or 1.0)
 
 
 def _dead_below(problem: _Problem, solution: Solution) -> float:
@@ -205,6 +223,11 @@ def _solve(problem: _Problem) -> _Outcome:
         logger.warning("%s part of a %d x %d weight: %s; using the full SVD", part, m, n, reason)
     solution = dense(problem.exact, rank, part)
     error = _residual(problem, solution)
+    if not accurate_enough(error, problem.exact):
+        with suppress(LinAlgError):
+            other = jacobi(problem.exact, rank, part)
+            if not error <= (lower := _residual(problem, other)):
+                solution, error = other, lower
     if not error <= tol:
         logger.warning("full SVD of a %d x %d weight: residual %.1e, tol %.1e", m, n, error, tol)
     return _Outcome(solution, last, error, reason)

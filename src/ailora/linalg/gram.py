@@ -9,16 +9,20 @@ restores what is lacking.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from ailora.linalg.eigen import eigh_end
 from ailora.linalg.inverse import inverse_map
-from ailora.linalg.refine import operator, refine
+from ailora.linalg.krylov import start_block
+from ailora.linalg.refine import Operator, operator, orthonormalise, refine
 from ailora.linalg.triplets import Part, Solution
 
 _PANEL = 512  # columns; one triangle of the product, some 45 % saved at n = 4096
+_MORE = 4  # random rows beside as many as are wanted
 _ROUNDING = 1e-14  # error of G's eigenvectors, relative to sigma_1^2, with a margin of ten
 
 
@@ -44,18 +48,38 @@ def gram(W: Tensor, rank: int, part: Part, *, tol: float) -> Solution:
         P, S, V = projected(tall, X[:, :rank])
         following = float(values[rank].sqrt()) if values.shape[0] > rank else None
     else:
-        found = refine(
-            operator(tall),
-            X.T,
-            rank,
-            part,
-            tol=tol,
-            sigma_1=sigma_1,
-            inverse=(lambda: inverse_map(tall)) if part == "minor" else None,
-        )
-        P, S, V, following = found.U.T, found.S, found.V.T, found.following
+        start, inverse = X.T, None
+        if part == "minor":
+            inverse = cache(lambda: inverse_map(tall))
+            start = _with_more(start, inverse, values, largest, tol)
+        found = refine(operator(tall), start, rank, part, tol=tol, sigma_1=sigma_1, inverse=inverse)
+        P, S, V = found.U.T, found.S, found.V.T
+        following = _between(found.following, values[rank:], largest)
     U, V = (V, P) if wide else (P, V)
     return Solution(U, S, V.T, sigma_1, following=following)
+
+
+def _with_more(
+    V: Tensor, inverse: Callable[[], Operator], values: Tensor, largest: float, tol: float
+) -> Tensor:
+    """More to start a minor part from, where squares do not tell which sigma are the smallest.
+
+    Each of V may be a triplet of W to the last digit, and yet not be among the smallest.
+    """
+    n = V.shape[1]
+    blurred = math.sqrt(_ROUNDING) > tol and float(values[-1]) <= _ROUNDING * largest
+    if not blurred or V.shape[0] == n:
+        return V
+    more = start_block(min(n - V.shape[0], V.shape[0] + _MORE), V, seed=0)
+    return torch.cat([V, orthonormalise(inverse().normal(more), V)])
+
+
+def _between(sigma: float | None, square: Tensor, largest: float) -> float | None:
+    """A neighbour's sigma, held to its square in G: a Ritz value may be any other."""
+    if sigma is None or not len(square):
+        return sigma
+    low, high = float(square[0]) - _ROUNDING * largest, float(square[0]) + _ROUNDING * largest
+    return min(max(sigma, math.sqrt(max(low, 0.0))), math.sqrt(high))
 
 
 def clean(values: Tensor, part: Part, tol: float, largest: float) -> bool:
@@ -90,7 +114,7 @@ def projected(W: Tensor, X: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     P, R = torch.linalg.qr(W @ X)
     diagonal = R.diagonal(dim1=-2, dim2=-1)
     S, order = diagonal.abs().sort(descending=True, stable=True)
-    P, order = P * diagonal.sign()[..., None, :], order[..., None, :]
+    P, order = P * torch.where(diagonal < 0, -1.0, 1.0)[..., None, :], order[..., None, :]
     return P.gather(-1, order.expand_as(P)), S, X.gather(-1, order.expand_as(X))
 
 

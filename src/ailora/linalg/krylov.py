@@ -128,7 +128,7 @@ def _half_a_step_on(W: Tensor, ritz: Ritz, rank: int, tol: float) -> Solution:
     V, image = ritz.V[:rank], ritz.image[:rank]
     U, triangle = torch.linalg.qr(image.T)  # orthogonal columns, but for rounding
     diagonal = triangle.diagonal()
-    U, S = U * diagonal.sign(), diagonal.abs()
+    U, S = U * torch.where(diagonal < 0, -1.0, 1.0).to(U), diagonal.abs()
     Z = U.T @ W
     Q, triangle = torch.linalg.qr(Z.T)
     X, S_new, Yt = torch.linalg.svd(triangle.double())

@@ -21,6 +21,7 @@ _MAX_STEPS = 40
 _FLOOR = 5e-15  # residual relative to sigma_1, about what fp64 reaches
 # Overlap with the basis that is as good as none.
 _ORTHOGONAL = {torch.float32: 1e-6, torch.float64: 1e-13}
+_PASSES = 6
 _DEAD = 1e-10  # sigma relative to sigma_1 below which the image W v says little about u
 # The basis holds the start, or twice the rank after a restart, and as much again; at small ranks
 # more, as the SVD of T costs nothing there.
@@ -250,12 +251,20 @@ def orthonormalise(block: Tensor, basis: Tensor) -> Tensor:
     if not block.shape[0]:
         return block
     new = _rows_of_qr(block - (block @ basis.T) @ basis if basis.shape[0] else block)
-    for _ in range(4 if basis.shape[0] else 0):
+    for _ in range(_PASSES if basis.shape[0] else 0):
         overlap = new @ basis.T
         if float(overlap.abs().max()) <= _ORTHOGONAL[block.dtype]:
             break
-        new = _rows_of_qr(new - overlap @ basis)
+        rest = new - overlap @ basis
+        lost = torch.linalg.vector_norm(rest, dim=1) <= 100 * torch.finfo(rest.dtype).eps
+        if bool(lost.any()):  # QR's arbitrary direction may be one of the basis, each time anew
+            rest[lost] = torch.randn(rest.shape, generator=_seeded()).to(rest)[lost]
+        new = _rows_of_qr(rest)
     return new
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
 def _rows_of_qr(block: Tensor) -> Tensor:

@@ -32,8 +32,9 @@ class Check:
         fallback: why the method chosen first was replaced by another, or None.
         gap: distance of the kept singular values to the nearest one left out, relative to sigma_1;
             None if all are kept, or if it is not known. The kept subspaces are right to about
-            residual / gap (Davis and Kahan); at no gap any choice is as good. An iterative method
-            knows the neighbour less well than the triplets it was asked for.
+            residual / gap (Davis and Kahan); at no gap any choice is as good. The neighbour is
+            known less well than the triplets asked for: by "gram" to 1e-7, by an iterative method
+            roughly.
     """
 
     method: Method
