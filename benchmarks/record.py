@@ -49,10 +49,11 @@ class Record:
 def prepared(
     kind: str, shape: tuple[int, int], seed: int, folder: Path | None
 ) -> tuple[Tensor, Tensor]:
-    """A float32 weight and its exact singular values (min(m, n),), from `folder` if they are there.
+    """A float32 weight and its exact singular values, from `folder` if they are there.
 
-    A wide one is the transpose of a tall one. The values are from the eigenvalues of the Gram matrix in float64, by LAPACK: right to 1e-10 for
-    those above 1e-3 of the first. Both take longer than what is measured.
+    A wide weight is a tall one's transpose. The values (min(m, n),) are from the eigenvalues of the
+    Gram matrix in float64, by LAPACK: right to 1e-10 for those above 1e-3 of the first. Both take
+    longer than what is measured.
     """
     if shape[0] < shape[1]:
         W, exact = prepared(kind, shape[::-1], seed, folder)

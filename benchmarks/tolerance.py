@@ -1,6 +1,6 @@
 """Does training notice how exact the start was?
 
-    ailora sweep benchmarks/tolerance.toml --out DIR    35 runs, some twelve minutes of a core
+    ailora sweep benchmarks/tolerance.toml --out DIR    30 runs, some ten minutes of a core
     python benchmarks/tolerance.py DIR
 
 The embedded encoder on 640 real sentences of film reviews, from starts of some tolerances, all else
