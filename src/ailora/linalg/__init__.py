@@ -5,7 +5,7 @@ from ailora.linalg.decomposition import decompose
 from ailora.linalg.energy import decompose_share
 from ailora.linalg.triplets import Check, LowRank, Part, Triplets, subspace_distance
 
-SOLVER_VERSION = 6
+SOLVER_VERSION = 7
 """Raised whenever `decompose` may give other bits for the same call: keys caches of its results."""
 
 __all__ = [
