@@ -66,7 +66,7 @@ def table_of(rows: list[Row]) -> Table:
 def main() -> None:
     """Measure, print, and keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}")
     given = parser.parse_args()
     record = Record(RESULTS if given.save else None, rounds=given.rounds, at_once=AT_ONCE)
