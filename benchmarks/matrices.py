@@ -22,14 +22,22 @@ class Truth(NamedTuple):
 
 
 def weight(kind: str, shape: Shape, seed: int = 0) -> Tensor:
-    """A float32 weight (m, n): singular values evenly spaced, 1/i, or those of Gaussian entries."""
+    """A float32 weight (m, n) of some spectrum.
+
+    "even": evenly spaced; "decaying": 1/i; "log": log-spaced from 1 to 1e-3; "gaussian": that of
+    Gaussian entries.
+    """
     m, n = shape
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(m, n, generator=generator, dtype=torch.float64)
     if kind == "gaussian":  # what transformers initialises LLaMA's projections with
         return (0.02 * noise).float()
     i = torch.arange(min(m, n), dtype=torch.float64)
-    S = 1 - i / (len(i) + 1) if kind == "even" else 1 / (1 + i)
+    S = {
+        "even": 1 - i / (len(i) + 1),
+        "decaying": 1 / (1 + i),
+        "log": torch.logspace(0, -3, len(i), dtype=torch.float64),
+    }[kind]
     tall = noise if m >= n else noise.T
     long = torch.linalg.qr(tall).Q
     short = torch.linalg.qr(torch.randn(len(i), len(i), generator=generator, dtype=S.dtype)).Q

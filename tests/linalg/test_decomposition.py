@@ -170,6 +170,17 @@ def test_what_is_beyond_few_digits_is_left_to_the_gram_matrix() -> None:
     judge(W, found.U, found.S, found.Vt, "principal", values=3e-5, vectors=1.0)
 
 
+@pytest.mark.parametrize(("tol", "digits"), [(1e-2, 1e-5), (1e-3, 1e-5), (1e-8, 1e-12)])
+def test_few_digits_of_a_gram_matrix_are_found_in_float32(tol: float, digits: float) -> None:
+    W = torch.randn(1200, 1100, generator=torch.Generator().manual_seed(3))
+    found = decompose(W, 128, "principal", tol=tol)
+    assert found.check.method == "gram" and found.check.fallback is None
+    truth = torch.linalg.svdvals(W.double())[:128]
+    error = float(((found.S - truth) / truth).abs().max())
+    assert error <= digits and (error > 1e-12) == (tol > 2e-5)
+    judge(W, found.U, found.S, found.Vt, "principal", values=tol, vectors=1.0, orthonormal=1e-5)
+
+
 @pytest.mark.parametrize("scale", [1e-200, 1e200])
 def test_few_digits_of_extreme_scales(scale: float) -> None:
     W = with_spectrum(spectra(300)["stepped"], 300, 300)

@@ -53,6 +53,22 @@ def test_values_and_vectors_are_right_at_both_ends(name: str, count: int) -> Non
         assert (X.T @ X - torch.eye(count)).abs().max() <= 1e-12
 
 
+@pytest.mark.parametrize("count", [1, 3, N // 3, N // 2])
+@pytest.mark.parametrize("name", MATRICES)
+def test_in_float32_they_are_right_to_its_digits(name: str, count: int) -> None:
+    G = MATRICES[name].float()
+    expected = torch.linalg.eigvalsh(G.double())
+    norm = float(expected.abs().max())
+    for first in (0, N - count):
+        values, X, largest = eigh_range(G, first, count)
+        assert values.dtype == torch.float64 and X.dtype == torch.float32
+        assert largest == pytest.approx(float(expected[-1]), abs=1e-5 * norm)
+        assert (values - expected[first : first + count]).abs().max() <= 1e-5 * norm
+        assert (G.double() @ X.double() - X * values).abs().max() <= 1e-5 * norm
+        assert (X.T @ X - torch.eye(count)).abs().max() <= 1e-5
+    assert torch.equal(G, MATRICES[name].float())
+
+
 def test_the_matrix_is_left_as_it_was() -> None:
     G = MATRICES["gaussian"].clone()
     eigh_range(G, 0, N // 2)

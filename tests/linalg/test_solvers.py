@@ -14,6 +14,7 @@ from ailora.linalg import inverse as inverse_module
 from ailora.linalg.dense import dense
 from ailora.linalg.eigen import FewerFoundError, eigh_end
 from ailora.linalg.gram import gram, gram_matrix
+from ailora.linalg.gram import rough as rough_gram
 from ailora.linalg.inverse import inverse, inverse_map
 from ailora.linalg.krylov import (
     estimate_norm,
@@ -93,6 +94,32 @@ def test_a_rough_answer_without_its_last_step_is_caught() -> None:
     turned = orthonormal(RANK, RANK, seed=1)
     wrong = found._replace(Vt=turned @ found.Vt)
     assert _true_residual(W, wrong) > 10 * (found.residual or 0)
+
+
+@pytest.mark.parametrize("tol", [0.9, 1e-2, 1e-3, 2e-5])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(300, 300), (300, 500), (500, 300)], ids=str)
+@pytest.mark.parametrize("rank", [3, 140])
+def test_a_gram_matrix_in_float32_is_as_good_as_it_says_or_gives_nothing(
+    rank: int, shape: tuple[int, int], kind: str, tol: float
+) -> None:
+    W = with_spectrum(spectra(300)[kind], *shape)
+    found = rough_gram(W.float(), rank, tol=tol)
+    if kind == "even" and tol >= 1e-3:
+        assert found is not None, "what it is there for"
+    if found is None:
+        return
+    assert found.residual is not None and found.residual <= tol
+    assert _true_residual(W, found) <= 1.1 * found.residual + 3e-6
+    truth = torch.linalg.svdvals(W)
+    assert (found.S - truth[:rank]).abs().max() <= tol * truth[0]
+    assert found.sigma_1 == pytest.approx(float(truth[0]), rel=1e-5)
+    assert found.following == pytest.approx(float(truth[rank]), abs=1e-3 * float(truth[0]))
+
+
+def test_a_gram_matrix_in_float32_gives_no_lost_singular_values() -> None:
+    S = torch.cat([torch.ones(1), torch.full((299,), 1e-4)]).double()
+    assert rough_gram(with_spectrum(S, 300, 300).float(), 8, tol=1e-2) is None
 
 
 @pytest.mark.parametrize("tol", [0.9, 1e-2, 2e-5])

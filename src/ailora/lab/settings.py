@@ -63,6 +63,9 @@ class RunConfig:
         "long as LoRA's; or a number that multiplies them.",
         above=0,
     )
+    tol: float = _method(
+        1e-8, "Residual of the starts' decompositions, relative to sigma_1.", above=0, below=1
+    )
     lr_ratio: float | None = _method(
         None,
         "Rate of v as a multiple of the other roles'. Default: the method's own, 2 for ailora and "

@@ -17,6 +17,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from ailora.errors import UserError
 from ailora.linalg.dense import accurate_enough, dense, jacobi
 from ailora.linalg.gram import gram
+from ailora.linalg.gram import rough as rough_gram
 from ailora.linalg.inverse import inverse
 from ailora.linalg.krylov import ANY, principal, rough
 from ailora.linalg.triplets import (
@@ -236,7 +237,9 @@ def _solve(problem: _Problem) -> _Outcome:
 def _run(method: Method, problem: _Problem) -> Solution:
     rank, seed, tol = problem.rank, problem.seed, problem.tol
     if method == "gram":
-        return gram(problem.exact, rank, problem.part, tol=tol)
+        large = min(problem.weight.shape) > _GRAM_UP_TO  # else the two take about as long
+        found = rough_gram(problem.low, rank, tol=tol) if problem.rough and large else None
+        return gram(problem.exact, rank, problem.part, tol=tol) if found is None else found
     if method == "inverse":
         return inverse(problem.exact, rank, low=problem.low, seed=seed, tol=tol)
     if problem.rough:

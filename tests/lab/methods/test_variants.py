@@ -57,6 +57,12 @@ def test_all_of_a_head_is_trained_and_saved(family: str, name: str, tmp_path: Pa
     assert torch.equal(logits(loaded, batch), logits(model, batch))
 
 
+@pytest.mark.parametrize("name", ["lora", "pissa", "ailora"])
+def test_the_tolerance_of_starts_is_that_of_the_settings(name: str) -> None:
+    model = METHODS[name].build(FAMILIES["bert"](), RunConfig(rank=2, tol=0.03), None)
+    assert model.peft_config["default"].tol == 0.03  # type: ignore[union-attr, index]
+
+
 @pytest.mark.parametrize("name", [name for name in USABLE if not METHODS[name].needs_data])
 def test_question_answering_trains_its_outputs(name: str, tmp_path: Path) -> None:
     settings = RunConfig(rank=2, vera_rank=4, bottleneck=4)

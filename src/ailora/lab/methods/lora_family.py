@@ -85,6 +85,7 @@ def configured(
         "lora_dropout": settings.lora_dropout,
         "anchored": settings.anchored,
         "bake_rates": settings.bake_rates,
+        "tol": settings.tol,
         "task_type": task_type_of(unwrapped(model)),
         "modules_to_save": head_names(model) or None,
         **fields,
