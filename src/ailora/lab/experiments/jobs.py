@@ -20,6 +20,7 @@ from ailora.lab.tasks import Task, load_task
 from ailora.lab.tasks.statement import LINES
 from ailora.lab.training import train
 from ailora.lab.training.monitoring import DivergedError
+from ailora.lab.training.shared import Shared
 
 _TASKS_IN_MEMORY = 4  # neighbouring runs mostly share one
 
@@ -57,9 +58,14 @@ class _Known(NamedTuple):
 
 
 class Tasks:
-    """The data of runs, read once for all runs that share it."""
+    """The data of runs, read once for all runs that share it.
+
+    Attributes:
+        shared: What else the runs of a process share: outputs of the base model they start from.
+    """
 
     def __init__(self) -> None:
+        self.shared = Shared()
         self._loaded: OrderedDict[str, Task] = OrderedDict()
         self._known: dict[str, _Known | Exception] = {}
 
@@ -218,6 +224,7 @@ def _result(job: Job, store: Store, tasks: Tasks, tell: Tell, strict: bool) -> R
             store.path,
             resume=True,
             on_progress=lambda step, steps, what: tell(Step(job, step, steps, what)),
+            shared=tasks.shared,
         )
     except LockedError:
         raise

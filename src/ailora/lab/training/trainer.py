@@ -6,6 +6,7 @@ goes on from a checkpoint, and several processes do what one would.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ from ailora.lab.training.monitoring import (
     Progress,
     Recorder,
 )
+from ailora.lab.training.shared import Shared, content, of_start
 from ailora.termination import on_request
 
 
@@ -61,6 +63,7 @@ def build_trainer(
     on_progress: OnProgress,
     fresh: bool,
     callbacks: Sequence[TrainerCallback] = (),
+    shared: Shared | None = None,
 ) -> Trainer:
     """A Trainer that writes its evaluations and checkpoints into the run's folder.
 
@@ -72,6 +75,7 @@ def build_trainer(
         on_progress: Called with (step, steps, what) after every step.
         fresh: Whether the run begins at step 0, which is then evaluated too.
         callbacks: The caller's; they are called after the run's own.
+        shared: What other runs of this process have computed.
     """
     config = kind.config
     rows = kind.encoded(kind.task.train, tokenizer)
@@ -92,6 +96,7 @@ def build_trainer(
         callbacks=[*own, *callbacks],
         # A caller's callback may change the weights when training ends, as averaging does.
         reuse=not callbacks,
+        shared=None if callbacks else shared,
     )
     trainer.remove_callback(PrinterCallback)
     for callback in trainer.callback_handler.callbacks:
@@ -220,13 +225,24 @@ class RunTrainer(Trainer):  # type: ignore[misc]
         reuse: Let `predict` give what the last evaluation has computed, if that was of the same
             rows and no weight has changed since: a run ends with an evaluation of the selection
             split, and its final scores are of that split too.
+        shared: What other runs of this process have computed: where the start is exact, the
+            evaluation before the first step is that of the base model.
     """
 
     optimizer: torch.optim.Optimizer | None
 
-    def __init__(self, *args: Any, config: RunConfig, reuse: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        config: RunConfig,
+        reuse: bool = False,
+        shared: Shared | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.config = config
+        self._shared = shared if self.args.world_size == 1 else None
+        self._start: str | None = None  # hash of an exact start, while it is evaluated
         self._reuse = reuse and self.args.world_size == 1
         self._evaluated: EvalLoopOutput | None = None  # of `eval_dataset`, with today's weights
         # Trainer takes any ``**kwargs`` of a model for a loss that divides by the tokens of the
@@ -252,10 +268,21 @@ class RunTrainer(Trainer):  # type: ignore[misc]
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Trainer's own; outputs for other rows than the run's are not kept."""
+        if self._shared is not None and self.state.global_step == 0:
+            self._start = of_start(self.model)
         metrics = super().evaluate(eval_dataset, *args, **kwargs)
+        self._start = None
         if eval_dataset is not None:
             self._evaluated = None
         return cast("dict[str, float]", metrics)
+
+    def prediction_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's own, or at an exact start what another run has computed of these rows."""
+        step = functools.partial(super().prediction_step, model, inputs, *args, **kwargs)
+        if self._shared is None or self._start is None:
+            return step()
+        key = content(self._start, self.args.bf16, str(self.args.device), args, kwargs, inputs)
+        return self._shared.once(key, step)
 
     def predict(self, test_dataset: Dataset, *args: Any, **kwargs: Any) -> PredictionOutput:
         """Trainer's own, or the outputs of the last evaluation where they are these."""
