@@ -48,6 +48,7 @@ from ailora.lab.training.kinds import classification
 RESULTS = Path(__file__).parent / "results" / "sweep.json"
 HERE = Path(__file__).parent.parent / "src"
 COMMAND = "from ailora.lab.cli.main import main; main()"
+PARTS = ("breakdown", "beside")  # of the results; each can be measured alone
 GRID = {"seed": [0, 1], "lr": [1e-3, 2e-3], "method": ["lora", "ailora"]}
 
 
@@ -58,21 +59,27 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=320, help="rows a run learns from")
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}")
     parser.add_argument("--breakdown-only", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--seeds", type=int, default=2, help="of the breakdown, four runs each")
+    parser.add_argument(
+        "--seeds", type=int, default=2, help="of the breakdown, 4 runs each; 0 for none"
+    )
     chosen = parser.parse_args()
     if chosen.breakdown_only:
         print(json.dumps(breakdown(chosen.limit, chosen.seeds)))
         return
     sources = {"this commit": HERE} | ({"other commit": chosen.beside} if chosen.beside else {})
     found: dict[str, Any] = {"machine": machine(), "rows": chosen.limit, "runs": 8}
-    found["breakdown"] = {
-        name: in_new_process(source, chosen.limit, chosen.seeds) for name, source in sources.items()
-    }
-    Console().print(breakdown_table(found["breakdown"]))
+    if chosen.seeds:
+        found["breakdown"] = {
+            name: in_new_process(source, chosen.limit, chosen.seeds)
+            for name, source in sources.items()
+        }
+        Console().print(breakdown_table(found["breakdown"]))
     if chosen.beside and chosen.rounds:
         found["beside"] = beside(sources, chosen.rounds, chosen.limit)
         Console().print(beside_table(found["beside"]))
     if chosen.save:
+        known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+        found = {name: known[name] for name in PARTS if name in known} | found
         RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
@@ -199,6 +206,7 @@ def beside(sources: dict[str, Path], rounds: int, limit: int) -> dict[str, Any]:
         for name, source in sources.items():
             with tempfile.TemporaryDirectory() as scratch:
                 took, left = one_sweep(source, Path(scratch), limit)
+            print(f"{name}: 8 runs in {took:.1f} s", flush=True)
             seconds[name].append(took)
             same.add(left)
     ours, others = seconds.values()
