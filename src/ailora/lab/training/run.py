@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from ailora.lab.methods.table import method_named
 from ailora.lab.methods.variants import checked
 from ailora.lab.settings import RunConfig
 from ailora.lab.tasks import Task
+from ailora.lab.training.casting import frozen_weights_cast_once
 from ailora.lab.training.folder import RunFolder
 from ailora.lab.training.kinds import Kind, Scored, kind_of
 from ailora.lab.training.machine import alone_in, environment, gather, settle_fsdp, state
@@ -119,8 +121,11 @@ def _train(
         callbacks=callbacks,
         shared=shared,
     )
-    run_to_end(trainer, checkpoint)
-    return _finish(kind, folder, trainer, measured, tell)
+    # A caller's callback may merge.
+    casts = nullcontext() if callbacks else frozen_weights_cast_once(trainer.model)
+    with casts:
+        run_to_end(trainer, checkpoint)
+        return _finish(kind, folder, trainer, measured, tell)
 
 
 def _last_checkpoint(folder: RunFolder, resume: bool) -> Path | None:
