@@ -53,7 +53,8 @@ def test_the_time_left_is_told_by_what_runs_cost(clock: list[float]) -> None:
     assert board.seconds_left() == pytest.approx(180)
     board.tell(Step(JOBS[1], 1, 2, "training"))  # half of 30 is done
     assert board.seconds_left() == pytest.approx(150)
-    assert board.counts() == "1 of 4 ended, 1 running, 0 failed, about 2 min left"
+    assert board.counts() == "1 of 4 ended, 1 running, 0 failed"
+    assert board.pace() == "180 runs an hour, about 2 min left"
     board.tell(Step(JOBS[1], 1, 9, "evaluating"))
     assert board.seconds_left() == pytest.approx(180)
 
@@ -62,6 +63,21 @@ def test_without_costs_no_time_is_told(clock: list[float]) -> None:
     board = Board(JOBS, {}, plain())
     board.tell(Ended(JOBS[0], result(JOBS[0], 0.5)))
     assert board.counts() == "1 of 4 ended, 0 running, 0 failed"
+    assert board.pace() == ""
+
+
+def test_runs_an_hour_are_of_what_this_sweep_finished(clock: list[float]) -> None:
+    console = plain()
+    board = Board(JOBS, {}, console)
+    board.tell(Ended(JOBS[0], result(JOBS[0], 0.5), before=True))
+    clock[0] += 10
+    board.tell(Ended(JOBS[1], Failure(config={}, kind="memory", reason="out of memory")))
+    assert board.runs_an_hour() is None
+    board.tell(Ended(JOBS[2], result(JOBS[2], 0.5)))
+    assert board.runs_an_hour() == pytest.approx(360)
+    assert told(console).endswith("(3 of 4 ended, 0 running, 1 failed, 360 runs an hour)\n")
+    clock[0] += 100_000
+    assert board.pace() == "0.036 runs an hour"
 
 
 def test_what_was_finished_before_counts_and_is_not_told(clock: list[float]) -> None:

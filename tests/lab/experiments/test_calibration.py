@@ -141,11 +141,12 @@ def test_what_was_measured_is_remembered_for_this_number_of_cores(
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        # 7 batches of 16 an epoch, 2 epochs; the start, 2 evaluations of 30, 30 and 50 at the end
-        ({}, 100 + 14 * 2 + (3 * 30 + 80) * 0.5),
-        ({"epochs": 0.5, "batch_size": 32}, 100 + 2 * 2 + (2 * 30 + 80) * 0.5),
+        # 7 batches of 16 an epoch, 2 epochs; the start, 2 evaluations of 30, and 50 at the end
+        ({}, 100 + 14 * 2 + (3 * 30 + 50) * 0.5),
+        ({"epochs": 0.5, "batch_size": 32}, 100 + 2 * 2 + (2 * 30 + 50) * 0.5),
         ({"evaluations": 4, "monitor_rows": 10}, 100 + 14 * 2 + (5 * 10 + 80) * 0.5),
-        ({"monitor_rows": 1000}, 100 + 14 * 2 + (3 * 30 + 80) * 0.5),
+        ({"monitor_rows": 1000}, 100 + 14 * 2 + (3 * 30 + 50) * 0.5),
+        ({"early_stopping": 1}, 100 + 14 * 2 + (3 * 30 + 80) * 0.5),
     ],
 )
 def test_how_long_a_run_takes(changes: dict[str, Any], expected: float) -> None:

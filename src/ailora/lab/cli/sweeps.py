@@ -181,6 +181,7 @@ class Board:
         self.failed = 0
         self.running: dict[str, Step] = {}
         self._began = time.monotonic()
+        self._finished = 0  # since then
         self._left = sum(weights.values())
         self._done = 0.0
         self._live: Live | None = None
@@ -212,11 +213,21 @@ class Board:
             self._live.update(self.render())
 
     def counts(self) -> str:
-        """How many runs have ended, are running and have failed, and the time left."""
+        """How many runs have ended, are running and have failed."""
         ended = len(self.runs) + self.failed
-        words = f"{ended} of {self.total} ended, {len(self.running)} running, {self.failed} failed"
-        left = self.seconds_left()
-        return words if left is None else f"{words}, about {duration(left)} left"
+        return f"{ended} of {self.total} ended, {len(self.running)} running, {self.failed} failed"
+
+    def pace(self) -> str:
+        """Runs an hour and the time left, as far as they are known."""
+        rate, left = self.runs_an_hour(), self.seconds_left()
+        words = [] if rate is None else [f"{number_words(float(f'{rate:.2g}'))} runs an hour"]
+        words += [] if left is None else [f"about {duration(left)} left"]
+        return ", ".join(words)
+
+    def runs_an_hour(self) -> float | None:
+        """Runs that this sweep finished in an hour, at the pace so far; None before the first."""
+        passed = time.monotonic() - self._began
+        return self._finished * 3600 / passed if self._finished and passed > 0 else None
 
     def seconds_left(self) -> float | None:
         """Seconds left, by what the finished runs have cost; None before the first has ended."""
@@ -234,11 +245,12 @@ class Board:
         """The board: progress, current runs, and each setting's best so far."""
         bar = Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
         bar.add_task(self.counts(), total=self.total, completed=len(self.runs) + self.failed)
+        pace = [Text(self.pace())] if self.pace() else []
         lines = [
             Text(f"  {run_words(asdict(e.job.config), self.names)}  {e.what} {e.step}/{e.steps}")
             for e in self.running.values()
         ]
-        return Group(bar, *lines, standings_shown(self.runs, self.names, "so far"))
+        return Group(bar, *pace, *lines, standings_shown(self.runs, self.names, "so far"))
 
     def _count(self, event: Ended) -> None:
         self.running.pop(event.job.run_id, None)
@@ -246,13 +258,15 @@ class Board:
             self.failed += 1
         else:
             self.runs.append(event.result)
+            self._finished += not event.before
         weight = self.weights.get(event.job.run_id, 0.0)
         self._left -= weight
         self._done += weight
 
     def _how(self, event: Ended) -> str:
         words = result_words(event.result)
-        return words if self._live is not None else f"{words}  ({self.counts()})"
+        told = ", ".join(filter(None, (self.counts(), self.pace())))
+        return words if self._live is not None else f"{words}  ({told})"
 
     def _say(self, words: str) -> None:
         self.console.print(words, highlight=False, markup=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import logging
 import os
@@ -102,9 +103,20 @@ def ensure_folder(
 
 def _is_whole(folder: Path, asset: Asset) -> bool:
     try:
-        return all(sha256_of(folder / m.name) == m.sha256 for m in asset.members)
+        return all(_sha256_of(folder / m.name) == m.sha256 for m in asset.members)
     except OSError:
         return False
+
+
+def _sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, read once in this process as long as nobody touches the file."""
+    seen = path.stat()
+    return _sha256_as_of(path, seen.st_dev, seen.st_ino, seen.st_size, seen.st_ctime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256_as_of(path: Path, *seen: int) -> str:
+    return sha256_of(path)
 
 
 def _replace(folder: Path, make: Callable[[Path], Path]) -> None:

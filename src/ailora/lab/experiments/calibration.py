@@ -113,7 +113,8 @@ def measure(config: RunConfig) -> Cost:
     return Cost(
         setup=max(0.0, whole - scoring - step * len(ends)),
         step=step,
-        row=scoring / (3 * data["selection"] + data["test"]),  # twice on the way, then both splits
+        # Before the first step and after the last, whose scores are the final ones, and the test.
+        row=scoring / (2 * data["selection"] + data["test"]),
         memory=peak(),
     )
 
@@ -132,7 +133,8 @@ def seconds(job: Job, cost: Cost) -> float:
     """Seconds that a run will take, if it does not stop early.
 
     setup + steps * step + rows scored * row, where the rows scored are those of the evaluations
-    on the way, the one before the first step among them, and both splits at the end.
+    on the way, the one before the first step among them, and both splits at the end; the last
+    evaluation is not made again where it was of the whole split and of the weights that are kept.
     """
     config, rows = job.config, job.rows
     if rows is None:
@@ -140,7 +142,8 @@ def seconds(job: Job, cost: Cost) -> float:
     steps = math.ceil(math.ceil(rows.train / config.batch_size) * config.epochs)
     evaluations = 1 + (config.evaluations or math.ceil(config.epochs))
     watched = min(config.monitor_rows or rows.selection, rows.selection)
-    scored = evaluations * watched + rows.selection + rows.test
+    again = watched < rows.selection or config.early_stopping is not None
+    scored = evaluations * watched + (rows.selection if again else 0) + rows.test
     return cost.setup + steps * cost.step + scored * cost.row
 
 

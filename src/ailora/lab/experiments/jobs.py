@@ -8,6 +8,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +24,7 @@ from ailora.lock import LockedError, held
 
 if TYPE_CHECKING:
     from ailora.lab.tasks import Task
+    from ailora.lab.training.shared import Shared
 
 _TASKS_IN_MEMORY = 4  # neighbouring runs mostly share one
 
@@ -79,6 +81,13 @@ class Tasks:
                 self._loaded.popitem(last=False)
         self._loaded.move_to_end(key)
         return self._loaded[key]
+
+    @cached_property
+    def shared(self) -> Shared:
+        """What else the runs of a process share: outputs of the base model they start from."""
+        from ailora.lab.training.shared import Shared  # noqa: PLC0415 (torch: not for a list)
+
+        return Shared()
 
     def job(self, config: RunConfig) -> Job:
         """The run with its name. Data that could not be read is not tried again.
@@ -221,6 +230,7 @@ def _result(job: Job, store: Store, tasks: Tasks, tell: Tell, strict: bool) -> R
             store.path,
             resume=True,
             on_progress=lambda step, steps, what: tell(Step(job, step, steps, what)),
+            shared=tasks.shared,
         )
     except LockedError:
         raise

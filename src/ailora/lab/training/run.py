@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from ailora.adapters.update import update_norms
@@ -24,11 +25,13 @@ from ailora.lab.methods.table import method_named
 from ailora.lab.methods.variants import checked
 from ailora.lab.settings import RunConfig
 from ailora.lab.tasks import Task
+from ailora.lab.training.casting import frozen_weights_cast_once
 from ailora.lab.training.folder import RunFolder
 from ailora.lab.training.kinds import Kind, Scored, kind_of
 from ailora.lab.training.machine import alone_in, environment, gather, settle_fsdp, state
 from ailora.lab.training.model import check_length, outputs_on
 from ailora.lab.training.monitoring import OnProgress
+from ailora.lab.training.shared import Shared, content, of_model
 from ailora.lab.training.trainer import (
     build_trainer,
     check_trainer,
@@ -50,6 +53,7 @@ def train(
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     on_progress: OnProgress = lambda step, steps, what: None,
+    shared: Shared | None = None,
 ) -> dict[str, Any]:
     """Train one adapter and leave a finished run folder below ``out``.
 
@@ -61,6 +65,8 @@ def train(
         callbacks: Callbacks of transformers' Trainer. They do not count in the run's name: give one
             that changes the training a folder of its own.
         on_progress: Called with (step, steps, what) after every step.
+        shared: What earlier runs of this process have computed, and this one then need not; the
+            result is the same to the bit.
 
     Returns:
         The result that stands in ``result.json``; a finished run's is returned at once.
@@ -82,7 +88,7 @@ def train(
     with alone_in(folder.path) as check:
         # Another process may have finished it just before this one held the folder.
         return folder.result() or _train(
-            config, task, folder, resume, callbacks, check, on_progress
+            config, task, folder, resume, callbacks, check, on_progress, shared
         )
 
 
@@ -94,6 +100,7 @@ def _train(
     callbacks: Sequence[TrainerCallback],
     check: Callable[[], None],
     on_progress: OnProgress,
+    shared: Shared | None,
 ) -> dict[str, Any]:
     def tell(step: int, steps: int, what: str) -> None:
         check()
@@ -102,7 +109,7 @@ def _train(
     checkpoint = _last_checkpoint(folder, resume)
     check_trainer(config)
     kind = kind_of(task, config)
-    model, tokenizer, measured = _prepare(kind)
+    model, tokenizer, measured = _prepare(kind, shared)
     _begin(folder, config, task, checkpoint)  # nothing is written for settings that do not work
     trainer = build_trainer(
         kind,
@@ -112,9 +119,13 @@ def _train(
         on_progress=tell,
         fresh=checkpoint is None,
         callbacks=callbacks,
+        shared=shared,
     )
-    run_to_end(trainer, checkpoint)
-    return _finish(kind, folder, trainer, measured, tell)
+    # A caller's callback may merge.
+    casts = nullcontext() if callbacks else frozen_weights_cast_once(trainer.model)
+    with casts:
+        run_to_end(trainer, checkpoint)
+        return _finish(kind, folder, trainer, measured, tell)
 
 
 def _last_checkpoint(folder: RunFolder, resume: bool) -> Path | None:
@@ -143,12 +154,14 @@ def _write_beginning(
         folder.rewind(int(checkpoint.name.rpartition("-")[2]))
 
 
-def _prepare(kind: Kind[Any]) -> tuple[nn.Module, PreTrainedTokenizerBase, dict[str, Any]]:
+def _prepare(
+    kind: Kind[Any], shared: Shared | None
+) -> tuple[nn.Module, PreTrainedTokenizerBase, dict[str, Any]]:
     """Adapted model and tokeniser, with what was measured on the way."""
     base, tokenizer = kind.load()
     check_length(kind.max_length, base.config, tokenizer)
     batch = _few(kind, base, tokenizer)
-    before = outputs_on(base, batch)
+    before = _outputs_of_base(base, batch, shared)
     began = time.perf_counter()
     build = method_named(kind.config.method).build
     model = build(base, kind.config, lambda: _batches(kind, base, tokenizer))
@@ -156,6 +169,14 @@ def _prepare(kind: Kind[Any]) -> tuple[nn.Module, PreTrainedTokenizerBase, dict[
     groups_of(model, kind.config)  # refuses rates of what is not trained
     moved = (outputs_on(model, batch) - before).abs().max()
     return model, tokenizer, {"init_seconds": seconds, "step0_deviation": float(moved)}
+
+
+def _outputs_of_base(base: PreTrainedModel, batch: Any, shared: Shared | None) -> Tensor:
+    if shared is None:
+        return outputs_on(base, batch)
+    made_of = of_model(base)
+    key = None if made_of is None else content(made_of, batch)
+    return shared.once(key, lambda: outputs_on(base, batch))
 
 
 def _few(kind: Kind[Any], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:

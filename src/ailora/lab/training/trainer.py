@@ -6,6 +6,7 @@ goes on from a checkpoint, and several processes do what one would.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from transformers import (
 )
 from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 from transformers.trainer_pt_utils import get_length_grouped_indices
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from transformers.utils import is_bitsandbytes_available
 
 from ailora.adapters import log_roles
@@ -48,6 +50,7 @@ from ailora.lab.training.monitoring import (
     Progress,
     Recorder,
 )
+from ailora.lab.training.shared import Shared, content, of_start
 from ailora.termination import on_request
 
 
@@ -60,6 +63,7 @@ def build_trainer(
     on_progress: OnProgress,
     fresh: bool,
     callbacks: Sequence[TrainerCallback] = (),
+    shared: Shared | None = None,
 ) -> Trainer:
     """A Trainer that writes its evaluations and checkpoints into the run's folder.
 
@@ -71,6 +75,7 @@ def build_trainer(
         on_progress: Called with (step, steps, what) after every step.
         fresh: Whether the run begins at step 0, which is then evaluated too.
         callbacks: The caller's; they are called after the run's own.
+        shared: What other runs of this process have computed.
     """
     config = kind.config
     rows = kind.encoded(kind.task.train, tokenizer)
@@ -89,6 +94,9 @@ def build_trainer(
         processing_class=tokenizer,
         compute_metrics=kind.scorer(watched, encoded),
         callbacks=[*own, *callbacks],
+        # A caller's callback may change the weights when training ends, as averaging does.
+        reuse=not callbacks,
+        shared=None if callbacks else shared,
     )
     trainer.remove_callback(PrinterCallback)
     for callback in trainer.callback_handler.callbacks:
@@ -211,13 +219,32 @@ class RunTrainer(Trainer):  # type: ignore[misc]
 
     With several processes, an optimiser step is that of one process with the same rows: each batch
     is shared out, and a process's mean loss counts by the rows that it holds.
+
+    Args:
+        config: The run's settings.
+        reuse: Let `predict` give what the last evaluation has computed, if that was of the same
+            rows and no weight has changed since: a run ends with an evaluation of the selection
+            split, and its final scores are of that split too.
+        shared: What other runs of this process have computed: where the start is exact, the
+            evaluation before the first step is that of the base model.
     """
 
     optimizer: torch.optim.Optimizer | None
 
-    def __init__(self, *args: Any, config: RunConfig, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        config: RunConfig,
+        reuse: bool = False,
+        shared: Shared | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.config = config
+        self._shared = shared if self.args.world_size == 1 else None
+        self._start: str | None = None  # hash of an exact start, while it is evaluated
+        self._reuse = reuse and self.args.world_size == 1
+        self._evaluated: EvalLoopOutput | None = None  # of `eval_dataset`, with today's weights
         # Trainer takes any ``**kwargs`` of a model for a loss that divides by the tokens of the
         # step, and neither divides by the micro batches nor keeps the scale over processes. Of
         # transformers' models only decoders divide so.
@@ -230,6 +257,52 @@ class RunTrainer(Trainer):  # type: ignore[misc]
             groups = groups_of(self.model, self.config)
             self.optimizer_cls_and_kwargs = made, {**options, "params": groups}
         return cast("torch.optim.Optimizer", super().create_optimizer())
+
+    def evaluation_loop(
+        self, dataloader: DataLoader[Any], description: str, *args: Any, **kwargs: Any
+    ) -> EvalLoopOutput:
+        """Trainer's own, whose outputs are kept until a weight changes."""
+        found = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        self._evaluated = found if self._reuse and description == "Evaluation" else None
+        return found
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Trainer's own; outputs for other rows than the run's are not kept."""
+        if self._shared is not None and self.state.global_step == 0:
+            self._start = of_start(self.model)
+        metrics = super().evaluate(eval_dataset, *args, **kwargs)
+        self._start = None
+        if eval_dataset is not None:
+            self._evaluated = None
+        return cast("dict[str, float]", metrics)
+
+    def prediction_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's own, or at an exact start what another run has computed of these rows."""
+        step = functools.partial(super().prediction_step, model, inputs, *args, **kwargs)
+        if self._shared is None or self._start is None:
+            return step()
+        key = content(self._start, self.args.bf16, str(self.args.device), args, kwargs, inputs)
+        return self._shared.once(key, step)
+
+    def predict(self, test_dataset: Dataset, *args: Any, **kwargs: Any) -> PredictionOutput:
+        """Trainer's own, or the outputs of the last evaluation where they are these."""
+        last, self._evaluated = self._evaluated, None
+        if last is None or last.predictions is None or test_dataset is not self.eval_dataset:
+            return super().predict(test_dataset, *args, **kwargs)
+        return PredictionOutput(last.predictions, last.label_ids, last.metrics)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Trainer's own; what was evaluated before it is no longer what the model computes."""
+        self._evaluated = None
+        return cast("torch.Tensor", super().training_step(*args, **kwargs))
+
+    def _load_best_model(self) -> None:
+        self._evaluated = None
+        super()._load_best_model()
+
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self._evaluated = None
+        super()._load_from_checkpoint(*args, **kwargs)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with _of_checkpoint(checkpoint):
