@@ -130,7 +130,7 @@ def _fair(
     from dataclasses import replace
 
     from ailora.errors import UserError
-    from ailora.lab.cli.fair import compare_fairly
+    from ailora.lab.cli.compare_fairly import compare_fairly
     from ailora.lab.experiments import Grid
 
     if rates and len(rates) > 1:

@@ -98,7 +98,7 @@ def sweep(
                 "--protocol fair searches the rates itself: leave out --search, and [search] of "
                 f"{file}"
             )
-        from ailora.lab.cli.fair import compare_fairly, settings_and_seeds
+        from ailora.lab.cli.compare_fairly import compare_fairly, settings_and_seeds
 
         settings, seeds = settings_and_seeds(grids)
         if dry_run:

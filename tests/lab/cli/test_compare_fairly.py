@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ailora.lab.cli import fair
+from ailora.lab.cli import compare_fairly
 from ailora.lab.experiments.calibration import Cost
 from ailora.lab.experiments.store import Store
 from ailora.lab.training import RunConfig
@@ -18,7 +18,7 @@ from tests.commands import Call, Ended, check_refused
 def _measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run costs ten seconds, without measuring."""
     cost = Cost(setup=10.0, step=0.0, row=0.0, memory=0)
-    monkeypatch.setattr(fair, "measure", lambda config: cost)
+    monkeypatch.setattr(compare_fairly, "measure", lambda config: cost)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -12,18 +11,19 @@ from typing import TYPE_CHECKING
 
 from ailora.cli.console import console, quiet_libraries, say, show
 from ailora.errors import UserError
-from ailora.files import write_json
 from ailora.lab.cli import options, sweeps
 from ailora.lab.experiments import Store
 from ailora.lab.experiments.calibration import by_kind, cores, kind, measure, seconds
 from ailora.lab.experiments.engines.here import Here
 from ailora.lab.experiments.engines.local import Local
 from ailora.lab.experiments.fair import CHOOSE, REPORT, Protocol, fair, next_runs, setting_key
+from ailora.lab.experiments.fair_record import Record
 from ailora.lab.experiments.jobs import Tasks, jobs_of
-from ailora.lab.report.fair import FairPart, fair_parts
 from ailora.lab.report.fair_page import (
     RATE_DROP,
     SCORE_DROP,
+    FairReport,
+    fair_report,
     plan_table,
     rate_table,
     score_table,
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from ailora.lab.experiments.jobs import Job
     from ailora.lab.experiments.store import Stored
     from ailora.lab.settings import RunConfig
-
-RECORD = "fair.json"  # which seeds a budget allowed, so that the same command asks for the same
 
 
 def compare_fairly(
@@ -79,25 +77,24 @@ def compare_fairly(
     )
     check_writable(out)
     rounds = _Rounds(Store(store), engine)
-    with console.status("reading the data"):
-        for setting in settings:
-            rounds.tasks.of(setting)  # bad data is refused before anything is written
-    plan = rounds.plan(protocol)
+    with console.status("reading the data"):  # bad data is refused before anything is written
+        data = [rounds.tasks.of(setting).fingerprint for setting in settings]
+    plan, command = rounds.plan(protocol), shlex.join(["ailora", *sys.argv[1:]])
+    if budget is not None:
+        earlier = _earlier(store, protocol, command)
+        protocol = earlier or (plan.within(budget) if plan is not None else protocol)
     if plan is not None:
-        if budget is not None:
-            remembered = _remembered(store, protocol)
-            protocol = replace(protocol, report=remembered) if remembered else plan.within(budget)
-            plan = replace(plan, protocol=protocol)
+        plan = replace(plan, protocol=protocol)
         show(plan_table(plan), whole=("reporting seeds", "runs", "time"))
-    elif budget is not None and (remembered := _remembered(store, protocol)):
-        protocol = replace(protocol, report=remembered)
     if given.plan_only:
         return False
-    _remember(store, protocol)
-    parts = fair_parts(fair(protocol, rounds.do), protocol, Store(store))
-    _say(parts, protocol, out, plan)
+    record = Record(protocol=protocol, data=data, command=command)
+    record.write(store)
+    fair(protocol, rounds.do)
+    report = fair_report(record, Store(store), plan)
+    _say(report, out)
     expected = len(protocol.settings) * len(protocol.report)
-    return sum(len(own) for part in parts for own in part.reported.values()) < expected
+    return sum(len(own) for part in report.parts for own in part.reported.values()) < expected
 
 
 def settings_and_seeds(grids: Sequence[Grid]) -> tuple[list[RunConfig], tuple[int, ...] | None]:
@@ -175,32 +172,24 @@ def _free(choose: Sequence[int]) -> tuple[int, ...]:
     return REPORT if not set(REPORT) & set(choose) else tuple(found[-len(REPORT) :])
 
 
-def _record(protocol: Protocol) -> dict[str, object]:
-    keys = sorted(map(setting_key, protocol.settings))
-    return {"settings": keys, "choose": list(protocol.choose), "halving": protocol.halving}
+def _earlier(store: Path, protocol: Protocol, command: str) -> Protocol | None:
+    """The protocol with the seeds that its budget allowed when the same command was first given.
+
+    Whatever time is left by now, the same command asks for the same runs.
+    """
+    before = Record.read(store)
+    if before is None or before.command != command:
+        return None
+    alike = replace(before.protocol, report=protocol.report) == protocol
+    return before.protocol if alike else None
 
 
-def _remember(store: Path, protocol: Protocol) -> None:
-    write_json(store / RECORD, {**_record(protocol), "report": list(protocol.report)})
-
-
-def _remembered(store: Path, protocol: Protocol) -> tuple[int, ...]:
-    """The reporting seeds of the last call with this protocol; empty without one."""
-    try:
-        found = json.loads((store / RECORD).read_text(encoding="utf-8"))
-        report = tuple(int(seed) for seed in found.pop("report"))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return ()
-    return report if found == _record(protocol) and set(report) <= set(protocol.report) else ()
-
-
-def _say(parts: Sequence[FairPart], protocol: Protocol, out: Path, plan: Plan | None) -> None:
-    command = shlex.join(["ailora", *sys.argv[1:]])
+def _say(report: FairReport, out: Path) -> None:
     with console.status("drawing the report"):
-        page = write_fair(parts, protocol, out, plan=plan, command=command)
-    if not any(part.curves for part in parts):
-        raise UserError(f"no setting could be reported: {parts[0].without[0]}")
-    for part in parts:
+        page = write_fair(report, out)
+    if not any(part.curves for part in report.parts):
+        raise UserError(f"no setting could be reported: {report.parts[0].without[0]}")
+    for part in report.parts:
         console.print()
         show(score_table(part), whole=("method", "lr", "test score", "verdict"), drop=SCORE_DROP)
         show(rate_table(part), whole=("method", "best lr"), drop=RATE_DROP)

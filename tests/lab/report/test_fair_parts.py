@@ -14,8 +14,8 @@ import pytest
 from ailora.errors import UserError
 from ailora.lab.experiments.fair import Protocol, fair
 from ailora.lab.experiments.store import Failure, Store, Stored
-from ailora.lab.report.fair import FairPart, fair_parts
-from ailora.lab.report.fair_page import as_markdown, write_fair
+from ailora.lab.report.fair_page import FairReport, as_markdown, write_fair
+from ailora.lab.report.fair_parts import FairPart, fair_parts
 from ailora.lab.report.fair_plan import Plan, seconds_of
 from ailora.lab.training import RunConfig
 from tests.lab.report.runs import run as made_run
@@ -72,8 +72,9 @@ def test_a_method_that_is_better_is_named_with_its_rate_and_how_sure_that_is(
     score = peak(lora=1e-3, pissa=1e-4, milora=3.16e-4)
     part = part_of(tmp_path, ["lora", "pissa", "milora"], score)
     assert part.baseline == "LoRA"
-    assert part.advice[0].startswith("Use MiLoRA (q, v) at learning rate 0.000316: accuracy +0.")
-    assert "above LoRA, each at its own best rate (p " in part.advice[0]
+    assert part.advice[0].startswith("Use MiLoRA (q, v) at learning rate 0.000316: its accuracy is")
+    assert "above that of LoRA (95 % interval +0." in part.advice[0]
+    assert "each at its own best rate, over 5 seeds (p < 0.001 after Holm)" in part.advice[0]
     verdicts = {row[0]: row[-1] for row in part.score_rows}
     assert verdicts == {
         "MiLoRA (q, v)": "above LoRA",
@@ -93,7 +94,7 @@ def test_no_difference_says_what_could_have_been_seen(tmp_path: Path) -> None:
     part = part_of(tmp_path, ["lora", "pissa"], peak(lora=1e-3, pissa=1e-3))
     assert part.advice[0].startswith("Use LoRA at learning rate 0.001: no other method was shown")
     smallest = part.against["PiSSA (q, v)"].smallest
-    assert f"a true difference of {smallest:.3f} would have been, in 80 of 100" in part.advice[0]
+    assert f"one that is better by {smallest:.3f} would be, in 80 of 100" in part.advice[0]
 
 
 def test_a_rate_at_which_a_seed_diverges_loses_all(tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_what_diverges_everywhere_is_not_reported_and_named(tmp_path: Path) -> N
 
     part = part_of(tmp_path, ["lora", "pissa"], score)
     assert [curve.label for curve in part.curves] == ["LoRA"]
-    assert part.notes == ["pissa: not reported: it diverged at each of 17 rates."]
+    assert part.notes == ["PiSSA (q, v): not reported: it diverged at each of 17 rates."]
 
 
 def test_halving_says_what_it_saved_and_what_it_risks(tmp_path: Path) -> None:
@@ -126,7 +127,10 @@ def test_the_page_escapes_and_holds_answer_tables_and_curve(tmp_path: Path) -> N
     asked = settings(["lora", "pissa"])
     part = part_of(tmp_path / "runs", ["lora", "pissa"], peak(lora=1e-3, pissa=1e-4))
     plan = Plan(protocol=asked, seconds=[10.0, 10.0])
-    page = write_fair([part], asked, tmp_path / "out", plan=plan, command="ailora <b>")
+    report = FairReport(
+        parts=[part], protocol=asked, states={"finished": 1}, command="ailora <b>", plan=plan
+    )
+    page = write_fair(report, tmp_path / "out")
     text = page.read_text(encoding="utf-8")
     assert text.index("Use LoRA") < text.index("Best to best") < text.index("<svg")
     assert "ailora &lt;b&gt;" in text
@@ -134,7 +138,7 @@ def test_the_page_escapes_and_holds_answer_tables_and_curve(tmp_path: Path) -> N
     table = (tmp_path / "out" / "figures" / "score_by_rate.csv").read_text(encoding="utf-8")
     assert table.splitlines()[0] == "setting,lr,mean,lowest,highest,chosen"
     assert sum(line.endswith("True") for line in table.splitlines()) == 2
-    assert "| LoRA | 0.001 |" in as_markdown([part], asked)
+    assert "| LoRA | 0.001 |" in as_markdown(report)
 
 
 def test_a_budget_keeps_as_many_reporting_seeds_as_fit() -> None:
