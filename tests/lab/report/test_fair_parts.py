@@ -150,3 +150,26 @@ def test_a_budget_keeps_as_many_reporting_seeds_as_fit() -> None:
     with pytest.raises(UserError, match="3 reporting seeds"):
         plan.within(300)
     assert (seconds_of("2h"), seconds_of("1.5 min"), seconds_of("90s")) == (7200, 90, 90)
+
+
+def test_a_budget_says_what_it_costs_in_power_and_a_plan_what_it_rests_on() -> None:
+    plan = Plan(protocol=settings(["lora", "pissa"]), seconds=[10.0, 20.0])
+    assert plan.cost(5) == ""
+    few = Plan(protocol=plan.within(569), seconds=plan.seconds)
+    # (t4 + t4) / sqrt(5) at 5 %, and (t3 + t3) / sqrt(4).
+    assert few.cost(5) == (
+        "The budget leaves 4 of 5 reporting seeds. Its cost in power: the smallest difference "
+        "seen is 2.1 s.d., no verdict, instead of 1.7 s.d.; below 5 seeds no difference is called "
+        "shown."
+    )
+    assert "Times rest on a few measured steps" in plan.notes
+    timed = plan.corrected(3.0, "the first 2 runs, 45 s each")
+    assert timed.time(5) == 3 * plan.time(5)
+    assert timed.whole == "By the first 2 runs, 45 s each: 38 runs take about 28 min."
+    assert timed.time_of([RunConfig(method="pissa", lr=3e-3, seed=4)]) == 60
+
+
+def test_settings_of_other_tasks_are_not_corrected_together() -> None:
+    methods = [RunConfig(method=one, task=task) for one in ("lora", "pissa") for task in "ab"]
+    plan = Plan(protocol=Protocol(settings=methods), seconds=[1.0] * 4)
+    assert plan.seen(5) == Plan(protocol=settings(["lora", "pissa"]), seconds=[1.0] * 2).seen(5)

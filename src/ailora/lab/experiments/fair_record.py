@@ -48,7 +48,7 @@ class Record:
             )
             record = cls(
                 protocol=protocol,
-                data=[str(one) for one in found["data"]],
+                data=tuple(str(one) for one in found["data"]),
                 command=str(found["command"]),
             )
         except (OSError, ValueError, TypeError, KeyError, AttributeError, UserError):
