@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,12 @@ import pytest
 from ailora.errors import UserError
 from ailora.lab.experiments.fair import Protocol, fair
 from ailora.lab.experiments.store import Failure, Store, Stored
+from ailora.lab.report.best_to_best import best_to_best
 from ailora.lab.report.fair_page import FairReport, as_markdown, write_fair
 from ailora.lab.report.fair_parts import FairPart, fair_parts
 from ailora.lab.report.fair_plan import Plan, seconds_of
 from ailora.lab.training import RunConfig
+from tests.lab.report.looking import BROWSER, browse
 from tests.lab.report.runs import run as made_run
 
 ROWS = 200
@@ -72,16 +74,17 @@ def test_a_method_that_is_better_is_named_with_its_rate_and_how_sure_that_is(
     score = peak(lora=1e-3, pissa=1e-4, milora=3.16e-4)
     part = part_of(tmp_path, ["lora", "pissa", "milora"], score)
     assert part.baseline == "LoRA"
-    assert part.advice[0].startswith("Use MiLoRA (q, v) at learning rate 0.000316: its accuracy is")
-    assert "above that of LoRA (95 % interval +0." in part.advice[0]
-    assert "each at its own best rate, over 5 seeds (p < 0.001 after Holm)" in part.advice[0]
-    verdicts = {row[0]: row[-1] for row in part.score_rows}
+    assert part.advice[0] == "Use MiLoRA (q, v) at learning rate 0.000316."
+    assert "above that of LoRA (95 % interval +0." in part.advice[1]
+    assert "over 5 seeds (p < 0.001, corrected for 2 comparisons)" in part.advice[1]
+    verdicts = {row[0]: row[1] for row in part.score_rows}
     assert verdicts == {
         "MiLoRA (q, v)": "above LoRA",
         "LoRA": "baseline",
         "PiSSA (q, v)": "no difference shown",
     }
     assert all(one.both is not None for one in part.against.values())
+    assert part.by_rows.startswith("Both drawn at random")
     rates = {row[0]: row[1:] for row in part.rate_rows}
     assert rates["PiSSA (q, v)"][:2] == ["0.0001", "0.1"]
     # 0.301 decades away at 0.036 a decade, between the rates at 0.25 and 0.5.
@@ -92,9 +95,25 @@ def test_a_method_that_is_better_is_named_with_its_rate_and_how_sure_that_is(
 
 def test_no_difference_says_what_could_have_been_seen(tmp_path: Path) -> None:
     part = part_of(tmp_path, ["lora", "pissa"], peak(lora=1e-3, pissa=1e-3))
-    assert part.advice[0].startswith("Use LoRA at learning rate 0.001: no other method was shown")
+    assert part.advice[0] == "Use LoRA at learning rate 0.001."
+    assert "no other method was shown to be better over 5 seeds" in part.advice[1]
     smallest = part.against["PiSSA (q, v)"].smallest
-    assert f"one that is better by {smallest:.3f} would be, in 80 of 100" in part.advice[0]
+    assert f"one that is better by {smallest:.3f} would be, in 80 of 100" in part.advice[1]
+
+
+def test_where_nothing_is_kept_of_rows_it_says_so(tmp_path: Path) -> None:
+    part = part_of(tmp_path, ["lora", "pissa"], peak(lora=1e-3, pissa=1e-3), report=(2, 3))
+    assert part.by_rows.startswith("There is none here (fewer than 3 seeds)")
+    part = part_of(tmp_path / "b", ["lora", "pissa"], peak(lora=1e-3, pissa=1e-3))
+    without = {
+        label: {seed: replace(one, rows=None) for seed, one in own.items()}
+        for label, own in part.reported.items()
+    }
+    against = best_to_best(without, part.baseline)
+    part = replace(part, reported=without, against=against)
+    assert "(nothing is kept of single rows)" in part.by_rows
+    assert [row[5] for row in part.score_rows] == ["-", "-"]
+    assert "over 5 seeds" in part.advice[1]
 
 
 def test_a_rate_at_which_a_seed_diverges_loses_all(tmp_path: Path) -> None:
@@ -103,7 +122,7 @@ def test_a_rate_at_which_a_seed_diverges_loses_all(tmp_path: Path) -> None:
 
     part = part_of(tmp_path, ["lora", "pissa"], score)
     assert part.rate_rows[0][5] == "all (diverges)"
-    assert "it loses all (diverges) at a rate twice too large" in part.advice[1]
+    assert "it loses all (diverges) at a rate twice as large" in part.advice[-1]
 
 
 def test_what_diverges_everywhere_is_not_reported_and_named(tmp_path: Path) -> None:
@@ -138,7 +157,32 @@ def test_the_page_escapes_and_holds_answer_tables_and_curve(tmp_path: Path) -> N
     table = (tmp_path / "out" / "figures" / "score_by_rate.csv").read_text(encoding="utf-8")
     assert table.splitlines()[0] == "setting,lr,mean,lowest,highest,chosen"
     assert sum(line.endswith("True") for line in table.splitlines()) == 2
-    assert "| LoRA | 0.001 |" in as_markdown(report)
+    assert "| LoRA | baseline | 0.001 |" in as_markdown(report)
+
+
+@BROWSER
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_real_browser_shows_it_without_sideways_scrolling(tmp_path: Path, width: int) -> None:
+    asked = settings(["lora", "pissa", "ailora"])
+    part = part_of(tmp_path / "runs", ["lora", "pissa", "ailora"], flat)
+    endless = "/data/<b>" + "x" * 200 + ".csv"
+    report = FairReport(
+        parts=[replace(part, title=endless, without=[endless])],
+        protocol=asked,
+        states={"finished": 1},
+        command=endless,
+        plan=Plan(protocol=asked, seconds=[10.0] * 3),
+    )
+    seen = browse(write_fair(report, tmp_path / "out"), width, tmp_path)
+    assert seen.client > width - 20  # less a vertical scroll bar
+    assert seen.scroll <= seen.client
+    assert len(seen.pictures) == 1
+    assert seen.pictures[0] > 200
+    assert seen.complaints == []
+
+
+def flat(config: RunConfig) -> float:
+    return 0.7 - 0.036 * abs(math.log10(config.lr) + 3)
 
 
 def test_a_budget_keeps_as_many_reporting_seeds_as_fit() -> None:

@@ -11,13 +11,14 @@ from ailora.lab.experiments.store import Run, Store
 from ailora.lab.experiments.wording import counted, metric_label, number_words
 from ailora.lab.report.best_to_best import Against, Reported, best_to_best, reported_of
 from ailora.lab.report.rate_curves import Curve, curve_of, rate_rows
+from ailora.lab.report.row_scores import BLOCKS
 from ailora.lab.report.score_lines import Setting, baselines_of, settings_of
 from ailora.lab.report.text_tables import Rows
-from ailora.lab.statistics import ENOUGH, spread
+from ailora.lab.statistics import ENOUGH, FEWEST, spread
 
 SCORE_HEADER = [
-    *("method", "lr", "test score", "minus baseline", "95 %, seeds"),
-    *("95 %, seeds and rows", "p (Holm)", "could see", "verdict"),
+    *("method", "verdict", "lr", "test score", "minus baseline"),
+    *("95 %, seeds and rows", "95 %, seeds", "p (Holm)", "could see"),
 ]
 
 
@@ -57,6 +58,22 @@ class FairPart:
         return [f"Not done yet: {', '.join(self.waiting)}.", *(f"So far: {one}" for one in words)]
 
     @property
+    def by_rows(self) -> str:
+        """What the interval over seeds and rows takes as chance, or why there is none."""
+        compared = [one for one in self.against.values() if one.estimate is not None]
+        lacking = [label for label, one in self.against.items() if one in compared and not one.both]
+        if compared and len(lacking) == len(compared):
+            few = max(one.n for one in compared) < FEWEST
+            why = f"fewer than {FEWEST} seeds" if few else "nothing is kept of single rows"
+            return f"There is none here ({why}): what is said holds for these test rows alone."
+        words = (
+            "Both drawn at random (two-way variance with Hillis's degrees of freedom), so that it "
+            "holds for other rows of the kind. A score that is no mean over rows is computed again "
+            f"without each of {BLOCKS} blocks of rows."
+        )
+        return words + f" Over seeds alone: {', '.join(lacking)}." * bool(lacking)
+
+    @property
     def score_rows(self) -> Rows:
         """One row per setting, best mean first: test score, difference and how sure it is."""
         order = sorted(self.reported, key=lambda label: -_mean(self.reported[label]))
@@ -80,14 +97,17 @@ class FairPart:
         if not self.baseline:
             best = max(self.reported, key=lambda label: _mean(self.reported[label]))
             return [
-                f"{best} has the best mean, at learning rate {self._rate(best)}; without LoRA "
-                "among the methods nothing is tested.",
+                f"{best} has the best mean, at learning rate {self._rate(best)}.",
+                "How sure that is: without LoRA among the methods nothing is tested.",
                 self._curve(best).words,
             ]
         shown = [label for label, one in self.against.items() if one.shown]
         better = [label for label in shown if (self.against[label].estimate or 0.0) > 0]
         best = max(better, key=lambda one: self.against[one].estimate or 0.0, default=self.baseline)
-        words = [self._why_better(best) if better else self._why_not()]
+        words = [
+            f"Use {best} at learning rate {self._rate(best)}.",
+            f"How sure that is: {self._why_better(best) if better else self._why_not()}",
+        ]
         others = [label for label in better if label != best]
         worse = [label for label in shown if label not in better]
         for labels, how in ((others, "Also above"), (worse, "Shown to be below")):
@@ -99,29 +119,24 @@ class FairPart:
         bounds = one.judged.interval() if one.judged else ()
         interval = " (95 % interval {:+.3f} to {:+.3f})".format(*bounds) if bounds else ""
         return (
-            f"Use {label} at learning rate {self._rate(label)}: its {self.metric} is "
-            f"{one.estimate:.3f} above that of {self.baseline}{interval}, each at its own best "
-            f"rate, over {counted(one.n, 'seed')} (p {_p(one)} after Holm)."
+            f"its {self.metric} is {one.estimate:.3f} above that of {self.baseline}{interval}, "
+            f"each at its own best rate, over {counted(one.n, 'seed')} (p {_p(one)}, corrected "
+            f"for {counted(one.comparisons, 'comparison')})."
         )
 
     def _why_not(self) -> str:
-        """Why the baseline is to be used."""
-        use = f"Use {self.baseline} at learning rate {self._rate(self.baseline)}"
         n = min((one.n for one in self.against.values()), default=0)
         if not self.against:
-            return f"{use}: nothing was compared with it."
+            return "nothing was compared with it."
         if n < ENOUGH:
-            return (
-                f"{use}: {counted(n, 'seed')} cannot show another to be better; give {ENOUGH} or "
-                "more."
-            )
+            return f"{counted(n, 'seed')} cannot show another to be better; give {ENOUGH} or more."
         seen = [one.smallest for one in self.against.values() if one.smallest is not None]
         size = (
             f"; one that is better by {max(seen):.3f} would be, in 80 of 100 such comparisons"
             if seen
             else ""
         )
-        return f"{use}: no other method was shown to be better over {n} seeds{size}."
+        return f"no other method was shown to be better over {n} seeds{size}."
 
     def _curve(self, label: str) -> Curve:
         return next(curve for curve in self.curves if curve.label == label)
@@ -132,22 +147,18 @@ class FairPart:
     def _score_row(self, label: str) -> list[str]:
         own = spread({seed: one.score for seed, one in self.reported[label].items()}, what=label)
         score = f"{own.mean:.4f}" + ("" if own.sd is None else f" ± {own.sd:.4f}")
-        row = [label, self._rate(label), f"{score} ({own.n})"]
-        one = self.against.get(label)
+        place, one = [self._rate(label), f"{score} ({own.n})"], self.against.get(label)
         if one is None or one.estimate is None:
-            return [*row, *["-"] * (len(SCORE_HEADER) - 4), "baseline" * (label == self.baseline)]
+            verdict = "baseline" if label == self.baseline else "-"
+            return [label, verdict, *place, *["-"] * (len(SCORE_HEADER) - 4)]
         intervals = [
             "-" if found is None else "{:+.3f} to {:+.3f}".format(*found.interval())
-            for found in (one.seeds, one.both)
+            for found in (one.both, one.seeds)
         ]
         seen = "-" if one.smallest is None else f"{one.smallest:.3f}"
         return [
-            *row,
-            f"{one.estimate:+.4f}",
-            *intervals,
-            _p(one).removeprefix("= "),
-            seen,
-            one.verdict.split(";")[0],
+            *(label, one.verdict.split(";")[0], *place, f"{one.estimate:+.4f}", *intervals),
+            *(_p(one).removeprefix("= "), seen),
         ]
 
 

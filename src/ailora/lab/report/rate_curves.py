@@ -15,7 +15,7 @@ from ailora.lab.report.text_tables import Rows
 _ROUNDING = 1e-9
 POINT = 0.01  # rates whose mean score is this close to the best are as good as it
 RATE_HEADER = [
-    *("method", "best lr", "x baseline's", "tried", "within a point"),
+    *("method", "best lr", "times baseline's", "tried", "within a point"),
     *("at twice the rate", "at half the rate"),
 ]
 
@@ -87,12 +87,17 @@ class Curve:
     @property
     def words(self) -> str:
         """How much the rate matters, in a sentence."""
-        low, high = map(number_words, self.plateau)
-        said = {2.0: "a rate twice too large", 0.5: "one twice too small"}
+        low, high = self.plateau
+        near = (
+            "no neighbouring rate is"
+            if low == high
+            else f"rates from {number_words(low)} to {number_words(high)} are"
+        )
+        said = {2.0: "a rate twice as large", 0.5: "one half as large"}
         lost = " and ".join(f"{lost_words(self.lost(f))} at {what}" for f, what in said.items())
         return (
-            f"Rates from {low} to {high} are within a point of its best on the selection rows; it "
-            f"loses {lost}."
+            f"How much the rate matters: {near} within a point ({POINT}) of its best on the "
+            f"selection rows; it loses {lost}."
         )
 
     @property
