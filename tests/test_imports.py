@@ -61,6 +61,7 @@ ALLOWED: dict[str, set[str]] = {
         "roles",
         "lab.settings",
         "lab.methods",
+        "lab.tasks",
         "lab.statistics",
         "lab.experiments",
         "lab.analysis",

@@ -32,7 +32,6 @@ from ailora.lab.report.fair_page import (
     write_fair,
 )
 from ailora.lab.report.fair_plan import Plan, seconds_of
-from ailora.lab.statistics import FEWEST
 from ailora.lab.training.folder import check_writable
 
 if TYPE_CHECKING:
@@ -255,8 +254,7 @@ def _within(
         if not begun:
             raise
         say(f"warning: {error}")
-        fewest = asked.protocol.report[:FEWEST]
-        return replace(asked, protocol=replace(asked.protocol, report=fewest))
+        return replace(asked, protocol=plan.fewest)
 
 
 def _say_plan(plan: Plan, asked: Protocol) -> None:

@@ -98,16 +98,21 @@ class Plan:
         """The plan with runs that take so many times the seconds."""
         return replace(self, seconds=[one * factor for one in self.seconds], basis=basis)
 
+    @property
+    def fewest(self) -> Protocol:
+        """The protocol with the fewest reporting seeds that a budget leaves."""
+        return replace(self.protocol, report=self.protocol.report[:FEWEST])
+
     def within(self, budget: float) -> Protocol:
         """The protocol with as many reporting seeds as a budget in seconds allows.
 
         Raises:
             UserError: Not even the fewest fit.
         """
-        fewest = min(FEWEST, len(self.protocol.report))
+        fewest = len(self.fewest.report)
         for n in range(len(self.protocol.report), fewest - 1, -1):
             if self.time(n) <= budget:
-                return replace(self.protocol, report=tuple(self.protocol.report)[:n])
+                return replace(self.protocol, report=self.protocol.report[:n])
         raise UserError(
             f"--budget {duration(budget)}: {counted(fewest, 'reporting seed')} and the search for "
             f"rates take about {duration(self.time(fewest))}; give that, fewer methods, or --limit"
