@@ -17,8 +17,9 @@ from ailora.lab.experiments import Store
 from ailora.lab.experiments.calibration import by_kind, cores, kind, measure, seconds
 from ailora.lab.experiments.engines.here import Here
 from ailora.lab.experiments.engines.local import Local
-from ailora.lab.experiments.fair import CHOOSE, REPORT, Protocol, fair, next_runs, setting_key
+from ailora.lab.experiments.fair import CHOOSE, REPORT, Protocol, fair, next_runs
 from ailora.lab.experiments.fair_record import Record
+from ailora.lab.experiments.grid import distinct_runs
 from ailora.lab.experiments.jobs import Tasks, jobs_of
 from ailora.lab.experiments.wording import counted, duration
 from ailora.lab.report.fair_page import (
@@ -117,8 +118,8 @@ def settings_and_seeds(grids: Sequence[Grid]) -> tuple[list[RunConfig], tuple[in
     seeds = {tuple(grid.axes["seed"]) if "seed" in grid.axes else None for grid in grids}
     if len(seeds) > 1:
         raise UserError("[[grid]] seed: --protocol fair needs the same seeds in all grids")
-    found = {setting_key(run): replace(run, seed=0) for grid in grids for run in grid.runs()}
-    return list(found.values()), seeds.pop()
+    runs = (replace(run, seed=0) for grid in grids for run in grid.runs())
+    return distinct_runs(runs), seeds.pop()
 
 
 class _Rounds:

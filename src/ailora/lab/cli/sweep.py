@@ -87,6 +87,7 @@ def sweep(
     grids, store = read_sweep_file(file), Store(out)
     fair = options.fair_options(protocol, choose_seeds, halving, budget, plan_only)
     ranges = read_search_table(file)
+    sweeps.say_merged(grids)
     if fair is None and search is None and ranges is None:
         done = _every_run(
             file, grids, store, chosen, dry_run=dry_run, estimate=estimate, retry=retry_failed

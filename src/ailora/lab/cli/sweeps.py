@@ -22,13 +22,14 @@ from ailora.lab.cli.words import result_words, run_words
 from ailora.lab.experiments import sweep as run_all
 from ailora.lab.experiments.best_rates import standings, varied
 from ailora.lab.experiments.engines.here import Here
+from ailora.lab.experiments.grid import merged
 from ailora.lab.experiments.jobs import Elsewhere, Ended, Event, Step, Tasks, jobs_of
 from ailora.lab.experiments.store import Failure
 from ailora.lab.experiments.sweep import Agenda
 from ailora.lab.experiments.wording import counted, duration, number_words, setting_words
 
 if TYPE_CHECKING:
-    from ailora.lab.experiments import Outcome, Store
+    from ailora.lab.experiments import Grid, Outcome, Store
     from ailora.lab.experiments.engines.local import Local
     from ailora.lab.experiments.engines.ray import OnRay
     from ailora.lab.experiments.jobs import Job
@@ -155,6 +156,12 @@ def estimated(
         highlight=False,
     )
     return found
+
+
+def say_merged(grids: Sequence[Grid]) -> None:
+    """Say which of the methods asked for are the same runs, and are done once."""
+    for words in merged(grids):
+        say(words)
 
 
 def say_failed(outcome: Outcome, names: Sequence[str]) -> None:
