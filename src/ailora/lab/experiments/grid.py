@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ailora.errors import UserError
-from ailora.lab.methods.variants import checked, read_variant, same_run, variant_of
-from ailora.lab.settings import RunConfig, check_name
+from ailora.lab.methods.variants import CONTROLS, checked, read_variant, same_run, variant_of
+from ailora.lab.settings import SETTINGS, RunConfig, check_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,4 +81,5 @@ def merged(grids: Sequence[Grid]) -> list[str]:
 
 def _made_of(run: RunConfig) -> str:
     method = same_run(variant_of(asdict(run)))
-    return replace(run, **read_variant(method)).run_id("", str(run.data))
+    controls = {name: SETTINGS[name].first for name in CONTROLS} | read_variant(method)
+    return replace(run, **controls).run_id("", str(run.data))
