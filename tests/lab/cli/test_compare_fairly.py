@@ -59,6 +59,7 @@ def test_rates_are_searched_and_reported_and_a_second_call_does_nothing(
     assert "this plan" in first.out
     assert re.search(r"By the first 2 runs, .* each: 18 runs take about", words_of(first))
     assert "at the pace of the 2 runs so far" in words_of(first)
+    assert words_of(first).count("to train on") == 1  # not in every round
     tried = seeds_by_rate(out)
     reported = [key for key, seeds in tried.items() if seeds == {0, 1, 2}]
     assert sorted(method for method, _ in reported) == ["ailora", "lora"]

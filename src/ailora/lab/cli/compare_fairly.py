@@ -149,7 +149,14 @@ class _Rounds:
             new = [job for job in jobs if states[job.run_id] not in ("finished", "failed")]
             self._say_left([job.config for job in new])
             began = time.monotonic()
-            sweeps.do_runs(runs, self.store, self.engine, tasks=self.tasks, estimate=False)
+            sweeps.do_runs(
+                runs,
+                self.store,
+                self.engine,
+                tasks=self.tasks,
+                estimate=False,
+                say_data=not self._new,  # once is enough
+            )
             self._count(new, time.monotonic() - began)
         return [(job.config, self.store.read(job.run_id)) for job in jobs]
 

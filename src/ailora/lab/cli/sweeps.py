@@ -69,10 +69,11 @@ def do_runs(
     tasks: Tasks | None = None,
     estimate: bool = True,
     retry: bool = False,
+    say_data: bool = True,
 ) -> Outcome:
     """Say what is done already and how long the rest takes, and do it while a board is shown."""
     tasks = tasks or Tasks()
-    jobs, todo, states = look(runs, store, tasks, retry=retry)
+    jobs, todo, states = look(runs, store, tasks, retry=retry, say_data=say_data)
     weights = estimated(engine, todo, store) if estimate else {}
     ended = [state in ("finished", "failed") for state in states.values()]
     names = tuple(job.run_id for job in jobs)
@@ -93,7 +94,7 @@ def do_runs(
 
 
 def look(
-    runs: Iterable[RunConfig], store: Store, tasks: Tasks, *, retry: bool
+    runs: Iterable[RunConfig], store: Store, tasks: Tasks, *, retry: bool, say_data: bool = True
 ) -> tuple[list[Job], list[Job], dict[str, str]]:
     """All runs, those left to do, and the state of each by its name.
 
@@ -101,7 +102,7 @@ def look(
     """
     with console.status("reading the data"):
         jobs = jobs_of(runs, tasks, store)
-    for line in tasks.said():
+    for line in tasks.said() if say_data else ():
         say(line)
     states = states_of(jobs, store)
     if set(states.values()) != {"new"}:

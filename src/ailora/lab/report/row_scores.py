@@ -22,7 +22,7 @@ from ailora.errors import UserError
 from ailora.files import parse_json
 from ailora.lab.tasks import METRICS, compute
 
-BLOCKS = 100
+BLOCKS = 50
 _Array = npt.NDArray[Any]
 
 
