@@ -158,7 +158,9 @@ def test_a_fair_comparison_is_watched_from_its_first_run_to_its_end(
     assert ended.code == 0, ended.err
     assert "30 finished" in ended.out
     first, half, last = pages
-    assert "Not done yet: LoRA (7 runs of its next), PiSSA (q, v) (10 runs of its next)" in first
+    assert (
+        "Not done yet: LoRA (7 more runs at least), PiSSA (q, v) (10 more runs at least)" in first
+    )
     assert "no setting has a reported run" in first
     assert "So far: Use LoRA at learning rate 0.001" in half
     assert "Not done yet" not in last

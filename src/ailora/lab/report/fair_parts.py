@@ -235,7 +235,7 @@ def _part(
             if (words := _lacking(setting.label, search, protocol, len(runs[setting.label])))
         ],
         waiting=[
-            f"{setting.label} ({counted(len(search.missing), 'run')} of its next)"
+            f"{setting.label} ({counted(len(search.missing), 'more run')} at least)"
             for setting, search in named
             if search.missing
         ],
