@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ailora.lab.experiments.store import Failure
 from tests.commands import Call, check_refused
 from tests.lab.report.stores import fair_store, full_run, store_of
 
@@ -165,6 +166,17 @@ def test_a_fair_comparison_is_watched_from_its_first_run_to_its_end(
     assert "So far: Use LoRA at learning rate 0.001" in half
     assert "Not done yet" not in last
     assert all('http-equiv="refresh"' in page for page in pages)
+
+
+def test_a_run_that_failed_is_named_and_wanted_again(call: Call) -> None:
+    store = fair_store(Path("fair"), ["lora", "pissa"])
+    lost = next(run for run in store.runs() if run.config["seed"] == 6)
+    shutil.rmtree(store.path / lost.run_id)
+    store.fail(lost.run_id, Failure(config=lost.config, kind="memory", reason="none was left"))
+    assert call("report fair").code == 0
+    page = Path("fair/report.html").read_text(encoding="utf-8")
+    assert f"{lost.run_id} failed: none was left; the same command tries it again" in page
+    assert "(1 more run at least)" in page
 
 
 def test_a_record_that_is_none_leaves_the_ordinary_page(call: Call) -> None:

@@ -101,6 +101,38 @@ def test_no_difference_says_what_could_have_been_seen(tmp_path: Path) -> None:
     assert f"one that is better by {smallest:.3f} would be, in 80 of 100" in part.advice[1]
 
 
+def test_methods_that_meet_at_several_ranks_have_a_baseline_each(tmp_path: Path) -> None:
+    methods = [
+        RunConfig(method=method, rank=rank, lr=1e-3)
+        for rank in (4, 8)
+        for method in ("lora", "pissa")
+    ]
+    asked, rng = Protocol(settings=methods), np.random.default_rng(1)
+
+    def do(runs: Sequence[RunConfig]) -> list[tuple[RunConfig, Stored]]:
+        return [(config, ended(tmp_path, config, flat(config), rng)) for config in runs]
+
+    parts = fair_parts(fair(asked, do), asked, Store(tmp_path))
+    assert [part.title for part in parts] == [
+        "movies with demo, rank 4", "movies with demo, rank 8",
+    ]  # fmt: skip
+    for part, rank in zip(parts, (4, 8), strict=True):
+        assert (part.baseline, list(part.against)) == ("LoRA", ["PiSSA (q, v)"])
+        assert f"rank {rank}" in part.about
+
+
+def test_one_method_at_several_ranks_is_one_table(tmp_path: Path) -> None:
+    asked = Protocol(settings=[RunConfig(method="pissa", rank=rank, lr=1e-3) for rank in (4, 8)])
+    rng = np.random.default_rng(1)
+
+    def do(runs: Sequence[RunConfig]) -> list[tuple[RunConfig, Stored]]:
+        return [(config, ended(tmp_path, config, flat(config), rng)) for config in runs]
+
+    [part] = fair_parts(fair(asked, do), asked, Store(tmp_path))
+    assert list(part.reported) == ["PiSSA (q, v): rank 4", "PiSSA (q, v): rank 8"]
+    assert "rank" not in part.about
+
+
 def test_where_nothing_is_kept_of_rows_it_says_so(tmp_path: Path) -> None:
     part = part_of(tmp_path, ["lora", "pissa"], peak(lora=1e-3, pissa=1e-3), report=(2, 3))
     assert part.by_rows.startswith("There is none here (fewer than 3 seeds)")

@@ -41,6 +41,7 @@ class FairReport:
         protocol: What was compared.
         states: Number of the folder's runs in each state.
         command: The command that asked for it.
+        failed: Runs that failed otherwise than by diverging, and why.
         plan: What it was to cost; None where that is not known.
     """
 
@@ -48,6 +49,7 @@ class FairReport:
     protocol: Protocol
     states: Mapping[State, int]
     command: str
+    failed: Sequence[str] = ()
     plan: Plan | None = None
 
     @property
@@ -70,6 +72,11 @@ def fair_report(record: Record, store: Store, plan: Plan | None = None) -> FairR
         protocol=record.protocol,
         states=Counter(run.state for run in stored),
         command=record.command,
+        failed=[
+            f"{run.run_id} failed: {run.failure.reason}; the same command tries it again"
+            for run in stored
+            if run.failure is not None and run.failure.kind != "diverged"
+        ],
         plan=plan,
     )
 
@@ -128,6 +135,7 @@ def as_markdown(report: FairReport) -> str:
         lines += [f"## {part.title}\n", *(f"{words}\n" for words in part.advice)]
         lines += [markdown(SCORE_HEADER, part.score_rows), markdown(RATE_HEADER, part.rate_rows)]
         lines += [f"- {note}" for note in part.notes]
+    lines += [f"- {words}" for words in report.failed]
     return "\n".join(lines) + "\n"
 
 
