@@ -154,7 +154,7 @@ def test_a_rate_at_which_a_seed_diverges_loses_all(tmp_path: Path) -> None:
 
     part = part_of(tmp_path, ["lora", "pissa"], score)
     assert part.rate_rows[0][5] == "all (diverges)"
-    assert "it loses all (diverges) at a rate twice as large" in part.advice[-1]
+    assert "a rate twice as large diverges, one half as large loses 0.011" in part.advice[-1]
 
 
 def test_what_diverges_everywhere_is_not_reported_and_named(tmp_path: Path) -> None:
@@ -171,6 +171,17 @@ def test_halving_says_what_it_saved_and_what_it_risks(tmp_path: Path) -> None:
     assert (
         "halving saved 2 runs and dropped 2 rates; on 1 seed the best of those was"
         in (part.notes[0])
+    )
+
+
+def test_rates_that_halving_dropped_are_said_not_to_have_been_tried(tmp_path: Path) -> None:
+    def score(config: RunConfig) -> float:  # of the first seed the lower rates alone are good
+        return 0.7 - 0.1 * (config.lr > 1.2e-3) - 0.01 * abs(math.log10(config.lr) + 3)
+
+    part = part_of(tmp_path, ["lora"], score, halving=True)
+    assert part.curves[0].best == 1e-3
+    assert part.advice[-1].endswith(
+        "a rate twice as large was not tried with every seed, one half as large loses 0.003."
     )
 
 

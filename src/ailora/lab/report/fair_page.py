@@ -119,11 +119,14 @@ def write_fair_page(report: FairReport, page: Path, *, refresh: int | None = Non
 
 def how(protocol: Protocol) -> str:
     """How the rates were chosen and the scores made, in words."""
-    choose, report = (", ".join(map(str, seeds)) for seeds in (protocol.choose, protocol.report))
+    choose, report = (
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+        for seeds in (protocol.choose, protocol.report)
+    )
     words = (
         f"Each method's rate was searched a quarter of a decade at a time and chosen by its mean "
-        f"score on the selection split (seeds {choose}), then scored on the test split with "
-        f"other seeds ({report}), which chose nothing."
+        f"score on the selection split ({choose}), then scored on the test split with other seeds "
+        f"({report}), which chose nothing."
     )
     return words + " Rates were halved between the choosing seeds." * protocol.halving
 

@@ -93,12 +93,17 @@ class Curve:
             if low == high
             else f"rates from {number_words(low)} to {number_words(high)} are"
         )
-        said = {2.0: "a rate twice as large", 0.5: "one half as large"}
-        lost = " and ".join(f"{lost_words(self.lost(f))} at {what}" for f, what in said.items())
         return (
             f"How much the rate matters: {near} within a point ({POINT}) of its best on the "
-            f"selection rows; it loses {lost}."
+            f"selection rows; {self._loses(2, 'a rate twice as large')}, "
+            f"{self._loses(0.5, 'one half as large')}."
         )
+
+    def _loses(self, factor: float, what: str) -> str:
+        lost = self.lost(factor)
+        if lost is None:
+            return f"{what} was not tried with every seed"
+        return f"{what} diverges" if math.isinf(lost) else f"{what} loses {lost:.3f}"
 
     @property
     def _best_mean(self) -> float:
