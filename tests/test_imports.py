@@ -63,6 +63,7 @@ ALLOWED: dict[str, set[str]] = {
         "roles",
         "lab.settings",
         "lab.methods",
+        "lab.tasks",
         "lab.statistics",
         "lab.experiments",
         "lab.analysis",

@@ -224,6 +224,27 @@ def test_a_plain_optimiser_is_warned_of_once(caplog: pytest.LogCaptureFixture) -
     assert warnings_of(caplog) == 2  # another optimiser
 
 
+@pytest.mark.parametrize(
+    ("fields", "rates", "heard"),
+    [({}, [1e-3], 1), ({}, [1e-3, 2e-3], 0), ({"bake_rates": True}, [1e-3], 0)],
+    ids=["one rate", "two rates", "baked"],
+)
+def test_pieces_that_hide_the_roles_at_one_rate_are_warned_of_once(
+    caplog: pytest.LogCaptureFixture, fields: dict[str, object], rates: list[float], heard: int
+) -> None:
+    """As ZeRO 1 and 2 do: the factors name the flat pieces that the optimiser steps on."""
+    gc.collect()  # other tests' models have factors too
+    model = ailora_model(**fields)
+    for value in model.parameters():
+        value._hp_mapping = None  # type: ignore[attr-defined]
+    pieces = [nn.Parameter(torch.zeros(4)) for _ in rates]
+    groups = [{"params": [one], "lr": rate} for one, rate in zip(pieces, rates, strict=True)]
+    optimizer = AdamW(groups, weight_decay=0.0)
+    for _ in range(2):
+        optimizer.step()
+    assert warnings_of(caplog) == heard
+
+
 def test_warm_up_does_not_hide_a_plain_optimiser(caplog: pytest.LogCaptureFixture) -> None:
     roles = {"q": Role(init="principal", lr_ratio=3), "v": Role(init="minor", lr_ratio=3)}
     for heard, model in enumerate((ailora_model(), ailora_model(roles=roles))):

@@ -26,6 +26,8 @@ from ailora.errors import UserError
 from ailora.lab.demo.asset_cache import unpack
 from ailora.lab.demo.assets import Member
 from ailora.lab.experiments.calibration import Calibration
+from ailora.lab.experiments.fair import Protocol
+from ailora.lab.experiments.fair_record import Record
 from ailora.lab.experiments.store import Store
 from ailora.lab.experiments.sweep import Agenda
 from ailora.lab.experiments.sweep_file import read_sweep_file
@@ -194,6 +196,8 @@ def _run(folder: Path) -> None:
     (run / "metrics.jsonl").write_text('{"step": 1, "epoch": 0.5}\n{"step": 2, "epoch": 1.0}\n')
     (run / "trainer_state.json").write_text("{}")
     (folder / "sweep.json").write_text('{"runs": ["a"], "ended": 1, "began": 1.0}')
+    settings = RunConfig.from_json(result["config"])
+    Record(protocol=Protocol(settings=[settings]), data=["a"], command="x").write(folder)
     (folder / "calibration.json").write_text(
         '{"cores": 2, "layouts": {}, "costs": {"a": {"seconds": 1.0}}}'
     )
@@ -209,6 +213,9 @@ def _list(folder: Path) -> None:
     store.finished(store.names())
     RunFolder(folder / RUN).history()
     Agenda.read(folder)
+    record = Record.read(folder)
+    if record is not None:
+        record.searches(store.runs())
     Calibration.read(folder)
     with suppress(UserError):
         saving.read_record(folder / RUN)

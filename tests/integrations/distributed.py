@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--deepspeed", help="its configuration")
     parser.add_argument("--weight-decay", type=float, default=0.0)
     parser.add_argument("--folded", action="store_true")
+    parser.add_argument("--without-rates", action="store_true", help="neither baked nor grouped")
     options = parser.parse_args()
     arguments = hf.TrainingArguments(
         output_dir=str(options.out),
@@ -87,7 +88,9 @@ def main() -> None:
         join_deepspeed(arguments)
     base = hf.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
     fused = base.config.model_type == "gpt2"  # whose roles have one scale
-    config = presets.ailora(3, bake_rates=not fused, anchored=not options.folded)
+    config = presets.ailora(
+        3, bake_rates=not (fused or options.without_rates), anchored=not options.folded
+    )
     model = ailora.get_peft_model(base, config)
     rank = PartialState().process_index
     factors = {

@@ -97,6 +97,20 @@ def test_weight_decay_is_refused_at_the_first_step(
     assert not (tmp_path / "out" / "checkpoint-3").exists()
 
 
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_an_optimiser_of_pieces_that_ignores_the_roles_is_warned_of(
+    tiny_llama: Path, tmp_path: Path, stage: int
+) -> None:
+    warning = "this optimiser trains roles with different lr_ratio at one rate"
+    zero = settings(tmp_path, stage)
+    done = launch(DDP, tiny_llama, tmp_path / "out", "--without-rates", *zero)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count(warning) == 2  # once in each process
+    baked = launch(DDP, tiny_llama, tmp_path / "baked", *zero)
+    assert baked.returncode == 0, baked.stderr[-3000:]
+    assert warning not in baked.stderr
+
+
 def test_rates_within_a_fused_layer_are_refused_at_the_first_step(tmp_path: Path) -> None:
     model = saved(tmp_path / "gpt2", "gpt2")
     done = launch(DDP, model, tmp_path / "out", *settings(tmp_path, 2))

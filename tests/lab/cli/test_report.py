@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ailora.lab.experiments.store import Failure
 from tests.commands import Call, check_refused
-from tests.lab.report.stores import full_run, store_of
+from tests.lab.report.stores import fair_store, full_run, store_of
 
 
 @pytest.fixture
@@ -120,3 +121,66 @@ def test_forgetting_is_measured_on_the_texts_of_the_task_given(
 def test_bad_input_is_named_in_one_line(line: str, words: str, call: Call) -> None:
     Path("empty").mkdir()
     check_refused(call(line), words)
+
+
+def test_a_folder_of_the_fair_protocol_gets_its_page_and_every_run_where_asked(call: Call) -> None:
+    fair_store(Path("fair/runs"), ["lora", "pissa"])
+    ended = call("report fair")
+    assert ended.code == 0, ended.err
+    page = Path("fair/report.html").read_text(encoding="utf-8")
+    assert "Use LoRA at learning rate 0.001" in page
+    assert "Not done yet" not in page
+    assert not Path("fair/runs.html").exists()
+    assert call("report fair --format md").code == 0
+    assert "Use LoRA at" in Path("fair/report.md").read_text(encoding="utf-8")
+    assert call("report fair --format tex").code == 0
+    assert r"\toprule" in Path("fair/report.tex").read_text(encoding="utf-8")
+
+    assert call("report fair --runs").code == 0
+    assert "How to repeat it" in Path("fair/runs.html").read_text(encoding="utf-8")
+
+
+def test_a_fair_comparison_is_watched_from_its_first_run_to_its_end(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages: list[str] = []
+    Path("fair").mkdir()
+    fair_store(Path("fair"), ["lora", "pissa"], most=3)
+
+    def wait(_: float) -> None:
+        pages.append(Path("fair/report.html").read_text(encoding="utf-8"))
+        if len(pages) == 3:
+            raise KeyboardInterrupt
+        shutil.rmtree("fair")
+        fair_store(Path("fair"), ["lora", "pissa"], most=25 if len(pages) == 1 else 1000)
+
+    monkeypatch.setattr(time, "sleep", wait)
+    ended = call("report fair --watch")
+    assert ended.code == 0, ended.err
+    assert "30 finished" in ended.out
+    first, half, last = pages
+    assert (
+        "Not done yet: LoRA (7 more runs at least), PiSSA (q, v) (10 more runs at least)" in first
+    )
+    assert "no setting has a reported run" in first
+    assert "So far: Use LoRA at learning rate 0.001" in half
+    assert "Not done yet" not in last
+    assert all('http-equiv="refresh"' in page for page in pages)
+
+
+def test_a_run_that_failed_is_named_and_wanted_again(call: Call) -> None:
+    store = fair_store(Path("fair"), ["lora", "pissa"])
+    lost = next(run for run in store.runs() if run.config["seed"] == 6)
+    shutil.rmtree(store.path / lost.run_id)
+    store.fail(lost.run_id, Failure(config=lost.config, kind="memory", reason="none was left"))
+    assert call("report fair").code == 0
+    page = Path("fair/report.html").read_text(encoding="utf-8")
+    assert f"{lost.run_id} failed: none was left; the same command tries it again" in page
+    assert "(1 more run at least)" in page
+
+
+def test_a_record_that_is_none_leaves_the_ordinary_page(call: Call) -> None:
+    store_of(Path("sweep"), [full_run("lora", 0, 0.7)])
+    Path("sweep/fair.json").write_text('{"settings": [{"method": 3}]}')
+    assert call("report sweep").code == 0
+    assert Path("sweep/runs.html").exists()

@@ -138,3 +138,16 @@ def test_a_second_call_asks_for_the_same_runs() -> None:
     first, rounds = done(Protocol(settings=[LORA, PISSA]), peak(1e-4))
     again, repeated = done(Protocol(settings=[LORA, PISSA]), peak(1e-4))
     assert (again, repeated) == (first, rounds)
+
+
+def test_what_is_not_done_is_said_and_what_there_is_goes_as_far_as_it_can() -> None:
+    protocol = Protocol(settings=[LORA, PISSA], choose=(0,), report=(1, 2))
+    score = peak(1.78e-3)
+
+    def do(runs: Sequence[RunConfig]) -> list[tuple[RunConfig, Stored]]:
+        known = [run for run in runs if run.method == "lora" and run.seed < 2]
+        return [(run, ended(run, score(run))) for run in known]
+
+    lora, pissa = fair(protocol, do)
+    assert (lora.best, [run.seed for run in lora.missing]) == (1.78e-3, [2])
+    assert (pissa.best, len(pissa.missing)) == (None, 5)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ailora.errors import UserError
-from ailora.lab.experiments.grid import Grid, distinct
+from ailora.lab.experiments.grid import Grid, distinct, merged
 from ailora.lab.training import RunConfig
 
 
@@ -66,3 +66,18 @@ def test_a_method_has_settings_of_its_own_and_what_is_equal_is_done_once() -> No
         ("pissa", "unit", None),
         ("ailora", "sigma", 1.0),
     ]
+
+
+def test_variants_that_are_the_same_runs_are_done_once_and_said() -> None:
+    one, other = "pissa:directions=random:scale=unit", "milora:directions=random:scale=unit"
+    twice = "ailora:directions=random:scale=unit:lr_ratio=1"
+    grid = Grid(axes={"method": [other, "pissa", one, twice], "seed": [0, 1]})
+    assert [(run.method, run.seed) for run in distinct([grid])] == [
+        ("milora", 0), ("milora", 1), ("pissa", 0), ("pissa", 1),
+    ]  # fmt: skip
+    assert merged([grid]) == [
+        f"{text} and {other} are the same runs: they are done once, as the latter"
+        for text in (one, twice)
+    ]
+    own = Grid(axes={"method": ["ailora:directions=random:scale=unit", one]})
+    assert (len(distinct([own])), merged([own])) == (2, [])

@@ -12,6 +12,7 @@ import torch
 from ailora.adapters.peft_insides import lora_layers
 from ailora.errors import UserError
 from ailora.lab.methods import METHODS, count, head_names, load, save
+from ailora.lab.methods.variants import read_variant, same_run
 from ailora.lab.settings import RunConfig
 from tests.adapters.models import logits
 from tests.families import FAMILIES, inputs_for
@@ -124,6 +125,39 @@ def test_methods_of_one_rank_start_from_one_model() -> None:
     starts = {name: life("minilm", name).base for name in ("lora", "vera", "full")}
     assert all(torch.equal(base, starts["lora"]) for base in starts.values())
     assert batch_of("minilm").keys() == {"input_ids", "attention_mask", "labels"}
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("milora:directions=random:scale=unit", "pissa:directions=random:scale=unit"),
+        ("milora:directions=random:scale=matched", "pissa:directions=random:scale=matched"),
+        ("reailora:directions=random:scale=unit:lr_ratio=1", "pissa:directions=random:scale=unit"),
+    ],
+)
+def test_random_directions_of_equal_sizes_train_the_same_whatever_the_method(
+    text: str, first: str
+) -> None:
+    assert same_run(text) == same_run(first) == first
+    found = []
+    for one in (first, text):
+        settings = read_variant(one)
+        model = adapted("bert", settings.pop("method"), **settings)
+        losses = step(model, batch_of("bert"), 2, 1e-2)
+        found.append((losses, {n: p for n, p in model.named_parameters() if p.requires_grad}))
+    (losses, left), (others, right) = found
+    assert losses == others
+    assert len(left) == len(right) > 0
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_random_directions_of_other_sizes_are_the_methods_own() -> None:
+    for scale in ("sigma", 0.5):
+        left, right = (
+            adapted("bert", name, directions="random", scale=scale).state_dict()
+            for name in ("pissa", "milora")
+        )
+        assert any(not torch.equal(left[name], right[name]) for name in left)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ailora.lab.experiments import Store
+from ailora.lab.experiments.fair import Protocol, fair
+from ailora.lab.experiments.fair_record import Record
 from ailora.lab.experiments.store import Failure, Stored
 from ailora.lab.training import RunConfig
 from tests.lab.report.runs import run
@@ -56,3 +59,25 @@ def failed(reason: str, **changes: Any) -> Stored:
     config = asdict(RunConfig()) | changes
     failure = Failure(config=config, kind="diverged", reason=reason, details="")
     return Stored(run_id="failed-0123456789", state="failed", config=config, failure=failure)
+
+
+def fair_store(path: Path, methods: Sequence[str], *, most: int = 1000) -> Store:
+    """A folder as the fair protocol leaves it, or after so many runs; LoRA's best rate is 1e-3."""
+    settings = [RunConfig(method=method, lr=1e-3) for method in methods]
+    protocol, left = Protocol(settings=settings), most
+    data = ["ab" * 32] * len(settings)
+    Record(protocol=protocol, data=data, command="ailora compare --protocol fair").write(path)
+
+    def do(runs: Sequence[RunConfig]) -> list[tuple[RunConfig, Stored]]:
+        nonlocal left
+        chosen, left = runs[:left], max(0, left - len(runs))
+        made = [_peaked(run) for run in chosen]
+        return list(zip(chosen, finished(made), strict=True)) if store_of(path, made) else []
+
+    fair(protocol, do)
+    return Store(path)
+
+
+def _peaked(config: RunConfig) -> dict[str, Any]:
+    score = 0.8 - 0.05 * abs(math.log10(config.lr) + 3) + config.seed / 1000
+    return full_run(config.method, config.seed, score, lr=config.lr)

@@ -126,5 +126,5 @@ def test_rows_count_only_where_they_make_up_the_score(tmp_path: Path) -> None:
     assert rows is not None
     assert rows.tolist() == [1, 0]
     assert reported_of(run("accuracy", 0.75), tmp_path).rows is None  # of another run
-    assert reported_of(run("mcc", 0.5), tmp_path).rows is None
+    assert reported_of(run("rougeL", 0.5), tmp_path).rows is None
     assert reported_of(run("accuracy", 0.5), tmp_path / "none").rows is None

@@ -87,6 +87,16 @@ def test_only_steps_whose_runs_exist_are_shown_and_the_others_are_named() -> Non
     assert missing_of(found) == ["ailora:directions=random"]
 
 
+def test_a_step_whose_runs_are_anothers_is_shown_by_those() -> None:
+    unit = "pissa:directions=random:scale=unit"
+    found = made({"lora": 0.7, unit: 0.72, "pissa:scale=unit": 0.74, "milora:scale=unit": 0.71})
+    steps = [(cause.method, cause.what, cause.ours, cause.other) for cause in causes_of(found)]
+    for method in ("pissa:scale=unit", "milora:scale=unit"):
+        assert (method, "size", unit, "lora") in steps
+        assert (method, "direction", method, unit) in steps
+    assert missing_of(found) == []
+
+
 def test_without_controls_nothing_is_explained() -> None:
     found = made({"lora": 0.7, "pissa": 0.8, "milora": 0.6})
     assert (causes_of(found), missing_of(found)) == ([], [])

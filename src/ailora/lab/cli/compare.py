@@ -130,8 +130,10 @@ def _fair(
     from dataclasses import replace
 
     from ailora.errors import UserError
-    from ailora.lab.cli.fair import compare_fairly
+    from ailora.lab.cli.compare_fairly import compare_fairly
+    from ailora.lab.cli.sweeps import say_merged
     from ailora.lab.experiments import Grid
+    from ailora.lab.experiments.grid import distinct
 
     if rates and len(rates) > 1:
         raise UserError(
@@ -139,7 +141,8 @@ def _fair(
         )
     common = options.run_config(settings, published)
     grid = Grid(common=replace(common, lr=rates[0]) if rates else common, axes={"method": methods})
-    if compare_fairly(list(grid.runs()), seeds, fair, engine, out, store=out / "runs"):
+    say_merged([grid])
+    if compare_fairly(distinct([grid]), seeds, fair, engine, out, store=out / "runs"):
         raise typer.Exit(1)
 
 
@@ -148,6 +151,7 @@ def _compare(grid: Grid, engine_name: str, out: Path) -> None:
     from ailora.lab.cli import sweeps
     from ailora.lab.experiments import Store
     from ailora.lab.experiments.engines.here import Here
+    from ailora.lab.experiments.grid import distinct
     from ailora.lab.experiments.jobs import Tasks, jobs_of
     from ailora.lab.training.folder import check_writable
 
@@ -157,8 +161,10 @@ def _compare(grid: Grid, engine_name: str, out: Path) -> None:
     with console.status("reading the data"):
         tasks.of(grid.common)  # bad data is refused before anything is written
     engine = Here(tasks, strict=True) if engine_name == "here" else sweeps.engine_named(engine_name)
-    outcome = sweeps.do_runs(list(grid.runs()), store, engine, tasks=tasks, retry=True)
-    jobs = jobs_of(grid.runs(), tasks, store)
+    sweeps.say_merged([grid])
+    runs = distinct([grid])
+    outcome = sweeps.do_runs(runs, store, engine, tasks=tasks, retry=True)
+    jobs = jobs_of(runs, tasks, store)
     stored = [store.read(job.run_id) for job in jobs]
     _report(outcome, stored, time.monotonic() - began, out)
     if outcome.failed:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +13,8 @@ from ailora.errors import UserError
 
 if TYPE_CHECKING:
     from ailora.lab.experiments import Store
+    from ailora.lab.experiments.fair_record import Record
+    from ailora.lab.report.fair_page import FairReport
     from ailora.lab.report.store_report import StoreReport
     from ailora.lab.training import RunConfig
 
@@ -27,14 +28,25 @@ def report(
         typer.Argument(metavar="STORE", help="Folder of runs: --out of train, sweep or paper."),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="File to write. Default: STORE/runs.FORMAT.")
+        Path | None,
+        typer.Option(
+            help="File to write. Default: STORE/runs.FORMAT; of a fair comparison "
+            "STORE/report.FORMAT."
+        ),
     ] = None,
     style: Annotated[
         str | None, typer.Option("--format", help="html, md or tex. Default: by --out, or html.")
     ] = None,
+    runs: Annotated[
+        bool,
+        typer.Option("--runs", help="Of a fair comparison: every run, instead of the verdict."),
+    ] = False,
     measure: Annotated[
         bool,
-        typer.Option(help="Read the trained weights too: norms by layer, subspaces, factors."),
+        typer.Option(
+            help="Read the trained weights too: norms by layer, subspaces, factors. They are on "
+            "the page of --runs."
+        ),
     ] = False,
     texts: Annotated[
         str | None,
@@ -51,7 +63,8 @@ def report(
     """Put what a folder of runs holds on one page: scores, curves, norms, failures.
 
     The page is one file that needs no network and no scripts. It tells how to do the same runs
-    again. --watch can be stopped at any time; a sweep need not know of it.
+    again. --watch can be stopped at any time; a sweep need not know of it. Of a folder that
+    --protocol fair filled, the page is that comparison's, half done or done.
 
     Examples: `ailora report sweep` · `ailora report sweep --format tex --out scores.tex` ·
     `ailora report sweep --watch` · `ailora report paper --measure`
@@ -62,13 +75,8 @@ def report(
     chosen = _format(style, out)
     if watch and chosen != "html":
         raise UserError(f"--watch --format {chosen}: only a page can be watched; leave one out")
-    made = _Report(
-        store=_store(store, may_be_empty=watch),
-        title=store.resolve().name,
-        path=out or store / f"runs.{chosen}",
-        style=chosen,
-        figures=store / "figures",
-    )
+    _check_folder(store, may_be_empty=watch)
+    made = _Report(folder=store, out=out, style=chosen, every_run=runs or measure)
     if measure:
         made.measure(texts)
     if watch:
@@ -80,31 +88,59 @@ def report(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Report:
     """What is read, and where it is written."""
 
-    store: Store
-    title: str
-    path: Path
-    style: str
-    figures: Path
+    def __init__(self, *, folder: Path, out: Path | None, style: str, every_run: bool) -> None:
+        self.folder, self.style, self.every_run = folder, style, every_run
+        # Once: what is fair only later goes on under the address that is being watched.
+        self.path = out or folder / f"{'report' if self.fair else 'runs'}.{style}"
 
-    def read(self) -> StoreReport:
+    @property
+    def store(self) -> Store:
+        """The folder itself, or its ``runs``, which compare and paper have."""
+        from ailora.lab.experiments import Store
+
+        return Store.within(self.folder)
+
+    @property
+    def fair(self) -> Record | None:
+        """The fair comparison that is to be reported; None for a report of every run."""
+        from ailora.lab.experiments.fair_record import Record
+
+        return None if self.every_run else Record.read(self.store.path)
+
+    def read(self) -> StoreReport | FairReport:
+        """What the folder holds by now."""
+        from ailora.lab.report.fair_page import fair_report
+
+        fair = self.fair
+        return self.read_runs() if fair is None else fair_report(fair, self.store)
+
+    def read_runs(self) -> StoreReport:
+        """Every run that the folder holds by now."""
         from ailora.lab.experiments.sweep import Agenda
         from ailora.lab.report.store_report import store_report
 
         agenda = Agenda.read(self.store.path)
-        return store_report(self.store.runs(), self.title, agenda=agenda)
+        return store_report(self.store.runs(), self.folder.resolve().name, agenda=agenda)
 
-    def write(self, found: StoreReport, refresh: int | None = None) -> None:
+    def write(self, found: StoreReport | FairReport, refresh: int | None = None) -> None:
+        """Write it as the kind of file that was asked for."""
         from ailora.files import write_atomic
-        from ailora.lab.report.page import as_latex, as_markdown, write_page
+        from ailora.lab.report import fair_page, page
+        from ailora.lab.report.fair_page import FairReport
 
-        if self.style == "html":
-            write_page(found, self.path, figures=self.figures, refresh=refresh)
+        if isinstance(found, FairReport):
+            if self.style == "html":
+                fair_page.write_fair_page(found, self.path, refresh=refresh)
+            else:
+                as_text = fair_page.as_markdown if self.style == "md" else fair_page.as_latex
+                write_atomic(self.path, as_text(found))
+        elif self.style == "html":
+            page.write_page(found, self.path, figures=self.folder / "figures", refresh=refresh)
         else:
-            text = as_markdown(found) if self.style == "md" else as_latex(found)
+            text = page.as_markdown(found) if self.style == "md" else page.as_latex(found)
             write_atomic(self.path, text)
 
     def measure(self, texts: str | None) -> None:
@@ -114,7 +150,7 @@ class _Report:
         from ailora.lab.report.figures.panel_tables import Seen
 
         found = [run for run in self.store.runs() if run.result is not None]
-        for part in self.read().parts:
+        for part in self.read_runs().parts:
             console.print(part.title, highlight=False, markup=False)
             runs = part.comparison.runs
             names = [next(one.run_id for one in found if one.result == run) for run in runs]
@@ -122,7 +158,7 @@ class _Report:
                 Seen(run, self.store.path / name) for run, name in zip(runs, names, strict=True)
             ]
             on = _texts_of(runs[0], texts)
-            measure_and_draw(seen, _MEASURES, on, self.figures / part.name)
+            measure_and_draw(seen, _MEASURES, on, self.folder / "figures" / part.name)
 
 
 def _format(style: str | None, out: Path | None) -> str:
@@ -132,16 +168,13 @@ def _format(style: str | None, out: Path | None) -> str:
     return chosen
 
 
-def _store(path: Path, *, may_be_empty: bool) -> Store:
-    """The folder itself, or its ``runs``, which compare and paper have."""
+def _check_folder(path: Path, *, may_be_empty: bool) -> None:
     from ailora.lab.experiments import Store
 
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give one that train, sweep or paper made")
-    own = Store.within(path)
-    if not may_be_empty and not own.names():
+    if not may_be_empty and not Store.within(path).names():
         raise UserError(f"{path}: there are no runs in it; give a folder that holds some")
-    return own
 
 
 def _watch(made: _Report, every: int) -> None:

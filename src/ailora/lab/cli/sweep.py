@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ailora.errors import UserError
 from ailora.lab.cli import options
 
 if TYPE_CHECKING:
@@ -76,82 +77,103 @@ def sweep(
     `ailora sweep sweep.toml --search 20` ·
     `ailora sweep sweep.toml --engine ray --address auto --gpus-per-run 1`
     """
-    from ailora.cli.console import quiet_libraries, show
-    from ailora.errors import UserError
+    from ailora.cli.console import quiet_libraries
     from ailora.lab.cli import sweeps
-    from ailora.lab.cli.words import plan_table
     from ailora.lab.experiments import Store
-    from ailora.lab.experiments.grid import distinct
-    from ailora.lab.experiments.jobs import Tasks
     from ailora.lab.experiments.sweep_file import read_search_table, read_sweep_file
-    from ailora.lab.experiments.wording import counted
-    from ailora.lab.training.folder import check_writable
 
     quiet_libraries()
     chosen = sweeps.engine_named(engine, workers, threads, address, cpus_per_run, gpus_per_run)
     grids, store = read_sweep_file(file), Store(out)
     fair = options.fair_options(protocol, choose_seeds, halving, budget, plan_only)
-    asked = read_search_table(file)
-    if fair is not None:
-        if search is not None or asked is not None:
-            raise UserError(
-                "--protocol fair searches the rates itself: leave out --search, and [search] of "
-                f"{file}"
-            )
-        from ailora.lab.cli.fair import compare_fairly, settings_and_seeds
+    ranges = read_search_table(file)
+    sweeps.say_merged(grids)
+    if fair is None and search is None and ranges is None:
+        done = _every_run(
+            file, grids, store, chosen, dry_run=dry_run, estimate=estimate, retry=retry_failed
+        )
+    elif fair is None:
+        done = _search(file, ranges, search, grids, store, chosen, dry_run=dry_run)
+    elif search is None and ranges is None:
+        done = _fair(grids, replace(fair, plan_only=fair.plan_only or dry_run), chosen, out)
+    else:
+        raise UserError(
+            f"--protocol fair searches the rates itself: leave out --search, and [search] of {file}"
+        )
+    if not done:
+        raise typer.Exit(1)
 
-        settings, seeds = settings_and_seeds(grids)
-        if dry_run:
-            fair = replace(fair, plan_only=True)
-        if compare_fairly(settings, seeds, fair, chosen, out, store=out):
-            raise typer.Exit(1)
-        return
+
+def _every_run(
+    file: Path,
+    grids: Sequence[Grid],
+    store: Store,
+    engine: Local | OnRay,
+    *,
+    dry_run: bool,
+    estimate: bool,
+    retry: bool,
+) -> bool:
+    """Do every run of the grids; whether none failed."""
+    from ailora.cli.console import show
+    from ailora.lab.cli import sweeps
+    from ailora.lab.cli.words import plan_table
+    from ailora.lab.experiments.grid import distinct
+    from ailora.lab.experiments.jobs import Tasks
+    from ailora.lab.experiments.wording import counted
+    from ailora.lab.training.folder import check_writable
+
     runs = distinct(grids)
-    check_writable(out)
-    if search is not None or asked is not None:
-        _search(file, asked, search, grids, store, chosen, dry_run=dry_run)
-        return
+    check_writable(store.path)
     show(plan_table(str(file), grids, counted(len(runs), "run")), whole=("runs",))
     if dry_run:
-        _, todo, _ = sweeps.look(runs, store, Tasks(), retry=retry_failed)
+        _, todo, _ = sweeps.look(runs, store, Tasks(), retry=retry)
         if estimate:
-            sweeps.estimated(chosen, todo, store, dry_run=True)
-        return
-    outcome = sweeps.do_runs(runs, store, chosen, estimate=estimate, retry=retry_failed)
+            sweeps.estimated(engine, todo, store, dry_run=True)
+        return True
+    outcome = sweeps.do_runs(runs, store, engine, estimate=estimate, retry=retry)
     _say_outcome(outcome)
-    if outcome.failed:
-        raise typer.Exit(1)
+    return not outcome.failed
+
+
+def _fair(grids: Sequence[Grid], fair: options.Fair, engine: Local | OnRay, out: Path) -> bool:
+    """Compare the settings of the grids by the fair protocol; whether all could be reported."""
+    from ailora.lab.cli.compare_fairly import compare_fairly, settings_and_seeds
+
+    settings, seeds = settings_and_seeds(grids)
+    return not compare_fairly(settings, seeds, fair, engine, out, store=out)
 
 
 def _search(
     file: Path,
-    table: Any,
+    ranges: Any,
     trials: int | None,
     grids: Sequence[Grid],
     store: Store,
     engine: Local | OnRay,
     *,
     dry_run: bool,
-) -> None:
+) -> bool:
+    """Search the ranges for each setting of the grids; whether each has a best point."""
     from ailora.cli.console import console
-    from ailora.errors import UserError
     from ailora.lab.cli.searching import found_shown, plan_words, searched
     from ailora.lab.experiments.grid import distinct
+    from ailora.lab.training.folder import check_writable
 
-    if table is None:
+    check_writable(store.path)
+    if ranges is None:
         raise UserError(f"{file}: --search needs ranges: a table [search.space] (see --help)")
     if trials is None:
         raise UserError(f"{file} has [search]: say how many points to try, such as --search 20")
     from ailora.lab.experiments.search import Search
 
-    search, runs = Search.of(table), distinct(grids)
+    search, runs = Search.of(ranges), distinct(grids)
     console.print(plan_words(runs, search, trials), highlight=False)
     if dry_run:
-        return
+        return True
     found = searched(runs, search, trials, store, engine)
     console.print(found_shown(found, search), crop=False)
-    if any(one.best is None for one in found):
-        raise typer.Exit(1)
+    return all(one.best is not None for one in found)
 
 
 def _say_outcome(outcome: Outcome) -> None:

@@ -22,13 +22,14 @@ from ailora.lab.cli.words import result_words, run_words
 from ailora.lab.experiments import sweep as run_all
 from ailora.lab.experiments.best_rates import standings, varied
 from ailora.lab.experiments.engines.here import Here
+from ailora.lab.experiments.grid import merged
 from ailora.lab.experiments.jobs import Elsewhere, Ended, Event, Step, Tasks, jobs_of
 from ailora.lab.experiments.store import Failure
 from ailora.lab.experiments.sweep import Agenda
 from ailora.lab.experiments.wording import counted, duration, number_words, setting_words
 
 if TYPE_CHECKING:
-    from ailora.lab.experiments import Outcome, Store
+    from ailora.lab.experiments import Grid, Outcome, Store
     from ailora.lab.experiments.engines.local import Local
     from ailora.lab.experiments.engines.ray import OnRay
     from ailora.lab.experiments.jobs import Job
@@ -68,10 +69,11 @@ def do_runs(
     tasks: Tasks | None = None,
     estimate: bool = True,
     retry: bool = False,
+    say_data: bool = True,
 ) -> Outcome:
     """Say what is done already and how long the rest takes, and do it while a board is shown."""
     tasks = tasks or Tasks()
-    jobs, todo, states = look(runs, store, tasks, retry=retry)
+    jobs, todo, states = look(runs, store, tasks, retry=retry, say_data=say_data)
     weights = estimated(engine, todo, store) if estimate else {}
     ended = [state in ("finished", "failed") for state in states.values()]
     names = tuple(job.run_id for job in jobs)
@@ -92,7 +94,7 @@ def do_runs(
 
 
 def look(
-    runs: Iterable[RunConfig], store: Store, tasks: Tasks, *, retry: bool
+    runs: Iterable[RunConfig], store: Store, tasks: Tasks, *, retry: bool, say_data: bool = True
 ) -> tuple[list[Job], list[Job], dict[str, str]]:
     """All runs, those left to do, and the state of each by its name.
 
@@ -100,7 +102,7 @@ def look(
     """
     with console.status("reading the data"):
         jobs = jobs_of(runs, tasks, store)
-    for line in tasks.said():
+    for line in tasks.said() if say_data else ():
         say(line)
     states = states_of(jobs, store)
     if set(states.values()) != {"new"}:
@@ -155,6 +157,12 @@ def estimated(
         highlight=False,
     )
     return found
+
+
+def say_merged(grids: Sequence[Grid]) -> None:
+    """Say which of the methods asked for are the same runs, and are done once."""
+    for words in merged(grids):
+        say(words)
 
 
 def say_failed(outcome: Outcome, names: Sequence[str]) -> None:

@@ -53,6 +53,8 @@ class Protocol:
     halving: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("settings", "choose", "report"):  # so that equal protocols compare equal
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, seeds in (("choosing", self.choose), ("reporting", self.report)):
             if not seeds or len(set(seeds)) < len(seeds):
                 raise UserError(f"{name} seeds {list(seeds)}: give at least one, each once")
@@ -77,6 +79,7 @@ class Search:
         rates: Rates that were tried, ascending.
         dropped: Rates that halving gave up before the last seed.
         stopped: Why the search ended without two rates on each side; empty where it did not.
+        missing: Runs that it needs next and that nobody has done; empty where it is done.
     """
 
     setting: RunConfig
@@ -85,6 +88,7 @@ class Search:
     rates: Sequence[float]
     dropped: Sequence[float] = ()
     stopped: str = ""
+    missing: Sequence[RunConfig] = ()
 
 
 def rate_at(place: int) -> float:
@@ -177,7 +181,8 @@ def fair(protocol: Protocol, do: Do) -> list[Search]:
 
     Args:
         protocol: What is compared.
-        do: Does runs that it has not been given before and says how each ended.
+        do: Does runs and says how each ended. Those that it leaves out are asked for again as
+            long as it does any; what is then still missing is said in each search.
 
     Returns:
         The search of each setting, in their order, with the reported runs among its ends.
@@ -193,9 +198,10 @@ def fair(protocol: Protocol, do: Do) -> list[Search]:
             for setting, own in zip(protocol.settings, ends, strict=True)
         ]
         runs = distinct_runs(run for wanted, _ in asked for run in wanted)
-        if not runs:
-            return [search for _, search in asked]
-        for config, end in do(runs):
+        done = do(runs) if runs else []
+        if not done:
+            return [replace(search, missing=tuple(wanted)) for wanted, search in asked]
+        for config, end in done:
             ends[places[setting_key(config)]].setdefault(config.lr, {})[config.seed] = end
 
 

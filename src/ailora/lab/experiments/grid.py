@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ailora.errors import UserError
-from ailora.lab.methods.variants import checked, read_variant
-from ailora.lab.settings import RunConfig, check_name
+from ailora.lab.methods.variants import CONTROLS, checked, read_variant, same_run, variant_of
+from ailora.lab.settings import SETTINGS, RunConfig, check_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,26 @@ def distinct(grids: Sequence[Grid]) -> list[RunConfig]:
 
 
 def distinct_runs(runs: Iterable[RunConfig]) -> list[RunConfig]:
-    """Equal runs once, in order."""
+    """Equal runs once, in order; also those that differ in the name of their method alone."""
     # By the hash of what they are made of: thousands of runs would be slow to compare in pairs.
-    return list({run.run_id("", str(run.data)): run for run in runs}.values())
+    found: dict[str, RunConfig] = {}
+    for run in runs:
+        found.setdefault(_made_of(run), run)
+    return list(found.values())
+
+
+def merged(grids: Sequence[Grid]) -> list[str]:
+    """One sentence for each variant whose runs are another's, and which are done once."""
+    texts = [text for grid in grids for text in grid.axes.get("method", ())]
+    first = {same_run(text): text for text in reversed(texts)}
+    return [
+        f"{text} and {first[same_run(text)]} are the same runs: they are done once, as the latter"
+        for text in dict.fromkeys(texts)
+        if first[same_run(text)] != text
+    ]
+
+
+def _made_of(run: RunConfig) -> str:
+    method = same_run(variant_of(asdict(run)))
+    controls = {name: SETTINGS[name].first for name in CONTROLS} | read_variant(method)
+    return replace(run, **controls).run_id("", str(run.data))

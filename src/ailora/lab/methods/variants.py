@@ -63,6 +63,21 @@ def _written(method: str, values: tuple[str | float | None, ...]) -> str:
     return ":".join((method, *(f"{name}={_plain(value)}" for name, value in differ)))
 
 
+def same_run(variant: str) -> str:
+    """The first variant whose runs are the same to the bit; mostly the variant itself.
+
+    Random directions of unit or matched size keep nothing of their method but the rate of v.
+
+    >>> same_run("milora:directions=random:scale=unit"), same_run("milora:scale=unit")
+    ('pissa:directions=random:scale=unit', 'milora:scale=unit')
+    """
+    _, controls = _split(variant)
+    if controls.get("directions") != "random" or controls.get("scale") not in ("unit", "matched"):
+        return variant
+    first = next(name for name, method in METHODS.items() if "directions" in method.controls)
+    return variant_of({"method": first, **controls_of(variant)})
+
+
 def checked(config: RunConfig) -> RunConfig:
     """The run without settings that say what the method does anyway, so that equal runs are one.
 

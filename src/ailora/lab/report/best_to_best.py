@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ailora.lab.experiments.wording import counted
+from ailora.lab.report.row_scores import row_scores
 from ailora.lab.statistics import (
     ENOUGH,
     Difference,
@@ -31,12 +31,12 @@ class Reported:
 
     Attributes:
         score: The headline score.
-        rows: The score of each test row, whose mean is the score; None where they are not kept,
-            or the metric is no mean over rows.
+        rows: What each test row, or block of rows, adds to the score, which is their mean
+            (`ailora.lab.report.row_scores`); None where nothing is kept of single rows.
     """
 
     score: float
-    rows: npt.NDArray[np.float64] | None = None
+    rows: npt.NDArray[np.float64] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,17 +130,14 @@ def smallest_by_seeds(comparisons: int, counts: Iterable[int]) -> dict[int, floa
 
 
 def reported_of(run: Mapping[str, Any], folder: Path) -> Reported:
-    """A finished run's test score with the rows in its folder, where they make it up.
+    """A finished run's test score with what the rows in its folder add to it.
 
     Args:
         run: Content of its result.json.
         folder: The run's folder.
     """
-    metric = run["data"]["metric"]
-    score = float(run["metrics"]["test"][metric])
-    rows = _correct(folder / "predictions-test.jsonl") if metric == "accuracy" else None
-    whole = rows is not None and len(rows) > 0 and abs(float(rows.mean()) - score) < 1e-9
-    return Reported(score=score, rows=rows if whole else None)
+    score = float(run["metrics"]["test"][run["data"]["metric"]])
+    return Reported(score=score, rows=row_scores(run, folder))
 
 
 def _pair(
@@ -158,13 +155,3 @@ def _pair(
     alike = len(rows) == len(seeds) and len({len(row) for row in rows}) == 1
     both = seed_and_row_difference(rows) if alike else None
     return len(seeds), fmean(values), seed_difference(values), both
-
-
-def _correct(path: Path) -> npt.NDArray[np.float64] | None:
-    """1 for each row that was answered right, else 0; None where the file cannot be read."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
-        return np.array([float(row["predicted"] == row["label"]) for row in rows])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ailora.lab.methods.table import METHODS
-from ailora.lab.methods.variants import controls_of, variant_of
+from ailora.lab.methods.variants import controls_of, same_run, variant_of
 from ailora.lab.report.comparison import (
     BASELINE,
     Comparison,
@@ -78,7 +78,9 @@ def causes_of(comparison: Comparison) -> list[Cause]:
     for method in sorted(scores, key=lambda one: -len(steps_of(one))):
         if method in shared:
             continue
-        steps = [step for step in steps_of(method) if {step[1], step[2]} <= scores.keys()]
+        steps = [
+            step for step in _by_their_runs(method, comparison) if set(step[1:]) <= scores.keys()
+        ]
         own = [_cause(method, step, scores) for step in steps]
         shared |= {one.ours for one in own}
         whole = [(one.ours, one.other) for one in own] == [(method, BASELINE)]
@@ -91,8 +93,18 @@ def causes_of(comparison: Comparison) -> list[Cause]:
 def missing_of(comparison: Comparison) -> list[str]:
     """What is to be run as well, as ``--methods`` takes it, for every step of those explained."""
     explained = dict.fromkeys(cause.method for cause in causes_of(comparison))
-    needed = [one for method in explained for step in steps_of(method) for one in step[1:]]
+    steps = (step for method in explained for step in _by_their_runs(method, comparison))
+    needed = [one for step in steps for one in step[1:]]
     return [one for one in dict.fromkeys(needed) if one not in comparison.methods]
+
+
+def _by_their_runs(method: str, comparison: Comparison) -> list[tuple[str, str, str]]:
+    """The steps, by the variants that have runs where another's runs are the same."""
+    present = {same_run(one): one for one in comparison.methods}
+    return [
+        (what, present.get(same_run(ours), ours), present.get(same_run(other), other))
+        for what, ours, other in steps_of(method)
+    ]
 
 
 def causes_rows(causes: list[Cause]) -> Rows:

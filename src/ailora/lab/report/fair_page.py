@@ -1,10 +1,14 @@
-"""The page of a fair comparison, its Markdown, and its tables for the terminal."""
+"""The page of a fair comparison, its Markdown and LaTeX, and its tables for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -13,28 +17,76 @@ from rich.text import Text
 
 from ailora.files import write_atomic
 from ailora.lab.experiments.fair import Protocol
-from ailora.lab.report.fair import RATE_HEADER, SCORE_HEADER, FairPart
+from ailora.lab.experiments.fair_record import Record
+from ailora.lab.experiments.store import State, Store
+from ailora.lab.report.fair_parts import SCORE_HEADER, FairPart, fair_parts
 from ailora.lab.report.fair_plan import PLAN_HEADER, Plan
-from ailora.lab.report.figures.drawing import draw
+from ailora.lab.report.figures.drawing import draw, svg_of
 from ailora.lab.report.figures.rate_figure import score_by_rate
-from ailora.lab.report.text_tables import Rows, markdown
+from ailora.lab.report.rate_curves import RATE_HEADER
+from ailora.lab.report.store_report import states_words
+from ailora.lab.report.text_tables import Rows, escaped, latex, markdown
 
 # Columns that a narrow terminal may do without, the first to go first.
 SCORE_DROP = ("95 %, seeds", "could see", "95 %, seeds and rows", "p (Holm)", "minus baseline")
 RATE_DROP = ("tried", "at half the rate", "at twice the rate", "within a point")
 
 
-def write_fair(
-    parts: Sequence[FairPart], protocol: Protocol, out: Path, *, plan: Plan | None, command: str
-) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class FairReport:
+    """A fair comparison, done or half done.
+
+    Attributes:
+        parts: One per model and task.
+        protocol: What was compared.
+        states: Number of the folder's runs in each state.
+        command: The command that asked for it.
+        failed: Runs that failed otherwise than by diverging, and why.
+        plan: What it was to cost; None where that is not known.
+    """
+
+    parts: Sequence[FairPart]
+    protocol: Protocol
+    states: Mapping[State, int]
+    command: str
+    failed: Sequence[str] = ()
+    plan: Plan | None = None
+
+    @property
+    def counted(self) -> str:
+        """How many runs there are, in words."""
+        return states_words(self.states) or "no runs"
+
+
+def fair_report(record: Record, store: Store, plan: Plan | None = None) -> FairReport:
+    """What the runs of a folder say of the fair comparison that they were made for.
+
+    Args:
+        record: What was asked for.
+        store: The folder.
+        plan: What it was to cost.
+    """
+    stored = store.runs()
+    return FairReport(
+        parts=fair_parts(record.searches(stored), record.protocol, store),
+        protocol=record.protocol,
+        states=Counter(run.state for run in stored),
+        command=record.command,
+        failed=[
+            f"{run.run_id} failed: {run.failure.reason}; the same command tries it again"
+            for run in stored
+            if run.failure is not None and run.failure.kind != "diverged"
+        ],
+        plan=plan,
+    )
+
+
+def write_fair(report: FairReport, out: Path) -> Path:
     """Write ``report.html``, ``summary.md`` and ``figures/`` below a folder, the page last.
 
     Args:
-        parts: What the page holds; every text in it is escaped.
-        protocol: What was compared.
+        report: What the page holds; every text in it is escaped.
         out: The folder.
-        plan: What it was to cost; None where nothing was left to do.
-        command: The command that made it.
 
     Returns:
         The path of ``report.html``.
@@ -42,47 +94,64 @@ def write_fair(
     Raises:
         UserError: ``out`` cannot be written.
     """
-    drawn = [_picture(part, out / "figures", place) for place, part in enumerate(parts)]
-    write_atomic(out / "summary.md", as_markdown(parts, protocol))
-    env = Environment(
-        loader=PackageLoader("ailora.lab.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    drawn = [_picture(part, place, out / "figures") for place, part in enumerate(report.parts)]
+    write_atomic(out / "summary.md", as_markdown(report))
     page = out / "report.html"
-    content = {
-        "parts": list(zip(parts, drawn, strict=True)),
-        "protocol": protocol,
-        "words": how(protocol),
-        "headers": {"scores": SCORE_HEADER, "rates": RATE_HEADER, "plan": PLAN_HEADER},
-        "plan": plan,
-        "command": command,
-    }
-    write_atomic(page, env.get_template("fair.html.jinja").render(content))
+    _write(report, page, drawn, made="", refresh=None)
     return page
+
+
+def write_fair_page(report: FairReport, page: Path, *, refresh: int | None = None) -> None:
+    """Write the page alone.
+
+    Args:
+        report: What it holds; every text in it is escaped.
+        page: The page.
+        refresh: Seconds after which a browser reads the page again; None for never.
+
+    Raises:
+        UserError: The page cannot be written.
+    """
+    drawn = [_picture(part, place, None) for place, part in enumerate(report.parts)]
+    made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    _write(report, page, drawn, made=made, refresh=refresh)
 
 
 def how(protocol: Protocol) -> str:
     """How the rates were chosen and the scores made, in words."""
-    choose, report = (", ".join(map(str, seeds)) for seeds in (protocol.choose, protocol.report))
+    choose, report = (
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+        for seeds in (protocol.choose, protocol.report)
+    )
     words = (
         f"Each method's rate was searched a quarter of a decade at a time and chosen by its mean "
-        f"score on the selection split (seeds {choose}), then scored on the test split with "
-        f"other seeds ({report}), which chose nothing."
+        f"score on the selection split ({choose}), then scored on the test split with other seeds "
+        f"({report}), which chose nothing."
     )
     return words + " Rates were halved between the choosing seeds." * protocol.halving
 
 
-def as_markdown(parts: Sequence[FairPart], protocol: Protocol) -> str:
+def as_markdown(report: FairReport) -> str:
     """The answer and the tables of each part."""
-    lines = [f"# A fair comparison\n\n{how(protocol)}\n"]
-    for part in parts:
+    lines = [f"# A fair comparison\n\n{how(report.protocol)}\n"]
+    for part in report.parts:
         lines += [f"## {part.title}\n", *(f"{words}\n" for words in part.advice)]
         lines += [markdown(SCORE_HEADER, part.score_rows), markdown(RATE_HEADER, part.rate_rows)]
         lines += [f"- {note}" for note in part.notes]
+    lines += [f"- {words}" for words in report.failed]
     return "\n".join(lines) + "\n"
+
+
+def as_latex(report: FairReport) -> str:
+    """The tables of each part with the rules of booktabs; a comment above each has its title."""
+    return "\n".join(
+        f"% {escaped(part.title)}: {what}\n{latex(header, rows)}"
+        for part in report.parts
+        for what, header, rows in (
+            ("best to best", SCORE_HEADER, part.score_rows),
+            ("learning rates", RATE_HEADER, part.rate_rows),
+        )
+    )
 
 
 def score_table(part: FairPart) -> Table:
@@ -113,9 +182,32 @@ def _table(title: str, header: Sequence[str], rows: Rows) -> Table:
     return table
 
 
-def _picture(part: FairPart, folder: Path, place: int) -> Markup:
+def _write(
+    report: FairReport, page: Path, drawn: Sequence[Markup], *, made: str, refresh: int | None
+) -> None:
+    env = Environment(
+        loader=PackageLoader("ailora.lab.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    content: dict[str, Any] = {
+        "report": report,
+        "parts": list(zip(report.parts, drawn, strict=True)),
+        "words": how(report.protocol),
+        "headers": {"scores": SCORE_HEADER, "rates": RATE_HEADER, "plan": PLAN_HEADER},
+        "made": made,
+        "refresh": refresh,
+    }
+    write_atomic(page, env.get_template("fair.html.jinja").render(content))
+
+
+def _picture(part: FairPart, place: int, folder: Path | None) -> Markup:
+    """Score by rate, also written into a folder if there is one."""
     if not part.curves:
         return Markup()
     name = f"score_by_rate{place or ''}"
-    svg = draw(partial(score_by_rate, part), folder / name, ids=name)
+    shown = partial(score_by_rate, part)
+    svg = draw(shown, folder / name, ids=name) if folder else svg_of(lambda: shown()[0], name)
     return Markup(svg[svg.index("<svg") :])  # noqa: S704 - matplotlib escapes the texts in it

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ailora.errors import UserError
-from ailora.lab.experiments.fair import START, Protocol, stages
+from ailora.lab.experiments.fair import START, Protocol, setting_key, stages
 from ailora.lab.experiments.wording import counted, duration
 from ailora.lab.report.best_to_best import smallest_by_seeds
 from ailora.lab.report.text_tables import Rows
+from ailora.lab.settings import RunConfig
 from ailora.lab.statistics import ENOUGH, FEWEST
 
 WIDENED = 2  # rates per setting that widening is expected to add
@@ -26,11 +28,15 @@ class Plan:
         protocol: What is compared.
         seconds: Seconds of one run of each setting, in their order.
         at_once: Number of runs at a time.
+        basis: What the seconds rest on, in words.
+        done: Number of its runs that were done before.
     """
 
     protocol: Protocol
     seconds: Sequence[float]
     at_once: int = 1
+    basis: str = "a few measured steps of each kind of run"
+    done: int = 0
 
     def runs(self, reporting: int) -> int:
         """Runs with so many reporting seeds, with the rates that widening is expected to add."""
@@ -40,20 +46,62 @@ class Plan:
         """Seconds that they take."""
         return self._runs_each(reporting) * sum(self.seconds) / self.at_once
 
+    def time_of(self, runs: Sequence[RunConfig]) -> float:
+        """Seconds that single runs take, at once as many as go."""
+        pairs = zip(self.protocol.settings, self.seconds, strict=True)
+        by_setting = {setting_key(setting): seconds for setting, seconds in pairs}
+        return sum(by_setting[setting_key(run)] for run in runs) / self.at_once
+
+    @property
+    def whole(self) -> str:
+        """The time for all of it, and what that rests on."""
+        own = len(self.protocol.report)
+        return (
+            f"By {self.basis}: {counted(self.runs(own), 'run')} take about "
+            f"{duration(self.time(own))}."
+        )
+
     def rows(self) -> Rows:
         """The plan beside smaller and larger ones; the one to be done is marked."""
         own = len(self.protocol.report)
-        counts = sorted({FEWEST, ENOUGH, 2 * ENOUGH, own})
-        seen = smallest_by_seeds(len(self.protocol.settings) - 1, counts)
         return [
             [
                 f"{n}{' (this plan)' if n == own else ''}",
                 str(self.runs(n)),
                 f"about {duration(self.time(n))}",
-                f"{seen[n]:.1f} s.d." + (", no verdict" if n < ENOUGH else ""),
+                self.seen(n),
             ]
-            for n in counts
+            for n in sorted({FEWEST, ENOUGH, 2 * ENOUGH, own})
         ]
+
+    def seen(self, reporting: int) -> str:
+        """The smallest difference that so many reporting seeds see, in words."""
+        alike = Counter(
+            (one.task, one.model, one.rank, str(one.ranks)) for one in self.protocol.settings
+        )
+        size = smallest_by_seeds(max(alike.values()) - 1, [reporting])[reporting]
+        return f"{size:.1f} s.d." + ", no verdict" * (reporting < ENOUGH)
+
+    def cost(self, asked: int) -> str:
+        """What reporting on fewer seeds than were asked for costs in power; empty for no fewer."""
+        own = len(self.protocol.report)
+        if own >= asked:
+            return ""
+        return (
+            f"The budget leaves {own} of {asked} reporting seeds. Its cost in power: the smallest "
+            f"difference seen is {self.seen(own)}, instead of {self.seen(asked)}"
+            + (f"; below {ENOUGH} seeds no difference is called shown" if own < ENOUGH else "")
+            + "."
+        )
+
+    def corrected(self, factor: float, basis: str) -> Plan:
+        """The plan with runs that take so many times the seconds."""
+        return replace(self, seconds=[one * factor for one in self.seconds], basis=basis)
+
+    @property
+    def fewest(self) -> Protocol:
+        """The protocol with the fewest reporting seeds that a budget leaves."""
+        return replace(self.protocol, report=self.protocol.report[:FEWEST])
 
     def within(self, budget: float) -> Protocol:
         """The protocol with as many reporting seeds as a budget in seconds allows.
@@ -61,10 +109,10 @@ class Plan:
         Raises:
             UserError: Not even the fewest fit.
         """
-        fewest = min(FEWEST, len(self.protocol.report))
+        fewest = len(self.fewest.report)
         for n in range(len(self.protocol.report), fewest - 1, -1):
             if self.time(n) <= budget:
-                return replace(self.protocol, report=tuple(self.protocol.report)[:n])
+                return replace(self.protocol, report=self.protocol.report[:n])
         raise UserError(
             f"--budget {duration(budget)}: {counted(fewest, 'reporting seed')} and the search for "
             f"rates take about {duration(self.time(fewest))}; give that, fewer methods, or --limit"
@@ -74,9 +122,11 @@ class Plan:
     def notes(self) -> str:
         """What the table takes for granted."""
         words = (
-            f"Counted with {WIDENED} rates more per method than the first {START}; a search whose "
-            "best lies further out takes more. s.d.: standard deviation, between seeds, of the "
-            "paired difference; at the level that Holm's correction leaves."
+            f"Times rest on {self.basis}, and grow with what else the machine does. "
+            + f"{counted(self.done, 'run')} of these were done before. " * bool(self.done)
+            + f"Counted with {WIDENED} rates more per method than the first {START}; a search "
+            "whose best lies further out takes more. s.d.: standard deviation, between seeds, of "
+            "the paired difference; at the level that Holm's correction leaves."
         )
         if not self.protocol.halving:
             return words

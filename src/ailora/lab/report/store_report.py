@@ -99,8 +99,12 @@ class StoreReport:
     @property
     def counted(self) -> str:
         """How many runs there are, in words."""
-        words = [f"{self.states[state]} {state}" for state in get_args(State) if self.states[state]]
-        return ", ".join(filter(None, (*words, self.ahead))) or "no runs"
+        return ", ".join(filter(None, (states_words(self.states), self.ahead))) or "no runs"
+
+
+def states_words(states: Mapping[State, int]) -> str:
+    """``3 finished, 1 running``; empty without runs."""
+    return ", ".join(f"{states[one]} {one}" for one in get_args(State) if states.get(one))
 
 
 def store_report(

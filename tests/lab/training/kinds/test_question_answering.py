@@ -6,6 +6,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -221,6 +222,8 @@ def test_questions_without_an_answer_are_scored_apart_and_by_their_rules(
     assert {name: test[name] for name in ("f1", "exact_match")} == pytest.approx(
         recomputed(official.v2, said, task_v2.test)
     )
+    for name in ("f1", "exact_match"):
+        assert test[name] == pytest.approx(fmean(row[name] for row in answers))
     assert test["f1"] == pytest.approx((16 * test["has_answer_f1"] + 8 * test["no_answer_f1"]) / 24)
     assert all((row["null_margin"] > 0) == (row["prediction"] == "") for row in answers)
     assert result["majority"] == pytest.approx(8 / 24)

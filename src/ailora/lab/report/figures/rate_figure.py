@@ -6,7 +6,7 @@ import math
 
 from matplotlib.figure import Figure
 
-from ailora.lab.report.fair import FairPart
+from ailora.lab.report.fair_parts import FairPart
 from ailora.lab.report.figures.drawing import Rows, look_of
 
 
@@ -15,7 +15,7 @@ def score_by_rate(part: FairPart) -> tuple[Figure, Rows]:
 
     A rate at which a seed diverged has no mean: the line stops there.
     """
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    figure = Figure(figsize=(5.4, 4.0), layout="constrained")
     axes = figure.subplots()
     rows: Rows = [["setting", "lr", "mean", "lowest", "highest", "chosen"]]
     shown: set[str] = set()
@@ -33,5 +33,5 @@ def score_by_rate(part: FairPart) -> tuple[Figure, Rows]:
         rows += [[curve.label, *point, point[0] == curve.best] for point in curve.points]
     axes.set_xscale("log")
     axes.set(xlabel="learning rate", ylabel=f"{part.metric} on selection rows")
-    figure.legend(loc="outside upper center", ncols=4)
+    figure.legend(loc="outside upper center", ncols=3)
     return figure, rows

@@ -130,7 +130,7 @@ class QuestionAnswering(Kind[QATask]):
         found = self._found(predicted.predictions, predicted.label_ids, rows, encoded, order)
         said = self._said(found)
         scores = self._scores(said, rows)
-        scored = Scored.of(rows, scores.summary, self._outputs(said, found, rows))
+        scored = Scored.of(rows, scores.summary, self._outputs(said, scores, found, rows))
         if not self.task.has_unanswerable:
             return scored
         more = scores.by_answerability() | self._at_best_threshold(found, rows)
@@ -193,10 +193,13 @@ class QuestionAnswering(Kind[QATask]):
         return {f"{name}_at_selection_threshold": value for name, value in scores.items()}
 
     def _outputs(
-        self, said: tuple[str, ...], found: Found, rows: Dataset
+        self, said: tuple[str, ...], scores: QuestionScores, found: Found, rows: Dataset
     ) -> tuple[dict[str, Any], ...]:
-        pairs = zip(rows["id"], said, strict=True)
-        answers = ({"id": name, "prediction": text} for name, text in pairs)
+        each = zip(rows["id"], said, scores.f1.tolist(), scores.exact.tolist(), strict=True)
+        answers = (
+            {"id": name, "prediction": text, "f1": f1, "exact_match": exact}
+            for name, text, f1, exact in each
+        )
         if not self.task.has_unanswerable:
             return tuple(answers)
         # JSON has no infinity: no span was found at all.

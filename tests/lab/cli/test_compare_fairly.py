@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from ailora.lab.cli import fair
+from ailora.lab.cli import compare_fairly
 from ailora.lab.experiments.calibration import Cost
+from ailora.lab.experiments.fair_record import Record
+from ailora.lab.experiments.jobs import Tasks
 from ailora.lab.experiments.store import Store
 from ailora.lab.training import RunConfig
 from tests.commands import Call, Ended, check_refused
+from tests.lab.report.stores import full_run
 
 
 @pytest.fixture(autouse=True)
 def _measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run costs ten seconds, without measuring."""
     cost = Cost(setup=10.0, step=0.0, row=0.0, memory=0)
-    monkeypatch.setattr(fair, "measure", lambda config: cost)
+    monkeypatch.setattr(compare_fairly, "measure", lambda config: cost)
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +57,9 @@ def test_rates_are_searched_and_reported_and_a_second_call_does_nothing(
     first = call(command)
     assert first.code == 0, first.err
     assert "this plan" in first.out
+    assert re.search(r"By the first 2 runs, .* each: 18 runs take about", words_of(first))
+    assert "at the pace of the 2 runs so far" in words_of(first)
+    assert words_of(first).count("to train on") == 1  # not in every round
     tried = seeds_by_rate(out)
     reported = [key for key, seeds in tried.items() if seeds == {0, 1, 2}]
     assert sorted(method for method, _ in reported) == ["ailora", "lora"]
@@ -91,6 +99,38 @@ def test_a_budget_leaves_out_reporting_seeds_or_is_refused(
     assert "4 (this plan)" in call(f"{fair_plan} 6m").out  # 36 runs of 10 s
     check_refused(call(f"{fair_plan} 1m"), "3 reporting seeds and the search for rates take about")
     check_refused(call(f"{fair_plan} soon"), "give a time such as 45m or 2h")
+
+
+def test_a_slow_machine_is_noticed_at_the_first_runs_and_the_budget_kept(
+    call: Call, common: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(runs: list[RunConfig], store: Store, *_: object, **__: object) -> None:
+        for run in runs:
+            name = compare_fairly.jobs_of([run], tasks[0], store)[0].run_id
+            if (store.path / name).exists():
+                continue
+            clock[0] += 15.0  # where a few steps said 10
+            result = full_run(run.method, run.seed, 0.7) | {"config": asdict(run)}
+            result["data"]["fingerprint"] = tasks[0].of(run).fingerprint
+            (store.path / name).mkdir(parents=True)
+            (store.path / name / "result.json").write_text(json.dumps(result))
+
+    clock, tasks = [0.0], [Tasks()]
+    monkeypatch.setattr(compare_fairly.sweeps, "do_runs", slowly)
+    monkeypatch.setattr(compare_fairly.time, "monotonic", lambda: clock[0])
+    out = tmp_path / "out"
+    command = f"compare {common} --protocol fair --budget 9m --out {out}"
+    ended = call(command)
+    assert ended.code == 0, ended.err
+    words = words_of(ended)
+    assert "5 (this plan)" in words  # 38 runs of 10 s fit
+    assert "By the first 2 runs, 15 s each: 36 runs take about 9 min. The budget leaves 4" in words
+    assert "Its cost in power: the smallest difference seen is" in words
+    assert "about 8 min left for 34 runs, at the pace of the 2 runs so far" in words
+    assert Record.read(out / "runs").protocol.report == (2, 3, 4, 5)  # type: ignore[union-attr]
+    before = results(out)
+    assert call(command).code == 0
+    assert results(out) == before  # the same command keeps the seeds
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING
 
 from ailora.cli.console import console, quiet_libraries, say, show
 from ailora.errors import UserError
-from ailora.files import write_json
 from ailora.lab.cli import options, sweeps
 from ailora.lab.experiments import Store
 from ailora.lab.experiments.calibration import by_kind, cores, kind, measure, seconds
 from ailora.lab.experiments.engines.here import Here
 from ailora.lab.experiments.engines.local import Local
-from ailora.lab.experiments.fair import CHOOSE, REPORT, Protocol, fair, next_runs, setting_key
+from ailora.lab.experiments.fair import CHOOSE, REPORT, Protocol, fair, next_runs
+from ailora.lab.experiments.fair_record import Record
+from ailora.lab.experiments.grid import distinct_runs
 from ailora.lab.experiments.jobs import Tasks, jobs_of
-from ailora.lab.report.fair import FairPart, fair_parts
+from ailora.lab.experiments.wording import counted, duration
 from ailora.lab.report.fair_page import (
     RATE_DROP,
     SCORE_DROP,
+    FairReport,
+    fair_report,
     plan_table,
     rate_table,
     score_table,
@@ -38,8 +41,6 @@ if TYPE_CHECKING:
     from ailora.lab.experiments.jobs import Job
     from ailora.lab.experiments.store import Stored
     from ailora.lab.settings import RunConfig
-
-RECORD = "fair.json"  # which seeds a budget allowed, so that the same command asks for the same
 
 
 def compare_fairly(
@@ -79,25 +80,28 @@ def compare_fairly(
     )
     check_writable(out)
     rounds = _Rounds(Store(store), engine)
-    with console.status("reading the data"):
-        for setting in settings:
-            rounds.tasks.of(setting)  # bad data is refused before anything is written
-    plan = rounds.plan(protocol)
+    with console.status("reading the data"):  # bad data is refused before anything is written
+        data = tuple(rounds.tasks.of(setting).fingerprint for setting in settings)
+    asked = Record(protocol=protocol, data=data, command=shlex.join(["ailora", *sys.argv[1:]]))
+    plan = rounds.plan(asked)
+    earlier = _earlier(store, asked) if budget is not None else None
+    record = earlier or _within(budget, asked, plan)
     if plan is not None:
-        if budget is not None:
-            remembered = _remembered(store, protocol)
-            protocol = replace(protocol, report=remembered) if remembered else plan.within(budget)
-            plan = replace(plan, protocol=protocol)
-        show(plan_table(plan), whole=("reporting seeds", "runs", "time"))
-    elif budget is not None and (remembered := _remembered(store, protocol)):
-        protocol = replace(protocol, report=remembered)
+        _say_plan(replace(plan, protocol=record.protocol), protocol)
     if given.plan_only:
         return False
-    _remember(store, protocol)
-    parts = fair_parts(fair(protocol, rounds.do), protocol, Store(store))
-    _say(parts, protocol, out, plan)
-    expected = len(protocol.settings) * len(protocol.report)
-    return sum(len(own) for part in parts for own in part.reported.values()) < expected
+    record.write(store)
+    if plan is not None:
+        plan = rounds.timed(plan)
+        record = earlier or _within(budget, asked, plan, begun=True)
+        plan = rounds.planned = replace(plan, protocol=record.protocol)
+        say(" ".join(filter(None, (plan.whole, plan.cost(len(protocol.report))))))
+        record.write(store)
+    fair(record.protocol, rounds.do)
+    report = fair_report(record, Store(store), plan)
+    _say(report, out)
+    expected = len(record.protocol.settings) * len(record.protocol.report)
+    return sum(len(own) for part in report.parts for own in part.reported.values()) < expected
 
 
 def settings_and_seeds(grids: Sequence[Grid]) -> tuple[list[RunConfig], tuple[int, ...] | None]:
@@ -114,12 +118,15 @@ def settings_and_seeds(grids: Sequence[Grid]) -> tuple[list[RunConfig], tuple[in
     seeds = {tuple(grid.axes["seed"]) if "seed" in grid.axes else None for grid in grids}
     if len(seeds) > 1:
         raise UserError("[[grid]] seed: --protocol fair needs the same seeds in all grids")
-    found = {setting_key(run): replace(run, seed=0) for grid in grids for run in grid.runs()}
-    return list(found.values()), seeds.pop()
+    runs = (replace(run, seed=0) for grid in grids for run in grid.runs())
+    return distinct_runs(runs), seeds.pop()
 
 
 class _Rounds:
-    """Does the runs that the protocol asks for, round after round, in one store."""
+    """Does the runs that the protocol asks for, round after round, in one store.
+
+    It times them: what a few steps say of a whole run is far off on a machine that does other work.
+    """
 
     def __init__(self, store: Store, engine: str | Local | OnRay) -> None:
         self.store = store
@@ -127,6 +134,8 @@ class _Rounds:
         here = Here(self.tasks, strict=True)
         named = here if engine == "here" else engine
         self.engine = sweeps.engine_named(named) if isinstance(named, str) else named
+        self.planned: Plan | None = None  # by which the time left is told
+        self._new, self._took, self._foreseen = 0, 0.0, 0.0  # runs done here, and their seconds
 
     def do(self, runs: Sequence[RunConfig]) -> list[tuple[RunConfig, Stored]]:
         """Do runs that are not done yet; how each ended. What diverged is not tried again."""
@@ -137,12 +146,23 @@ class _Rounds:
                 self.store.forgive(job.run_id)
         states = sweeps.states_of(jobs, self.store)
         if set(states.values()) != {"finished"}:
-            sweeps.do_runs(runs, self.store, self.engine, tasks=self.tasks, estimate=False)
+            new = [job for job in jobs if states[job.run_id] not in ("finished", "failed")]
+            self._say_left([job.config for job in new])
+            began = time.monotonic()
+            sweeps.do_runs(
+                runs,
+                self.store,
+                self.engine,
+                tasks=self.tasks,
+                estimate=False,
+                say_data=not self._new,  # once is enough
+            )
+            self._count(new, time.monotonic() - began)
         return [(job.config, self.store.read(job.run_id)) for job in jobs]
 
-    def plan(self, protocol: Protocol) -> Plan | None:
+    def plan(self, asked: Record) -> Plan | None:
         """What the protocol costs by a few measured steps; None where its search is done."""
-        firsts = [next_runs(protocol, setting, {})[0] for setting in protocol.settings]
+        firsts = [next_runs(asked.protocol, one, {})[0] for one in asked.protocol.settings]
         jobs = jobs_of([run for own in firsts for run in own], self.tasks, self.store)
         states = sweeps.states_of(jobs, self.store)
         left = sweeps.left_to_do(jobs, states, retry=False)
@@ -151,7 +171,45 @@ class _Rounds:
         first = jobs_of([own[0] for own in firsts], self.tasks, self.store)
         with console.status("measuring a few steps"):
             found, at_once = self._seconds(first)
-        return Plan(protocol=protocol, seconds=found, at_once=at_once) if found else None
+        searches = asked.searches(self.store.runs())
+        done = sum(len(by_seed) for one in searches for by_seed in one.ends.values())
+        if not found:
+            return None
+        return Plan(protocol=asked.protocol, seconds=found, at_once=at_once, done=done)
+
+    def timed(self, plan: Plan) -> Plan:
+        """Do the first run of each setting, and plan by the time that those took.
+
+        The plan is as it was where they were done before.
+        """
+        self.planned = plan
+        self.do([next_runs(plan.protocol, one, {})[0][0] for one in plan.protocol.settings])
+        if not self._foreseen:
+            return plan
+        each = duration(self._took / self._new)
+        basis = f"the first {counted(self._new, 'run')}, {each} each"
+        self.planned = plan.corrected(self._took / self._foreseen, basis)
+        self._foreseen = self._took
+        return self.planned
+
+    def _count(self, new: Sequence[Job], took: float) -> None:
+        self._new, self._took = self._new + len(new), self._took + took
+        if self.planned is not None:
+            self._foreseen += self.planned.time_of([job.config for job in new])
+
+    def _say_left(self, new: Sequence[RunConfig]) -> None:
+        """How long the rest takes, at the pace of what was done here."""
+        if self.planned is None or not self._foreseen or not new:
+            return
+        report = self.planned.protocol.report
+        expected = self.planned.runs(len(report)) - self.planned.done - self._new
+        last = all(run.seed in report for run in new)
+        runs = len(new) if last else max(len(new), expected)
+        pace = self.planned.time_of(new) / len(new) * self._took / self._foreseen
+        say(
+            f"about {duration(runs * pace)} left for {counted(runs, 'run')}, at the pace of the "
+            f"{counted(self._new, 'run')} so far"
+        )
 
     def _seconds(self, jobs: Sequence[Job]) -> tuple[list[float], int]:
         """Seconds of each job, and the number at a time; no seconds on a cluster."""
@@ -175,32 +233,50 @@ def _free(choose: Sequence[int]) -> tuple[int, ...]:
     return REPORT if not set(REPORT) & set(choose) else tuple(found[-len(REPORT) :])
 
 
-def _record(protocol: Protocol) -> dict[str, object]:
-    keys = sorted(map(setting_key, protocol.settings))
-    return {"settings": keys, "choose": list(protocol.choose), "halving": protocol.halving}
+def _earlier(store: Path, asked: Record) -> Record | None:
+    """The comparison with the seeds that its budget allowed when the same command was first given.
+
+    Whatever time is left by now, the same command asks for the same runs.
+    """
+    before = Record.read(store)
+    if before is None:
+        return None
+    protocol = replace(before.protocol, report=asked.protocol.report)
+    return before if replace(before, protocol=protocol) == asked else None
 
 
-def _remember(store: Path, protocol: Protocol) -> None:
-    write_json(store / RECORD, {**_record(protocol), "report": list(protocol.report)})
+def _within(
+    budget: float | None, asked: Record, plan: Plan | None, *, begun: bool = False
+) -> Record:
+    """The comparison with the reporting seeds that a budget in seconds allows.
 
-
-def _remembered(store: Path, protocol: Protocol) -> tuple[int, ...]:
-    """The reporting seeds of the last call with this protocol; empty without one."""
+    Raises:
+        UserError: Not even the fewest fit, and nothing is begun yet.
+    """
+    if budget is None or plan is None:
+        return asked
+    plan = replace(plan, protocol=asked.protocol)
     try:
-        found = json.loads((store / RECORD).read_text(encoding="utf-8"))
-        report = tuple(int(seed) for seed in found.pop("report"))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return ()
-    return report if found == _record(protocol) and set(report) <= set(protocol.report) else ()
+        return replace(asked, protocol=plan.within(budget))
+    except UserError as error:
+        if not begun:
+            raise
+        say(f"warning: {error}")
+        return replace(asked, protocol=plan.fewest)
 
 
-def _say(parts: Sequence[FairPart], protocol: Protocol, out: Path, plan: Plan | None) -> None:
-    command = shlex.join(["ailora", *sys.argv[1:]])
+def _say_plan(plan: Plan, asked: Protocol) -> None:
+    show(plan_table(plan), whole=("reporting seeds", "runs", "time"))
+    if cost := plan.cost(len(asked.report)):
+        say(cost)
+
+
+def _say(report: FairReport, out: Path) -> None:
     with console.status("drawing the report"):
-        page = write_fair(parts, protocol, out, plan=plan, command=command)
-    if not any(part.curves for part in parts):
-        raise UserError(f"no setting could be reported: {parts[0].without[0]}")
-    for part in parts:
+        page = write_fair(report, out)
+    if not any(part.curves for part in report.parts):
+        raise UserError(f"no setting could be reported: {report.parts[0].without[0]}")
+    for part in report.parts:
         console.print()
         show(score_table(part), whole=("method", "lr", "test score", "verdict"), drop=SCORE_DROP)
         show(rate_table(part), whole=("method", "best lr"), drop=RATE_DROP)
