@@ -78,6 +78,8 @@ WITHIN = 0.25  # decades
 
 
 class Cell(NamedTuple):
+    """What is suggested for, and swept."""
+
     model: str
     task: str
     method: str
@@ -103,7 +105,7 @@ def main() -> None:
     hf.logging.set_verbosity_error()
     own = [cell for cell in cells() if cell[:2] in PAIRS[: chosen.pairs]]
     if chosen.what == "predict":
-        predict(chosen.store)
+        predict(own, chosen.store)
     elif chosen.what == "sweep":
         sweep_all(own, chosen.store, time.monotonic() + chosen.seconds)
     else:
@@ -135,13 +137,13 @@ def shortened(name: str, store: Path) -> Path:
 # --- what is suggested -----------------------------------------------------------------------
 
 
-def predict(store: Path) -> None:
+def predict(own: Sequence[Cell], store: Path) -> None:
     """Write each cell's suggestions; cells that are written stay as they are."""
     found = {"settings": asdict(COMMON), "layers": LAYERS, "cells": []}
     if PREDICTIONS.exists():
         found = parse_json(PREDICTIONS.read_text(encoding="utf-8"))
     known = {Cell(*(line[name] for name in Cell._fields)): line for line in found["cells"]}
-    for cell in track(list(cells()), "predictions"):
+    for cell in track(own, "predictions"):
         if cell not in known:
             known[cell] = {**cell._asdict(), **suggestions(cell, known, store)}
             write_json(PREDICTIONS, {**found, "cells": list(known.values())})
