@@ -36,7 +36,6 @@ import transformers as hf
 from machine import machine
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from ailora import presets
 from ailora.adapters.first_step import first_step
@@ -99,11 +98,12 @@ def main() -> None:
     parser.add_argument("what", choices=("predict", "sweep", "report"))
     parser.add_argument("--store", type=Path, required=True, help="folder of runs, kept")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no run after these")
-    parser.add_argument("--pairs", type=int, default=len(PAIRS), help="only the first few")
+    parser.add_argument("--pairs", default="0,1,2", help="of model and task: only these")
     chosen = parser.parse_args()
     quiet_libraries()
     hf.logging.set_verbosity_error()
-    own = [cell for cell in cells() if cell[:2] in PAIRS[: chosen.pairs]]
+    pairs = [PAIRS[int(index)] for index in chosen.pairs.split(",")]
+    own = [cell for cell in cells() if cell[:2] in pairs]
     if chosen.what == "predict":
         predict(own, chosen.store)
     elif chosen.what == "sweep":
@@ -111,7 +111,7 @@ def main() -> None:
     else:
         found = report(own, chosen.store)
         write_json(OPTIMA, found)
-        show(found)
+        Console(soft_wrap=True).print(markdown(found), markup=False)
 
 
 def config_of(cell: Cell, store: Path) -> RunConfig:
@@ -256,19 +256,20 @@ def wanted_runs(losses: Losses) -> list[tuple[int, int]]:
 
 
 def vertex(losses: Losses, seeds: Sequence[int] = SEEDS) -> float | None:
-    """log10 of the rate of least loss, by the parabola through the best three; None at an edge."""
+    """log10 of the rate of least loss, by a parabola; None where the best rate is at an edge.
+
+    It goes through the losses of these seeds at the best of the rates that all seeds ran, by the
+    mean over all, and at its two neighbours; beside a rate that diverged the best one stands.
+    """
     whole = {k: by_seed for k, by_seed in losses.items() if len(by_seed) == len(SEEDS)}
-    means = {k: fmean(by_seed[seed] for seed in seeds) for k, by_seed in whole.items()}
-    if not means:
+    best = min(whole, key=lambda k: fmean(whole[k].values()), default=0)
+    if not {best - 1, best, best + 1} <= whole.keys():
         return None
-    best = min(means, key=means.__getitem__)
-    if not {best - 1, best + 1} <= means.keys():
-        return None
-    left, middle, right = (means[k] for k in (best - 1, best, best + 1))
-    if not math.isfinite(left + right):
+    left, middle, right = (fmean(whole[best + i][seed] for seed in seeds) for i in (-1, 0, 1))
+    if not math.isfinite(left + middle + right):
         return best / 4
     bend = left - 2 * middle + right
-    return (best + (left - right) / (2 * bend if bend > 0 else math.inf)) / 4
+    return (best + (left - right) / (2 * bend)) / 4 if bend > 0 else None
 
 
 # --- the two side by side --------------------------------------------------------------------
@@ -331,21 +332,73 @@ def compared(cell: Cell, line: Mapping[str, Any], optima: Mapping[Cell, Optimum]
     }  # fmt: skip
 
 
-def show(found: Mapping[str, Any]) -> None:
-    table = Table(title=f"decades from the swept optimum; hits lie within {WITHIN}")
-    rules = list(dict.fromkeys(rule for cell in found["cells"] for rule in cell["errors"]))
-    for column in (*Cell._fields, "best", *rules):
-        table.add_column(column)
+RULES = {
+    "of_lora size": "size rule",
+    "of_lora size_of_layers": "size rule, by layer",
+    "of_lora range": "range test over LoRA's",
+    "of_lora published": "published multiple",
+    "of_lora same": "LoRA's rate",
+    "range": "range test alone",
+}
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The tables of the documentation: each cell's errors in decades, and each rule's hits."""
+    swept = [cell for cell in found["cells"] if cell["losses"] and cell["method"] != "lora"]
+    rows = [["model", "task", "method", "rank", "best rate", "over LoRA's", *RULES.values()]]
+    rows += [["---"] * 4 + ["---:"] * (2 + len(RULES))]
+    rows += [[*(str(cell[name]) for name in Cell._fields), *_row(cell)] for cell in swept]
+    rows += [["**hits**", *[""] * 5, *(_hits(swept, rule) for rule in RULES)]]
+    multiple, hits, known = best_constant(swept)
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + (
+        "\n\nThe one multiple of LoRA's rate that fits these cells best, chosen after the fact, is "
+        f"{multiple:.2g}: {hits} of {known}.\n\n{_across_ranks(found)}"
+    )
+
+
+def _row(cell: Mapping[str, Any]) -> Iterator[str]:
+    if cell["log_rate"] is None:
+        yield "at an edge"
+    else:
+        known = [one for one in cell["log_rate_by_seed"] if one is not None]
+        spread = f" ± {(max(known) - min(known)) / 2:.2f}" if len(known) == len(SEEDS) else ""
+        yield f"{10 ** cell['log_rate']:.2g}{spread}"
+    multiple = cell["log_multiple"]
+    yield "" if multiple is None else f"{10**multiple:.2f}"
+    for rule in RULES:
+        error = cell["errors"].get(rule)
+        shown = "" if error is None else f"{error:+.2f}"
+        yield f"**{shown}**" if error is not None and abs(error) <= WITHIN else shown
+
+
+def _hits(cells: Sequence[Mapping[str, Any]], rule: str) -> str:
+    errors = [cell["errors"][rule] for cell in cells if rule in cell["errors"]]
+    return f"{sum(abs(error) <= WITHIN for error in errors)} of {len(errors)}"
+
+
+def _across_ranks(found: Mapping[str, Any]) -> str:
+    """How LoRA's own best rate moves with the rank, beside what the size rule says."""
+    lines = []
     for cell in found["cells"]:
-        best = "edge" if cell["log_rate"] is None else f"{10 ** cell['log_rate']:.2g}"
-        errors = (cell["errors"].get(rule) for rule in rules)
-        words = ("" if error is None else f"{error:+.2f}" for error in errors)
-        table.add_row(*(str(cell[name]) for name in Cell._fields), best, *words)
-    Console(width=160).print(table)
-    for rule in rules:
-        errors = [cell["errors"][rule] for cell in found["cells"] if rule in cell["errors"]]
-        hits = sum(abs(error) <= WITHIN for error in errors)
-        print(f"{rule}: {hits} of {len(errors)}")
+        rule, same = (cell["errors"].get(f"of_small_rank {name}") for name in ("size", "same"))
+        if rule is not None and same is not None:
+            moved, said = 10**-same, 10 ** (rule - same)
+            lines.append(
+                f"LoRA's own best rate at rank {cell['rank']} over that at rank {RANKS[0]} "
+                f"({cell['model']}, {cell['task']}): {moved:.2f}; the size rule says {said:.2f}."
+            )
+    return "\n".join(lines)
+
+
+def best_constant(cells: Sequence[Mapping[str, Any]]) -> tuple[float, int, int]:
+    """The multiple of LoRA's rate with most hits, its hits, and the cells that count."""
+    known = [cell["log_multiple"] for cell in cells if cell["log_multiple"] is not None]
+    if not known:
+        return math.nan, 0, 0
+    tried = np.arange(min(known) - WITHIN, max(known) + WITHIN, 0.01)
+    hits = [sum(abs(one - constant) <= WITHIN for one in known) for constant in tried]
+    best = [constant for constant, count in zip(tried, hits, strict=True) if count == max(hits)]
+    return 10 ** float(np.median(best)), max(hits), len(known)
 
 
 if __name__ == "__main__":
