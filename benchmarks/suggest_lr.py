@@ -45,6 +45,7 @@ from ailora.lab import demo
 from ailora.lab.experiments import Store, sweep
 from ailora.lab.experiments.engines.here import Here
 from ailora.lab.experiments.jobs import Tasks
+from ailora.lab.lock import LockedError, held
 from ailora.lab.methods.table import method_named
 from ailora.lab.training import RunConfig
 from ailora.lab.training.kinds import kind_of
@@ -210,17 +211,25 @@ Losses = Mapping[int, Mapping[int, float]]  # by number of the rate, then seed; 
 
 
 def sweep_all(own: Sequence[Cell], store: Path, until: float) -> None:
-    tasks, done = Tasks(), 0
+    """Search each cell's best rate; one that another process is at is left to it."""
+    tasks = Tasks()
     for cell in own:
-        losses: dict[int, dict[int, float]] = {}
-        while wanted := wanted_runs(losses):
-            for k, seed in wanted:
-                if time.monotonic() > until:
-                    print(f"stopped at {cell} after {done} runs")
-                    return
-                losses.setdefault(k, {})[seed] = loss_of(cell, k, seed, store, tasks)
-                done += 1
+        try:
+            with held(store.absolute() / "-".join(map(str, cell))):
+                losses = search(cell, store, tasks, until)
+        except LockedError:
+            continue
         print(cell, {k: [*by_seed.values()] for k, by_seed in sorted(losses.items())}, flush=True)
+
+
+def search(cell: Cell, store: Path, tasks: Tasks, until: float) -> Losses:
+    losses: dict[int, dict[int, float]] = {}
+    while wanted := wanted_runs(losses):
+        for k, seed in wanted:
+            if time.monotonic() > until:
+                raise SystemExit(f"stopped at {cell}")
+            losses.setdefault(k, {})[seed] = loss_of(cell, k, seed, store, tasks)
+    return losses
 
 
 def loss_of(cell: Cell, k: int, seed: int, store: Path, tasks: Tasks) -> float:
