@@ -9,14 +9,20 @@ goes on where it was stopped; `report` compares the two. A cell is a model, a ta
 rank, and what is suggested is of two kinds:
 
 * multiples of LoRA's best rate on the same model, task and rank: the size rule (first steps of
-  Adam as long as LoRA's, `ailora.adapters.first_step`: of all layers together, or in the geometric
-  mean of them), the range test beside LoRA's own, LoRA's rate as it is, and what arXiv 2602.04998
-  found for PiSSA and MiLoRA;
+  Adam as long as LoRA's, `first_step`: of all layers together, or in the geometric mean of them),
+  the range test beside LoRA's own, LoRA's rate as it is, and what arXiv 2602.04998 found for PiSSA
+  and MiLoRA;
 * a rate without any other: a tenth of the rate at which the range test's loss is lowest.
 
 A suggestion hits if it lies within a quarter decade of the swept optimum: the vertex of a parabola
 through the validation loss, mean over seeds, at the best of quarter-decade rates and at its two
 neighbours.
+
+So that a run takes a second, adapters are on q and v of a model's last layers alone, and what the
+frozen layers below make of the sentences is computed once. Two tasks: "heal" is to give the whole
+model's output where the layers just below the last ones are left out, as after pruning; "rating"
+is to tell a film review's, by a head that is fitted to the frozen model. The head stays as it is,
+so that no rate but the adapter's is in play.
 """
 
 from __future__ import annotations
@@ -25,51 +31,46 @@ import argparse
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, geometric_mean
 from typing import Any, NamedTuple
 
 import numpy as np
+import peft
 import torch
 import transformers as hf
 from machine import machine
 from rich.console import Console
 from rich.progress import track
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
 
+import ailora
 from ailora import presets
 from ailora.adapters.first_step import first_step
 from ailora.cli.console import quiet_libraries
 from ailora.files import parse_json, write_json
 from ailora.lab import demo
-from ailora.lab.experiments import Store, sweep
-from ailora.lab.experiments.engines.here import Here
-from ailora.lab.experiments.jobs import Tasks
 from ailora.lab.lock import LockedError, held
-from ailora.lab.methods.table import method_named
-from ailora.lab.training import RunConfig
-from ailora.lab.training.kinds import kind_of
-from ailora.lab.training.trainer import groups_of
+from ailora.lab.tasks import load_task
 
 RESULTS = Path(__file__).parent / "results"
 PREDICTIONS, OPTIMA = RESULTS / "suggest_lr_predictions.json", RESULTS / "suggest_lr.json"
 
-# Both models are pre-trained; of each the first few layers, so that a run takes two seconds. The
-# last pair is for a machine that has time for it.
-PAIRS = (("minilm", "movies-regression"), ("smollm2", "movies-regression"), ("minilm", "movies"))
-LAYERS = {"minilm": 3, "smollm2": 2}
+PAIRS = (("minilm", "heal"), ("smollm2", "heal"), ("minilm", "rating"))
+LAST = {"minilm": 2, "smollm2": 1}  # layers with adapters, of 6 and of 30
+LEFT_OUT = {"minilm": 1, "smollm2": 2}  # layers below them, in "heal"
 WHOLE = {"minilm": demo.encoder_dir, "smollm2": demo.decoder_dir}
 RANKS = (8, 64)
 METHODS = ("pissa", "milora", "ailora")
 SEEDS = (0, 1)
-COMMON = RunConfig(
-    limit=128, eval_limit=64, epochs=2, batch_size=8, evaluations=1, max_length=20,
-    head_lr=2e-3, precision="bf16",
-)  # fmt: skip
+TOKENS, BATCH = 16, 8  # film reviews of at least so many tokens, cut there: nothing is padded
+ROWS = {"head": 256, "train": 192, "selection": 128}
 PUBLISHED = {"pissa": 0.1, "milora": 1 / 3.2}  # best rates over LoRA's in arXiv 2602.04998
 
-STEPS, ROWS = 24, 16  # the range test: 24 steps over three decades, on the same rows throughout
-RANGE = np.logspace(-3.5, -0.5, STEPS + 1)
+RANGE = np.logspace(-3.5, -0.5, 25)  # the range test: a step at each, on one batch
 
 # Rates are 10^(k/4). Every search begins at the same three, so that no suggestion helps to find
 # what it is held against.
@@ -115,24 +116,123 @@ def main() -> None:
         Console(soft_wrap=True).print(markdown(found), markup=False)
 
 
-def config_of(cell: Cell, store: Path) -> RunConfig:
-    model = str(shortened(cell.model, store))
-    return replace(COMMON, model=model, task=cell.task, method=cell.method, rank=cell.rank)
+# --- one model's last layers on one task -----------------------------------------------------
 
 
-def shortened(name: str, store: Path) -> Path:
-    """A pre-trained model's first layers, as a folder."""
-    folder = store.absolute() / f"{name}-{LAYERS[name]}-layers"
-    if not folder.exists():
-        model = hf.AutoModel.from_pretrained(WHOLE[name](), dtype=torch.float32)
-        holder, layers = (
-            (model.encoder, "layer") if hasattr(model, "encoder") else (model, "layers")
-        )
-        setattr(holder, layers, getattr(holder, layers)[: LAYERS[name]])
-        model.config.num_hidden_layers = LAYERS[name]
-        model.save_pretrained(folder)
-        hf.AutoTokenizer.from_pretrained(WHOLE[name]()).save_pretrained(folder)
-    return folder
+@dataclass(frozen=True)
+class Data:
+    """What enters the last layers, (rows, tokens, width), and what is to come of each row."""
+
+    hidden: Tensor
+    wanted: Tensor
+
+
+class Problem:
+    """A model's last layers, its data by split, and the head that was fitted to the first split."""
+
+    def __init__(self, model: str, task: str, store: Path) -> None:
+        self.task = task
+        self.folder = store.absolute() / f"{model}-last-{LAST[model]}"
+        if not (self.folder / "rows.safetensors").exists():
+            prepare(model, self.folder)
+        rows = load_file(self.folder / "rows.safetensors")
+        hidden, wanted = rows[f"{task}.hidden"], rows[f"{task}.wanted"]
+        parts = np.split(np.arange(len(wanted)), np.cumsum([*ROWS.values()])[:-1])
+        self.data = {
+            name: Data(hidden[part], wanted[part]) for name, part in zip(ROWS, parts, strict=True)
+        }
+        self.spread = wanted.float().var(0, correction=0).mean()
+        self.head = self._fitted() if task == "rating" else None
+
+    def base(self) -> Any:
+        """The last layers, pre-trained, without an adapter."""
+        return hf.AutoModel.from_pretrained(self.folder, dtype=torch.float32).eval()
+
+    def _fitted(self) -> Tensor:
+        """Ridge regression on the base's features, with their mean square as its penalty."""
+        data = self.data["head"]
+        with torch.no_grad():
+            X = pooled(output_of(self.base(), data.hidden))
+        penalty = X.square().sum() / X.shape[1] * torch.eye(X.shape[1])
+        weight: Tensor = torch.linalg.solve(X.T @ X + penalty, X.T @ data.wanted)
+        return weight
+
+    def loss(self, base: Any, data: Data) -> Tensor:
+        """Mean squared error over the variance of what is wanted."""
+        output = output_of(base, data.hidden)
+        said = output if self.head is None else pooled(output) @ self.head
+        return mse_loss(said, data.wanted) / self.spread
+
+
+def output_of(base: Any, hidden: Tensor) -> Tensor:
+    """What the last layers make of what enters them, (rows, tokens, width).
+
+    The decoder's positions begin at 0; there is no padding, so neither model needs a mask.
+    """
+    with torch.autocast("cpu", torch.bfloat16):
+        if hasattr(base, "encoder"):
+            for layer in base.encoder.layer:
+                hidden = first_of(layer(hidden))
+        else:
+            places = torch.arange(hidden.shape[1])[None]
+            angles = base.rotary_emb(hidden, places)
+            for layer in base.layers:
+                hidden = first_of(layer(hidden, position_embeddings=angles, position_ids=places))
+            hidden = base.norm(hidden)
+    return hidden.float()
+
+
+def pooled(output: Tensor) -> Tensor:
+    """The mean over tokens, with a one for the bias: (rows, width + 1)."""
+    return torch.cat([output.mean(1), torch.ones(len(output), 1)], dim=1)
+
+
+def first_of(output: Any) -> Tensor:
+    found: Tensor = output[0] if isinstance(output, tuple) else output
+    return found
+
+
+@torch.no_grad()
+def prepare(name: str, folder: Path) -> None:
+    """The last layers as a model in a folder, with what the layers below make of the rows."""
+    model = hf.AutoModel.from_pretrained(WHOLE[name](), dtype=torch.float32).eval()
+    tokenizer = hf.AutoTokenizer.from_pretrained(WHOLE[name]())
+    task = load_task("movies-regression")
+    ids, rating = [], []
+    for row in task.train.shuffle(seed=0):
+        tokens = tokenizer(row["text"])["input_ids"]
+        if len(tokens) >= TOKENS and len(ids) < sum(ROWS.values()):
+            ids.append(tokens[:TOKENS])
+            rating.append(float(row["label"]))
+    owner, layers = (model.encoder, "layer") if hasattr(model, "encoder") else (model, "layers")
+    with torch.autocast("cpu", torch.bfloat16):
+        states = [
+            model(torch.tensor(ids[start : start + 32]), output_hidden_states=True).hidden_states
+            for start in track(range(0, len(ids), 32), f"rows of {name}")
+        ]
+    below = len(getattr(owner, layers)) - LAST[name]
+    wholly, left_out, final = (
+        torch.cat([state[place] for state in states]).float()
+        for place in (below, below - LEFT_OUT[name], -1)
+    )
+    setattr(owner, layers, getattr(owner, layers)[-LAST[name] :])
+    for index, layer in enumerate(getattr(owner, layers)):
+        if hasattr(layer, "self_attn"):
+            layer.self_attn.layer_idx = index
+    model.config.num_hidden_layers = LAST[name]
+    model.save_pretrained(folder)
+    rows = {
+        "rating.hidden": wholly, "rating.wanted": torch.tensor(rating),
+        "heal.hidden": left_out, "heal.wanted": final,
+    }  # fmt: skip
+    save_file(rows, folder / "rows.safetensors")
+
+
+def started(problem: Problem, cell: Cell, seed: int) -> tuple[Any, Any]:
+    """The base with adapters at their start, and PEFT's model around it."""
+    torch.manual_seed(seed)
+    model = peft.get_peft_model(problem.base(), getattr(presets, cell.method)(r=cell.rank))
+    return model.get_base_model(), model.eval()
 
 
 # --- what is suggested -----------------------------------------------------------------------
@@ -140,7 +240,7 @@ def shortened(name: str, store: Path) -> Path:
 
 def predict(own: Sequence[Cell], store: Path) -> None:
     """Write each cell's suggestions; cells that are written stay as they are."""
-    found = {"settings": asdict(COMMON), "layers": LAYERS, "cells": []}
+    found: dict[str, Any] = {"rows": ROWS, "layers": LAST, "cells": []}
     if PREDICTIONS.exists():
         found = parse_json(PREDICTIONS.read_text(encoding="utf-8"))
     known = {Cell(*(line[name] for name in Cell._fields)): line for line in found["cells"]}
@@ -170,35 +270,29 @@ def suggestions(cell: Cell, known: Mapping[Cell, Any], store: Path) -> dict[str,
 
 def steps_of(cell: Cell, store: Path) -> dict[str, float]:
     """||dW|| of the first step, of all layers together and in the geometric mean of them."""
-    config = config_of(cell, store)
-    model, _ = kind_of(Tasks().of(config), config).load()
-    step = first_step(model, getattr(presets, cell.method)(r=cell.rank))
+    base = Problem(cell.model, cell.task, store).base()
+    step = first_step(base, getattr(presets, cell.method)(r=cell.rank))
     return {"size": step.total, "size_of_layers": geometric_mean(step.layers.values())}
 
 
 def range_test(cell: Cell, store: Path) -> float:
-    """The rate after whose step the loss on a few rows is lowest, while the rate rises."""
-    config = replace(config_of(cell, store), lr=1.0)
-    kind = kind_of(Tasks().of(config), config)
-    base, tokenizer = kind.load()
-    model = method_named(config.method).build(base, config, None).eval()  # no dropout
-    rows = kind.encode(kind.task.train.take(ROWS), tokenizer)
-    batch = kind.collator(tokenizer, base)(list(rows))
-    groups = groups_of(model, config)
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    """The rate after whose step the loss on one batch is lowest, while the rate rises."""
+    problem = Problem(cell.model, cell.task, store)
+    base, model = started(problem, cell, SEEDS[0])
+    data = problem.data["train"]
+    batch = Data(data.hidden[: 2 * BATCH], data.wanted[: 2 * BATCH])
+    optimizer = ailora.create_optimizer(model, lr=1.0)
     own = [group["lr"] for group in optimizer.param_groups]
     losses = []
     for rate in RANGE:
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = model(**batch).loss
+        loss = problem.loss(base, batch)
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
             break
+        for group, at_one in zip(optimizer.param_groups, own, strict=True):
+            group["lr"] = at_one * rate
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-        for group, at_one in zip(optimizer.param_groups, own, strict=True):
-            group["lr"] = at_one if at_one == config.head_lr else at_one * rate
         optimizer.step()
     after = [loss if math.isfinite(loss) else math.inf for loss in losses[1:]]
     return float(RANGE[int(np.argmin(after))])
@@ -212,35 +306,66 @@ Losses = Mapping[int, Mapping[int, float]]  # by number of the rate, then seed; 
 
 def sweep_all(own: Sequence[Cell], store: Path, until: float) -> None:
     """Search each cell's best rate; one that another process is at is left to it."""
-    tasks = Tasks()
     for cell in own:
         try:
             with held(store.absolute() / "-".join(map(str, cell))):
-                losses = search(cell, store, tasks, until)
+                losses = search(cell, store, until)
         except LockedError:
             continue
         print(cell, {k: [*by_seed.values()] for k, by_seed in sorted(losses.items())}, flush=True)
 
 
-def search(cell: Cell, store: Path, tasks: Tasks, until: float) -> Losses:
-    losses: dict[int, dict[int, float]] = {}
+def search(cell: Cell, store: Path, until: float) -> Losses:
+    """The losses that decide a cell's best rate: those in its file, and runs done now."""
+    problem, losses = Problem(cell.model, cell.task, store), known_losses(cell, store)
     while wanted := wanted_runs(losses):
         for k, seed in wanted:
             if time.monotonic() > until:
                 raise SystemExit(f"stopped at {cell}")
-            losses.setdefault(k, {})[seed] = loss_of(cell, k, seed, store, tasks)
+            losses.setdefault(k, {})[seed] = trained(problem, cell, 10 ** (k / 4), seed)
+            write_json(file_of(cell, store), plain(losses))
     return losses
 
 
-def loss_of(cell: Cell, k: int, seed: int, store: Path, tasks: Tasks) -> float:
-    """Validation loss at the end of a run, done now if it has not been."""
-    config = replace(config_of(cell, store), lr=10 ** (k / 4), seed=seed)
-    outcome = sweep([config], Store(store / "runs"), Here(tasks), tasks=tasks)
-    if outcome.failed:
-        if outcome.failed[0].kind != "diverged":
-            raise SystemExit(outcome.failed[0].reason)
-        return math.inf
-    return float(outcome.runs[0]["history"][-1]["loss"])
+def file_of(cell: Cell, store: Path) -> Path:
+    return store / "-".join(map(str, cell)) / "losses.json"
+
+
+def plain(losses: Losses) -> dict[str, dict[str, float | None]]:
+    """As JSON has them: null for a run that diverged, since it has no infinity."""
+    return {
+        str(k): {str(seed): one if math.isfinite(one) else None for seed, one in by_seed.items()}
+        for k, by_seed in sorted(losses.items())
+    }
+
+
+def known_losses(cell: Cell, store: Path) -> dict[int, dict[int, float]]:
+    """The runs that are done, from the cell's file."""
+    file = file_of(cell, store)
+    found = parse_json(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return {
+        int(k): {int(seed): math.inf if one is None else one for seed, one in by_seed.items()}
+        for k, by_seed in found.items()
+    }
+
+
+def trained(problem: Problem, cell: Cell, rate: float, seed: int) -> float:
+    """Validation loss after one pass over the rows, the rate falling linearly; inf: diverged."""
+    base, model = started(problem, cell, seed)
+    optimizer = ailora.create_optimizer(model, lr=rate)
+    data = problem.data["train"]
+    batches = torch.randperm(len(data.wanted), generator=torch.manual_seed(seed)).split(BATCH)
+    schedule = hf.get_linear_schedule_with_warmup(optimizer, 2, len(batches))
+    for rows in batches:
+        loss = problem.loss(base, Data(data.hidden[rows], data.wanted[rows]))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        final = float(problem.loss(base, problem.data["selection"]))
+    return final if math.isfinite(final) else math.inf
 
 
 def wanted_runs(losses: Losses) -> list[tuple[int, int]]:
@@ -305,15 +430,9 @@ def report(own: Sequence[Cell], store: Path) -> dict[str, Any]:
 
 def optimum_of(cell: Cell, store: Path) -> Optimum:
     """From the runs that are there; what is not yet swept has no optimum."""
-    tasks, losses = Tasks(), {}
-    known = Store(store / "runs").names()
-    for k in range(LOWEST, HIGHEST + 1):
-        for seed in SEEDS:
-            config = replace(config_of(cell, store), lr=10 ** (k / 4), seed=seed)
-            if tasks.job(config).run_id in known:
-                losses.setdefault(k, {})[seed] = loss_of(cell, k, seed, store, tasks)
-    if not losses:
-        return Optimum(None, (), {})
+    losses = known_losses(cell, store)
+    if not losses or wanted_runs(losses):
+        return Optimum(None, (), losses)
     return Optimum(vertex(losses), tuple(vertex(losses, [seed]) for seed in SEEDS), losses)
 
 
@@ -337,7 +456,7 @@ def compared(cell: Cell, line: Mapping[str, Any], optima: Mapping[Cell, Optimum]
         "log_multiple": None if None in (own.log_rate, lora.log_rate)
         else own.log_rate - lora.log_rate,
         "errors": errors,
-        "losses": {f"{k / 4:g}": list(by_seed.values()) for k, by_seed in own.losses.items()},
+        "losses": plain(own.losses),
     }  # fmt: skip
 
 
