@@ -1,0 +1,113 @@
+"""How far Adam's first step moves the adapted weights from each start, from the weights alone.
+
+An entry moves by about the rate in Adam's first step. So s B A, with s = alpha / r, moves by about
+lr s (m |A0|^2 + n |B0|^2)^1/2 in Frobenius norm: in a spectral start by its singular values, in
+LoRA's, where B0 is zero, by lr s (m r / 3)^1/2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from ailora.adapters.config import AILoRAConfig, Role
+from ailora.adapters.selection import Chosen, OnWeight, Selection, make_factors, select
+from ailora.adapters.starts import Factors
+from ailora.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstStep:
+    """||dW|| of Adam's first step, divided by the learning rate.
+
+    Attributes:
+        layers: By the name of each adapted projection, with its role's ``lr_ratio``.
+    """
+
+    layers: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        """Of all layers together: the root of the sum of their squares."""
+        return math.hypot(*self.layers.values())
+
+
+def first_step(
+    model: nn.Module, config: AILoRAConfig, on_progress: OnWeight | None = None
+) -> FirstStep:
+    """The size of Adam's first step from a config's starts; the model is only read.
+
+    It is what every entry of A and B moving by exactly the rate, with independent signs, would
+    give in the mean; the real step differs from it by a few percent.
+
+    Args:
+        model: The base model, without an adapter.
+        config: What would be adapted, and how it would start.
+        on_progress: As `ailora.get_peft_model`.
+
+    Raises:
+        UserError: As `ailora.get_peft_model`; modules that are no linear layers are selected.
+    """
+    selection = select(model, config)
+    if selection.others or selection.parameters:
+        name = next(iter((*selection.others, *selection.parameters)))
+        raise UserError(
+            f"{name} is no linear layer: the size of its first step is not known; leave it out"
+        )
+    spectral = _spectral(selection)
+    made = make_factors(spectral, on_progress) if spectral.layers else {}
+    layers = {one.projection.key: _length(one, made) for one in selection.chosen}
+    return FirstStep(layers=layers)
+
+
+def rate_multiple(
+    model: nn.Module,
+    config: AILoRAConfig,
+    lora: AILoRAConfig | None = None,
+    on_progress: OnWeight | None = None,
+) -> float:
+    """The multiple of LoRA's rate at which a config's first step is as long as LoRA's.
+
+    Args:
+        model: The base model, without an adapter.
+        config: What would be adapted, and how it would start.
+        lora: The LoRA whose rate is known. Default: of the config's own ranks and scales, on the
+            same layers, at one rate for all of them.
+        on_progress: As `ailora.get_peft_model`.
+
+    Raises:
+        UserError: As `first_step`.
+    """
+    own = first_step(model, config, on_progress).total
+    if own == 0:
+        raise UserError("every factor of this start is zero, so its first step has no length")
+    return first_step(model, lora or as_lora(config)).total / own
+
+
+def as_lora(config: AILoRAConfig) -> AILoRAConfig:
+    """The config with LoRA's start and one rate in every role."""
+    roles = {
+        name: Role(init="gaussian", r=role.r, lora_alpha=role.lora_alpha, modules=role.modules)
+        for name, role in config.roles.items()
+    }
+    return replace(config, roles=roles)
+
+
+def _spectral(selection: Selection) -> Selection:
+    layers = {
+        name: [one for one in layer if one.is_spectral] for name, layer in selection.layers.items()
+    }
+    return replace(selection, layers={name: layer for name, layer in layers.items() if layer})
+
+
+def _length(one: Chosen, made: Mapping[str, Factors]) -> float:
+    m, n = one.projection.shape
+    if one.is_spectral:
+        factors = made[one.projection.key]
+        A, B = (float(x.double().square().sum()) for x in (factors.A, factors.B))
+    else:  # in the mean over draws; a baked-in ratio c divides A by c
+        A, B = one.rank / 3 / one.baked**2, 0.0
+    return one.lr_ratio * one.scaling * math.sqrt(m * A + n * B)
