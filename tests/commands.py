@@ -63,6 +63,7 @@ def call(
 
     def run(line: str) -> Ended:
         monkeypatch.setattr(sys, "argv", ["ailora", *shlex.split(line)])
+        capsys.readouterr()  # bars of what the test itself has saved
         code = 0
         try:
             main()

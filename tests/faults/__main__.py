@@ -1,17 +1,18 @@
 """Many faults by one command, which can be broken off and called again with the same log.
 
-python -m tests.faults --cases 500 --log faults.jsonl
+python -m tests.faults --cases 500 --log faults.jsonl [--summary results/faults/summary.json]
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
 import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tests.faults.cases import Case
@@ -25,11 +26,12 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, default=Path("faults.jsonl"))
+    parser.add_argument("--summary", type=Path, help="a file for the counts, as JSON")
     asked = parser.parse_args()
 
     import torch
 
-    from ailora.files import append_line
+    from ailora.files import append_line, write_json
     from tests.faults.cases import Ground, as_line, read_log
 
     torch.set_num_threads(1)
@@ -46,6 +48,8 @@ def main() -> int:
     broken = [case for case in done if case.why]
     for line in summary(done):
         say(line)
+    if asked.summary:
+        write_json(asked.summary, counts(done))
     return int(bool(broken))
 
 
@@ -65,6 +69,18 @@ def summary(cases: list[Case]) -> list[str]:
         *(f"| {' | '.join(row)} |" for row in rows),
         *(f"- {one.operation}, {one.fault} at {one.at} of {one.of}: {one.why}" for one in broken),
     ]
+
+
+def counts(cases: list[Case]) -> dict[str, Any]:
+    """How many cases there were, of what, and how many of them were broken, today."""
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "seeds": sorted({case.seed for case in cases}),
+        "cases": len(cases),
+        "broken": sum(bool(case.why) for case in cases),
+        "operations": dict(Counter(case.operation for case in cases).most_common()),
+        "faults": dict(Counter(case.fault for case in cases).most_common()),
+    }
 
 
 def say(line: str) -> None:

@@ -6,16 +6,20 @@ Each case is appended to a file, so that the command can be broken off and goes 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import logging
 import sys
 import tempfile
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from ailora.files import write_json
 from tests.hostile.cases import Case, endings, run_case
 from tests.hostile.guard import install
 
@@ -26,6 +30,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=20_000, help="how many in all")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other cases")
     parser.add_argument("--out", type=Path, help="results; default: a file in the temporary folder")
+    parser.add_argument("--summary", type=Path, help="a file for the counts, as JSON")
     parser.add_argument("--only", type=int, help="run this case alone, and show it")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -42,7 +47,22 @@ def main() -> int:
                 done.append(run_case(number, asked.seed, Path(scratch)))
                 stream.write(json.dumps(asdict(done[-1])) + "\n")
                 stream.flush()
+    if asked.summary:
+        write_json(asked.summary, counts(done, asked.seed))
     return _report(done)
+
+
+def counts(cases: list[Case], seed: int) -> dict[str, Any]:
+    """How many cases there were, of what, how they ended, and how many broke a promise, today."""
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "seed": seed,
+        "cases": len(cases),
+        "broken": sum(case.is_broken for case in cases),
+        "parsed": sum(case.parsed for case in cases),
+        "endings": len(endings(cases)),
+        "subjects": dict(Counter(case.subject for case in cases).most_common()),
+    }
 
 
 def _read(out: Path) -> list[Case]:

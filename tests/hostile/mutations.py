@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import bz2
 import copy
+import gzip
 import io
 import json
+import lzma
 import os
 import pickle
 import random
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+Change = Callable[[random.Random, bytes], bytes]
 DEEP = 100_000
 PAYLOAD = "/tmp/ailora-hostile-code-ran"  # noqa: S108 - made by code that must never run
 
@@ -220,6 +225,20 @@ def change_zip(rng: random.Random, data: bytes) -> bytes:
     return out.getvalue()
 
 
+def _packing(pack: Callable[[bytes], bytes], unpack: Callable[[bytes], bytes]) -> Change:
+    """Compressed text: bytes, other lines, or a text that swells."""
+
+    def change(rng: random.Random, data: bytes) -> bytes:
+        kind = rng.random()
+        if kind < 0.5:
+            return change_bytes(rng, data)
+        if kind < 0.9:
+            return pack(change_lines(rng, unpack(data)))
+        return pack(b"\0" * 2**20) * rng.choice((1, 64))
+
+    return change
+
+
 def change_state(rng: random.Random, data: bytes) -> bytes:
     """What ``torch.save`` wrote: bytes, other trees, and pickles that run code."""
     kind = rng.random()
@@ -255,7 +274,6 @@ def _change_state_tree(rng: random.Random, tree: Any) -> Any:
     return tree
 
 
-Change = Callable[[random.Random, bytes], bytes]
 BY_SUFFIX: dict[str, Change] = {
     ".json": change_json,
     ".safetensors": change_safetensors,
@@ -265,6 +283,9 @@ BY_SUFFIX: dict[str, Change] = {
     ".tsv": change_lines,
     ".md": change_lines,
     ".whl": change_zip,
+    ".gz": _packing(gzip.compress, gzip.decompress),
+    ".bz2": _packing(bz2.compress, bz2.decompress),
+    ".xz": _packing(lzma.compress, lzma.decompress),
     ".pt": change_state,
     ".pth": change_state,
 }
@@ -289,6 +310,10 @@ def change(rng: random.Random, path: Path, outside: Path) -> str:
     return "bytes"
 
 
+_UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
+_MARKS = {".arrow": (b"ARROW1", b"\xff\xff\xff\xff"), ".feather": b"ARROW1", ".parquet": b"PAR1"}
+
+
 def parses(path: Path) -> bool:
     """Whether the form of a file is whole: its JSON, its header, its list of members, its text."""
     try:
@@ -301,8 +326,14 @@ def parses(path: Path) -> bool:
         elif path.suffix in (".whl", ".pt", ".pth"):
             with zipfile.ZipFile(path) as archive:
                 archive.namelist()
+        elif path.suffix in _UNPACK:
+            _UNPACK[path.suffix](data)
+        elif path.suffix in _MARKS:
+            return data.startswith(_MARKS[path.suffix])
         else:
             data.decode("utf-8")
-    except (OSError, ValueError, RecursionError, struct.error, zipfile.BadZipFile):
+    except (OSError, ValueError, RecursionError, EOFError):
+        return False
+    except (struct.error, zipfile.BadZipFile, lzma.LZMAError, zlib.error):
         return False
     return True

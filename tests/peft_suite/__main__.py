@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 
 from ailora.errors import UserError
 from ailora.files import cache_dir, write_atomic, write_json
+from ailora.termination import at_once
 from tests.peft_suite import archive, models, verdicts
 from tests.peft_suite.lines import read_lines
 
@@ -144,9 +145,12 @@ def _pytest(
             command, cwd=tests, env=env, stdout=output, stderr=subprocess.STDOUT
         ) as pytest,
     ):
-        while pytest.poll() is None:
-            time.sleep(0.5)
-            bar.update(len(read_lines(record)) - bar.n)
+        try:
+            while pytest.poll() is None:
+                time.sleep(0.5)
+                bar.update(len(read_lines(record)) - bar.n)
+        finally:
+            pytest.terminate()  # nobody else would
     if pytest.returncode not in (0, 1, 5):  # all passed, some failed, none was left to run
         raise UserError(
             f"pytest ended with {pytest.returncode}, see {log}; run this again to go on"
@@ -155,5 +159,5 @@ def _pytest(
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(BrokenPipeError), at_once():
         sys.exit(main())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def schema_of(path: Path) -> pa.Schema:
     """
     if path.suffix.lower() == ".parquet":
         return parquet.read_schema(path)
-    return _dataset(path).data.schema
+    return _table(path).schema
 
 
 def table_of(split: datasets.Dataset, source: str, *, place: str = "") -> Table:
@@ -81,22 +81,33 @@ def table_of(split: datasets.Dataset, source: str, *, place: str = "") -> Table:
 
 
 def _dataset(path: Path) -> datasets.Dataset:
-    """The file's rows, on disk: mapped where they lie as they are, else written anew."""
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
+    """The file's rows, on disk: mapped where they lie as they are, else written anew.
+
+    Every value is looked at: Arrow takes offsets at their word, and would read beside the file.
+    """
+    if path.suffix.lower() == ".parquet":
         with parquet.ParquetFile(path) as file:
-            return stored(file.iter_batches(AT_ONCE), file.schema_arrow)
-    if suffix == ".feather":
-        return _mapped(feather.read_table(path, memory_map=True))
+            return stored(_whole(file.iter_batches(AT_ONCE)), file.schema_arrow)
+    table = _table(path)
+    for _ in _whole(table.to_batches(AT_ONCE)):
+        pass
+    return datasets.Dataset(table, fingerprint=generate_random_fingerprint())
+
+
+def _table(path: Path) -> pa.Table:
+    if path.suffix.lower() == ".feather":
+        return feather.read_table(path, memory_map=True)
     mapped = pa.memory_map(str(path))
     if mapped.read(6) == b"ARROW1":  # `datasets` writes streams; pyarrow and pandas write files
-        return _mapped(pa.ipc.open_file(mapped).read_all())
+        return pa.ipc.open_file(mapped).read_all()
     mapped.seek(0)
-    return _mapped(pa.ipc.open_stream(mapped).read_all())
+    return pa.ipc.open_stream(mapped).read_all()
 
 
-def _mapped(table: pa.Table) -> datasets.Dataset:
-    return datasets.Dataset(table, fingerprint=generate_random_fingerprint())
+def _whole(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        batch.validate(full=True)
+        yield batch
 
 
 def _class_name(index: Any, names: Sequence[str]) -> Any:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from io import BufferedReader
+from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -20,6 +21,8 @@ from ailora.lab.tasks.tables.watching import tell
 _EVERY = 1000  # lines
 _OPEN: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+# What swells by more than any text does, and is large then, was made to fill memory or disk.
+_MOST_TIMES, _LARGE = 200, 1 << 24  # bytes
 
 
 def bare_name(path: Path | str) -> str:
@@ -50,12 +53,41 @@ def _decompressed(raw: BufferedReader, suffix: str) -> Iterator[IO[bytes]]:
     with raw:
         if suffix == ".zst":
             stream = pa.input_stream(pa.PythonFile(raw), compression="zstd")
-            yield cast("IO[bytes]", BufferedReader(stream))
+            yield _bounded(stream, raw)
         elif suffix in _OPEN:
             with _OPEN[suffix](raw) as found:
-                yield found
+                yield _bounded(found, raw)
         else:
             yield raw
+
+
+def _bounded(stream: Any, raw: BufferedReader) -> IO[bytes]:
+    return cast("IO[bytes]", BufferedReader(_Bounded(stream, raw), 1 << 16))
+
+
+class _Bounded(RawIOBase):
+    """What is decompressed, until it is far more than a table can be."""
+
+    def __init__(self, stream: Any, raw: BufferedReader) -> None:
+        self._stream, self._name = stream, raw.name
+        self._most = max(_LARGE, _MOST_TIMES * os.fstat(raw.fileno()).st_size)
+        self._count = 0
+
+    def readable(self) -> bool:
+        """As any reader."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """As any reader. Raises a UserError where it is too much."""
+        data: bytes = self._stream.read(len(buffer))
+        self._count += len(data)
+        if self._count > self._most:
+            raise UserError(
+                f"{self._name}: unpacks to more than {_MOST_TIMES} times its size "
+                f"({self._most >> 20} MB so far); unpack it yourself if that is meant"
+            )
+        buffer[: len(data)] = data
+        return len(data)
 
 
 @contextmanager
