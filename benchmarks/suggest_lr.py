@@ -40,6 +40,7 @@ import numpy as np
 import peft
 import torch
 import transformers as hf
+from ailora.lab.lock import LockedError, held
 from machine import machine
 from rich.console import Console
 from rich.progress import track
@@ -53,7 +54,6 @@ from ailora.adapters.first_step import first_step
 from ailora.cli.console import quiet_libraries
 from ailora.files import parse_json, write_json
 from ailora.lab import demo
-from ailora.lab.lock import LockedError, held
 from ailora.lab.tasks import load_task
 
 RESULTS = Path(__file__).parent / "results"

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from ailora.adapters.config import AILoRAConfig, Role
-from ailora.adapters.selection import Chosen, OnWeight, Selection, make_factors, select
+from ailora.adapters.selection import Chosen, Selection, select
+from ailora.adapters.starting_factors import OnWeight, make_factors
 from ailora.adapters.starts import Factors
 from ailora.errors import UserError
 
