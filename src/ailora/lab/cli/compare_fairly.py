@@ -93,7 +93,8 @@ def compare_fairly(
     record.write(store)
     if plan is not None:
         plan = rounds.timed(plan)
-        record = earlier or _within(budget, asked, plan, begun=True)
+        if rounds.in_turn and earlier is None:  # else the workers' start would cost seeds
+            record = _within(budget, asked, plan, begun=True)
         plan = rounds.planned = replace(plan, protocol=record.protocol)
         say(" ".join(filter(None, (plan.whole, plan.cost(len(protocol.report))))))
         record.write(store)
@@ -136,6 +137,11 @@ class _Rounds:
         self.engine = sweeps.engine_named(named) if isinstance(named, str) else named
         self.planned: Plan | None = None  # by which the time left is told
         self._new, self._took, self._foreseen = 0, 0.0, 0.0  # runs done here, and their seconds
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether runs are done in this process, one after another."""
+        return isinstance(self.engine, Here)
 
     def do(self, runs: Sequence[RunConfig]) -> list[tuple[RunConfig, Stored]]:
         """Do runs that are not done yet; how each ended. What diverged is not tried again."""
@@ -187,7 +193,8 @@ class _Rounds:
         if not self._foreseen:
             return plan
         each = duration(self._took / self._new)
-        basis = f"the first {counted(self._new, 'run')}, {each} each"
+        basis = "the first run" if self._new == 1 else f"the first {self._new} runs"
+        basis += f", {each} each" + ", the start of the workers among it" * (not self.in_turn)
         self.planned = plan.corrected(self._took / self._foreseen, basis)
         self._foreseen = self._took
         return self.planned
