@@ -253,6 +253,7 @@ def test_a_budget_says_what_it_costs_in_power_and_a_plan_what_it_rests_on() -> N
         "seen is 2.1 s.d., no verdict, instead of 1.7 s.d.; below 5 seeds no difference is called "
         "shown."
     )
+    assert plan.seen(1) == "none, no verdict"
     assert "Times rest on a few measured steps" in plan.notes
     timed = plan.corrected(3.0, "the first 2 runs, 45 s each")
     assert timed.time(5) == 3 * plan.time(5)

@@ -92,11 +92,12 @@ def compare_fairly(
         return False
     record.write(store)
     if plan is not None:
-        plan = rounds.timed(plan)
+        before, plan = plan, rounds.timed(plan)
         if rounds.in_turn and earlier is None:  # else the workers' start would cost seeds
             record = _within(budget, asked, plan, begun=True)
         plan = rounds.planned = replace(plan, protocol=record.protocol)
-        say(" ".join(filter(None, (plan.whole, plan.cost(len(protocol.report))))))
+        if plan.basis != before.basis:
+            say(" ".join(filter(None, (plan.whole, plan.cost(len(protocol.report))))))
         record.write(store)
     fair(record.protocol, rounds.do)
     report = fair_report(record, Store(store), plan)
@@ -167,17 +168,13 @@ class _Rounds:
         return [(job.config, self.store.read(job.run_id)) for job in jobs]
 
     def plan(self, asked: Record) -> Plan | None:
-        """What the protocol costs by a few measured steps; None where its search is done."""
-        firsts = [next_runs(asked.protocol, one, {})[0] for one in asked.protocol.settings]
-        jobs = jobs_of([run for own in firsts for run in own], self.tasks, self.store)
-        states = sweeps.states_of(jobs, self.store)
-        left = sweeps.left_to_do(jobs, states, retry=False)
-        if not left:
-            return None
-        first = jobs_of([own[0] for own in firsts], self.tasks, self.store)
-        with console.status("measuring a few steps"):
-            found, at_once = self._seconds(first)
+        """What the protocol costs by a few measured steps; None where nothing is left to do."""
         searches = asked.searches(self.store.runs())
+        if not any(search.missing for search in searches):
+            return None
+        firsts = [next_runs(asked.protocol, one, {})[0][0] for one in asked.protocol.settings]
+        with console.status("measuring a few steps"):
+            found, at_once = self._seconds(jobs_of(firsts, self.tasks, self.store))
         done = sum(len(by_seed) for one in searches for by_seed in one.ends.values())
         if not found:
             return None
