@@ -146,6 +146,10 @@ def test_where_nothing_is_kept_of_rows_it_says_so(tmp_path: Path) -> None:
     assert "(nothing is kept of single rows)" in part.by_rows
     assert [row[5] for row in part.score_rows] == ["-", "-"]
     assert "over 5 seeds" in part.advice[1]
+    kept = {seed: replace(one, rows=np.ones(3)) for seed, one in part.reported["LoRA"].items()}
+    same = dict.fromkeys(part.reported, kept)
+    part = replace(part, reported=same, against=best_to_best(same, "LoRA"))
+    assert "(no row differs)" in part.by_rows
 
 
 def test_a_rate_at_which_a_seed_diverges_loses_all(tmp_path: Path) -> None:
@@ -249,6 +253,7 @@ def test_a_budget_says_what_it_costs_in_power_and_a_plan_what_it_rests_on() -> N
         "seen is 2.1 s.d., no verdict, instead of 1.7 s.d.; below 5 seeds no difference is called "
         "shown."
     )
+    assert plan.seen(1) == "none, no verdict"
     assert "Times rest on a few measured steps" in plan.notes
     timed = plan.corrected(3.0, "the first 2 runs, 45 s each")
     assert timed.time(5) == 3 * plan.time(5)

@@ -92,10 +92,12 @@ def compare_fairly(
         return False
     record.write(store)
     if plan is not None:
-        plan = rounds.timed(plan)
-        record = earlier or _within(budget, asked, plan, begun=True)
+        before, plan = plan, rounds.timed(plan)
+        if rounds.in_turn and earlier is None:  # else the workers' start would cost seeds
+            record = _within(budget, asked, plan, begun=True)
         plan = rounds.planned = replace(plan, protocol=record.protocol)
-        say(" ".join(filter(None, (plan.whole, plan.cost(len(protocol.report))))))
+        if plan.basis != before.basis:
+            say(" ".join(filter(None, (plan.whole, plan.cost(len(protocol.report))))))
         record.write(store)
     fair(record.protocol, rounds.do)
     report = fair_report(record, Store(store), plan)
@@ -137,6 +139,11 @@ class _Rounds:
         self.planned: Plan | None = None  # by which the time left is told
         self._new, self._took, self._foreseen = 0, 0.0, 0.0  # runs done here, and their seconds
 
+    @property
+    def in_turn(self) -> bool:
+        """Whether runs are done in this process, one after another."""
+        return isinstance(self.engine, Here)
+
     def do(self, runs: Sequence[RunConfig]) -> list[tuple[RunConfig, Stored]]:
         """Do runs that are not done yet; how each ended. What diverged is not tried again."""
         jobs = jobs_of(runs, self.tasks, self.store)
@@ -161,17 +168,13 @@ class _Rounds:
         return [(job.config, self.store.read(job.run_id)) for job in jobs]
 
     def plan(self, asked: Record) -> Plan | None:
-        """What the protocol costs by a few measured steps; None where its search is done."""
-        firsts = [next_runs(asked.protocol, one, {})[0] for one in asked.protocol.settings]
-        jobs = jobs_of([run for own in firsts for run in own], self.tasks, self.store)
-        states = sweeps.states_of(jobs, self.store)
-        left = sweeps.left_to_do(jobs, states, retry=False)
-        if not left:
-            return None
-        first = jobs_of([own[0] for own in firsts], self.tasks, self.store)
-        with console.status("measuring a few steps"):
-            found, at_once = self._seconds(first)
+        """What the protocol costs by a few measured steps; None where nothing is left to do."""
         searches = asked.searches(self.store.runs())
+        if not any(search.missing for search in searches):
+            return None
+        firsts = [next_runs(asked.protocol, one, {})[0][0] for one in asked.protocol.settings]
+        with console.status("measuring a few steps"):
+            found, at_once = self._seconds(jobs_of(firsts, self.tasks, self.store))
         done = sum(len(by_seed) for one in searches for by_seed in one.ends.values())
         if not found:
             return None
@@ -187,7 +190,8 @@ class _Rounds:
         if not self._foreseen:
             return plan
         each = duration(self._took / self._new)
-        basis = f"the first {counted(self._new, 'run')}, {each} each"
+        basis = "the first run" if self._new == 1 else f"the first {self._new} runs"
+        basis += f", {each} each" + ", the start of the workers among it" * (not self.in_turn)
         self.planned = plan.corrected(self._took / self._foreseen, basis)
         self._foreseen = self._took
         return self.planned

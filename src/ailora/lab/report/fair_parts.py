@@ -63,9 +63,10 @@ class FairPart:
         compared = [one for one in self.against.values() if one.estimate is not None]
         lacking = [label for label, one in self.against.items() if one in compared and not one.both]
         if compared and len(lacking) == len(compared):
-            few = max(one.n for one in compared) < FEWEST
-            why = f"fewer than {FEWEST} seeds" if few else "nothing is kept of single rows"
-            return f"There is none here ({why}): what is said holds for these test rows alone."
+            return (
+                f"There is none here ({self._why_no_rows(compared)}): what is said holds for these "
+                "test rows alone."
+            )
         words = (
             "Both drawn at random (two-way variance with Hillis's degrees of freedom), so that it "
             "holds for other rows of the kind. A score that is no mean over rows is computed again "
@@ -137,6 +138,12 @@ class FairPart:
             else ""
         )
         return f"no other method was shown to be better over {n} seeds{size}."
+
+    def _why_no_rows(self, compared: Sequence[Against]) -> str:
+        if max(one.n for one in compared) < FEWEST:
+            return f"fewer than {FEWEST} seeds"
+        kept = all(one.rows is not None for own in self.reported.values() for one in own.values())
+        return "no row differs" if kept else "nothing is kept of single rows"
 
     def _curve(self, label: str) -> Curve:
         return next(curve for curve in self.curves if curve.label == label)

@@ -76,6 +76,8 @@ class Plan:
 
     def seen(self, reporting: int) -> str:
         """The smallest difference that so many reporting seeds see, in words."""
+        if reporting < 2:
+            return "none, no verdict"
         alike = Counter(
             (one.task, one.model, one.rank, str(one.ranks)) for one in self.protocol.settings
         )
