@@ -40,6 +40,7 @@ import numpy as np
 import peft
 import torch
 import transformers as hf
+from first_step import first_step
 from machine import machine
 from rich.console import Console
 from rich.progress import track
@@ -49,7 +50,6 @@ from torch.nn.functional import mse_loss
 
 import ailora
 from ailora import presets
-from ailora.adapters.first_step import first_step
 from ailora.cli.console import quiet_libraries
 from ailora.files import parse_json, write_json
 from ailora.lab import demo
@@ -451,6 +451,7 @@ def compared(cell: Cell, line: Mapping[str, Any], optima: Mapping[Cell, Optimum]
                     errors[f"{name} {rule}"] = log_rate - own.log_rate
     return {
         **cell._asdict(),
+        "swept": not wanted_runs(own.losses),
         "log_rate": own.log_rate,
         "log_rate_by_seed": own.by_seed,
         "log_multiple": None if None in (own.log_rate, lora.log_rate)
@@ -486,7 +487,7 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 def _row(cell: Mapping[str, Any]) -> Iterator[str]:
     if cell["log_rate"] is None:
-        yield "at an edge"
+        yield "at an edge" if cell["swept"] else "not swept to the end"
     else:
         known = [one for one in cell["log_rate_by_seed"] if one is not None]
         spread = f" ± {(max(known) - min(known)) / 2:.2f}" if len(known) == len(SEEDS) else ""

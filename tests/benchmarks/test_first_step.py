@@ -8,10 +8,10 @@ from collections.abc import Callable
 import peft
 import pytest
 import torch
+from benchmarks.first_step import as_lora, first_step, rate_multiple
 from torch import Tensor, nn
 
 from ailora import AILoRAConfig, Role, presets
-from ailora.adapters.first_step import as_lora, first_step, rate_multiple
 from ailora.errors import UserError
 from tests.adapters.models import batch, tiny
 
