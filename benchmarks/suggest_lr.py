@@ -131,7 +131,6 @@ class Problem:
     """A model's last layers, its data by split, and the head that was fitted to the first split."""
 
     def __init__(self, model: str, task: str, store: Path) -> None:
-        self.task = task
         self.folder = store.absolute() / f"{model}-last-{LAST[model]}"
         if not (self.folder / "rows.safetensors").exists():
             prepare(model, self.folder)
