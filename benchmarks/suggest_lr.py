@@ -41,6 +41,7 @@ import peft
 import torch
 import transformers as hf
 from ailora.lab.lock import LockedError, held
+from first_step import first_step
 from machine import machine
 from rich.console import Console
 from rich.progress import track
@@ -50,7 +51,6 @@ from torch.nn.functional import mse_loss
 
 import ailora
 from ailora import presets
-from ailora.adapters.first_step import first_step
 from ailora.cli.console import quiet_libraries
 from ailora.files import parse_json, write_json
 from ailora.lab import demo
@@ -131,7 +131,6 @@ class Problem:
     """A model's last layers, its data by split, and the head that was fitted to the first split."""
 
     def __init__(self, model: str, task: str, store: Path) -> None:
-        self.task = task
         self.folder = store.absolute() / f"{model}-last-{LAST[model]}"
         if not (self.folder / "rows.safetensors").exists():
             prepare(model, self.folder)
@@ -451,6 +450,7 @@ def compared(cell: Cell, line: Mapping[str, Any], optima: Mapping[Cell, Optimum]
                     errors[f"{name} {rule}"] = log_rate - own.log_rate
     return {
         **cell._asdict(),
+        "swept": not wanted_runs(own.losses),
         "log_rate": own.log_rate,
         "log_rate_by_seed": own.by_seed,
         "log_multiple": None if None in (own.log_rate, lora.log_rate)
@@ -486,7 +486,7 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 def _row(cell: Mapping[str, Any]) -> Iterator[str]:
     if cell["log_rate"] is None:
-        yield "at an edge"
+        yield "at an edge" if cell["swept"] else "not swept to the end"
     else:
         known = [one for one in cell["log_rate_by_seed"] if one is not None]
         spread = f" ± {(max(known) - min(known)) / 2:.2f}" if len(known) == len(SEEDS) else ""

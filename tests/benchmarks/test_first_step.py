@@ -8,10 +8,10 @@ from collections.abc import Callable
 import peft
 import pytest
 import torch
+from benchmarks.first_step import first_step
 from torch import Tensor, nn
 
 from ailora import AILoRAConfig, Role, presets
-from ailora.adapters.first_step import as_lora, first_step, rate_multiple
 from ailora.errors import UserError
 from tests.adapters.models import batch, tiny
 
@@ -64,11 +64,14 @@ def test_it_is_the_step_that_adam_takes_in_stock_peft(
     )
 
 
-def test_a_matched_start_keeps_loras_rate_and_a_smaller_one_gets_a_higher() -> None:
+def test_a_matched_start_steps_as_far_as_lora_and_a_larger_one_farther() -> None:
     matched = {name: Role(init="principal", scale="matched") for name in ("q", "v")}
-    assert rate_multiple(tiny(), AILoRAConfig(r=4, roles=matched)) == pytest.approx(1, rel=1e-9)
-    pissa, milora = (rate_multiple(tiny(), one(r=4)) for one in (presets.pissa, presets.milora))
-    assert pissa < 1 and milora > pissa
+    lora, same = (
+        first_step(tiny(), c).total for c in (presets.lora(r=4), AILoRAConfig(r=4, roles=matched))
+    )
+    assert same == pytest.approx(lora, rel=1e-9)
+    pissa, milora = (first_step(tiny(), one(r=4)).total for one in (presets.pissa, presets.milora))
+    assert pissa > lora and pissa > milora
 
 
 @pytest.mark.parametrize("bake", [False, True])
@@ -84,14 +87,13 @@ def test_a_roles_rate_counts_wherever_it_is_kept(bake: bool) -> None:
         assert twice.total == pytest.approx(2 * once.total, rel=1e-9)
 
 
-def test_loras_rate_at_another_rank_and_scale() -> None:
-    big = presets.lora(r=16)
-    assert rate_multiple(tiny(), big, presets.lora(r=4)) == pytest.approx(0.5)
-    assert rate_multiple(tiny(), presets.lora(r=4, lora_alpha=8)) == 1.0
-    assert as_lora(presets.ailora(r=16)).roles == {
-        "q": Role(init="gaussian"),
-        "v": Role(init="gaussian"),
-    }
+def test_loras_step_at_another_rank_and_scale() -> None:
+    small, big, scaled = (
+        first_step(tiny(), presets.lora(r=r, lora_alpha=alpha)).total
+        for r, alpha in ((4, 4), (16, 16), (4, 8))
+    )
+    assert big == pytest.approx(2 * small)
+    assert scaled == pytest.approx(2 * small)
 
 
 def test_what_is_no_linear_layer_is_refused_by_name() -> None:

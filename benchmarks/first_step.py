@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from ailora.adapters.config import AILoRAConfig, Role
-from ailora.adapters.selection import Chosen, Selection, select
-from ailora.adapters.starting_factors import OnWeight, make_factors
+from ailora import AILoRAConfig
+from ailora.adapters.selection import Chosen, Selection, make_factors, select
 from ailora.adapters.starts import Factors
 from ailora.errors import UserError
 
@@ -36,18 +35,15 @@ class FirstStep:
         return math.hypot(*self.layers.values())
 
 
-def first_step(
-    model: nn.Module, config: AILoRAConfig, on_progress: OnWeight | None = None
-) -> FirstStep:
+def first_step(model: nn.Module, config: AILoRAConfig) -> FirstStep:
     """The size of Adam's first step from a config's starts; the model is only read.
 
     It is what every entry of A and B moving by exactly the rate, with independent signs, would
-    give in the mean; the real step differs from it by a few percent.
+    give in the mean; the real step differs from it by up to a tenth.
 
     Args:
         model: The base model, without an adapter.
         config: What would be adapted, and how it would start.
-        on_progress: As `ailora.get_peft_model`.
 
     Raises:
         UserError: As `ailora.get_peft_model`; modules that are no linear layers are selected.
@@ -59,42 +55,8 @@ def first_step(
             f"{name} is no linear layer: the size of its first step is not known; leave it out"
         )
     spectral = _spectral(selection)
-    made = make_factors(spectral, on_progress) if spectral.layers else {}
-    layers = {one.projection.key: _length(one, made) for one in selection.chosen}
-    return FirstStep(layers=layers)
-
-
-def rate_multiple(
-    model: nn.Module,
-    config: AILoRAConfig,
-    lora: AILoRAConfig | None = None,
-    on_progress: OnWeight | None = None,
-) -> float:
-    """The multiple of LoRA's rate at which a config's first step is as long as LoRA's.
-
-    Args:
-        model: The base model, without an adapter.
-        config: What would be adapted, and how it would start.
-        lora: The LoRA whose rate is known. Default: of the config's own ranks and scales, on the
-            same layers, at one rate for all of them.
-        on_progress: As `ailora.get_peft_model`.
-
-    Raises:
-        UserError: As `first_step`.
-    """
-    own = first_step(model, config, on_progress).total
-    if own == 0:
-        raise UserError("every factor of this start is zero, so its first step has no length")
-    return first_step(model, lora or as_lora(config)).total / own
-
-
-def as_lora(config: AILoRAConfig) -> AILoRAConfig:
-    """The config with LoRA's start and one rate in every role."""
-    roles = {
-        name: Role(init="gaussian", r=role.r, lora_alpha=role.lora_alpha, modules=role.modules)
-        for name, role in config.roles.items()
-    }
-    return replace(config, roles=roles)
+    made = make_factors(spectral) if spectral.layers else {}
+    return FirstStep(layers={one.projection.key: _length(one, made) for one in selection.chosen})
 
 
 def _spectral(selection: Selection) -> Selection:
