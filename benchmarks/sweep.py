@@ -67,7 +67,8 @@ def main() -> None:
         print(json.dumps(breakdown(chosen.limit, chosen.seeds)))
         return
     sources = {"this commit": HERE} | ({"other commit": chosen.beside} if chosen.beside else {})
-    found: dict[str, Any] = {"machine": machine(), "rows": chosen.limit, "runs": 8}
+    found: dict[str, Any] = {"machine": machine(), "rows": chosen.limit}
+    found["runs_of_the_breakdown"] = 4 * chosen.seeds
     if chosen.seeds:
         found["breakdown"] = {
             name: in_new_process(source, chosen.limit, chosen.seeds)

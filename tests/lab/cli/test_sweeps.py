@@ -55,6 +55,8 @@ def test_the_time_left_is_told_by_what_runs_cost(clock: list[float]) -> None:
     assert board.seconds_left() == pytest.approx(150)
     assert board.counts() == "1 of 4 ended, 1 running, 0 failed"
     assert board.pace() == "180 runs an hour, about 2 min left"
+    clock[0] += 15
+    assert board.seconds_left() == pytest.approx(150)
     board.tell(Step(JOBS[1], 1, 9, "evaluating"))
     assert board.seconds_left() == pytest.approx(180)
 
@@ -77,7 +79,9 @@ def test_runs_an_hour_are_of_what_this_sweep_finished(clock: list[float]) -> Non
     assert board.runs_an_hour() == pytest.approx(360)
     assert told(console).endswith("(3 of 4 ended, 0 running, 1 failed, 360 runs an hour)\n")
     clock[0] += 100_000
-    assert board.pace() == "0.036 runs an hour"
+    assert board.pace() == "360 runs an hour", "it stands still until the next run ends"
+    board.tell(Ended(JOBS[3], result(JOBS[3], 0.5)))
+    assert board.pace() == "0.072 runs an hour"
 
 
 def test_what_was_finished_before_counts_and_is_not_told(clock: list[float]) -> None:

@@ -190,6 +190,7 @@ class Board:
         self.running: dict[str, Step] = {}
         self._began = time.monotonic()
         self._finished = 0  # since then
+        self._ended = self._began  # when a run ended last: between two ends the pace stands still
         self._left = sum(weights.values())
         self._done = 0.0
         self._live: Live | None = None
@@ -233,8 +234,8 @@ class Board:
         return ", ".join(words)
 
     def runs_an_hour(self) -> float | None:
-        """Runs that this sweep finished in an hour, at the pace so far; None before the first."""
-        passed = time.monotonic() - self._began
+        """How many it finishes in an hour, at the pace so far; None before the first."""
+        passed = self._ended - self._began
         return self._finished * 3600 / passed if self._finished and passed > 0 else None
 
     def seconds_left(self) -> float | None:
@@ -246,8 +247,7 @@ class Board:
             for run_id, step in self.running.items()
             if step.what == "training"
         )
-        speed = self._done / (time.monotonic() - self._began)
-        return max(0.0, self._left - began) / speed
+        return max(0.0, self._left - began) * (self._ended - self._began) / self._done
 
     def render(self) -> Group:
         """The board: progress, current runs, and each setting's best so far."""
@@ -262,6 +262,8 @@ class Board:
 
     def _count(self, event: Ended) -> None:
         self.running.pop(event.job.run_id, None)
+        if not event.before:
+            self._ended = time.monotonic()
         if isinstance(event.result, Failure):
             self.failed += 1
         else:
