@@ -40,7 +40,6 @@ import numpy as np
 import peft
 import torch
 import transformers as hf
-from ailora.lab.lock import LockedError, held
 from first_step import first_step
 from machine import machine
 from rich.console import Console
@@ -55,6 +54,7 @@ from ailora.cli.console import quiet_libraries
 from ailora.files import parse_json, write_json
 from ailora.lab import demo
 from ailora.lab.tasks import load_task
+from ailora.lock import LockedError, held
 
 RESULTS = Path(__file__).parent / "results"
 PREDICTIONS, OPTIMA = RESULTS / "suggest_lr_predictions.json", RESULTS / "suggest_lr.json"
