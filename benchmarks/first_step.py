@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from ailora import AILoRAConfig
-from ailora.adapters.selection import Chosen, Selection, make_factors, select
+from ailora.adapters.selection import Chosen, Selection, select
+from ailora.adapters.starting_factors import make_factors
 from ailora.adapters.starts import Factors
 from ailora.errors import UserError
 
