@@ -329,6 +329,7 @@ def test_a_row_of_zeros_in_float32_keeps_a_direction_of_its_own() -> None:
     W[7, 9] = 3.0
     found = rough(W, 4, seed=0, tol=1e-2)
     judge(W, found.U, found.S, found.Vt, "principal", values=1e-5, vectors=1.0, orthonormal=1e-5)
+    assert found.following is None  # no gap is said between two zeros
 
 
 @pytest.mark.parametrize("seed", range(4))

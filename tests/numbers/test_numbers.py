@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ailora.linalg import Part, Triplets, decompose
 from tests.numbers.__main__ import counts, summary
-from tests.numbers.cases import SOLVED, WRONG, Case, as_line, read_log, run_case
+from tests.numbers.cases import SAID, SOLVED, WRONG, Case, as_line, read_log, run_case
 from tests.numbers.judge import Truth, faults
 from tests.numbers.matrices import KINDS
 
@@ -41,6 +41,10 @@ def test_no_hard_matrix_is_decomposed_wrongly(part: int) -> None:
     assert sum(case.verdict == SOLVED for case in cases) > len(cases) / 2
     assert {kind for case in cases for kind in case.kinds} == set(KINDS)
     assert {m for case in cases for m in case.methods} == {"dense", "gram", "krylov", "inverse"}
+
+
+def test_a_full_svd_that_does_not_converge_is_made_of_the_transpose() -> None:
+    assert run_case(9275, 0).verdict == SAID  # LAPACK gives up on it, 121 x 121, with tol 1e-16
 
 
 # --- The judge can see what it is for ------------------------------------------------------------

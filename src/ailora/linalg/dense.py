@@ -29,7 +29,11 @@ def dense(W: Tensor, rank: int, part: Part) -> Solution:
     Returns:
         The triplets, in descending order.
     """
-    U, S, Vt = torch.linalg.svd(W, full_matrices=False)
+    try:
+        U, S, Vt = torch.linalg.svd(W, full_matrices=False)
+    except LinAlgError:  # rare, and of one of W and its transpose only
+        V, S, Ut = torch.linalg.svd(W.mT, full_matrices=False)
+        U, Vt = Ut.mT, V.mT
     return _end(U, S, Vt, rank, part)
 
 

@@ -28,6 +28,7 @@ from ailora.linalg.triplets import Solution, StalledError, residuals
 # Residual relative to sigma_1. Rounding leaves 1e-6 of 4096 x 4096, Gaussian, whether 5e-7 is asked
 # for or 3e-6.
 _FLOAT32_REACHES = 3e-6
+_BLURRED = 1e-3  # of sigma_1: a smaller sigma's square is lost in float32
 _TOO_FAR = 1e-4  # residual that `refine` would take longer to mend than the Gram matrix
 _KEPT_SHARE, _KEPT_COLUMNS = 16, 36  # Ritz vectors handed from fp32 to fp64: 2 (r + r / 16), or 36
 # Columns of a basis: n / 3, of which `refine` wants few digits more, n / 2 where none follow.
@@ -139,6 +140,8 @@ def _half_a_step_on(W: Tensor, ritz: Ritz, rank: int, tol: float) -> Solution:
     if not error <= tol:
         error = float(residuals(W, U_new, S_new.to(Q), V_new, S_new[0].to(Q)))
     following = float(ritz.S[rank]) if ritz.S.shape[0] > rank else None
+    if max(following or 0.0, float(S_new[-1])) <= _BLURRED * float(S_new[0]):
+        following = None  # roots of float32's rounding
     return Solution(
         U_new.double(), S_new, V_new.double(), float(S_new[0]), ritz.blocks, following, error
     )
