@@ -146,6 +146,7 @@ def _seconds(svd: float, ours: float) -> tuple[str, str, str]:
 def plot(rows: Sequence[Row], path: Path) -> None:
     """Error against time: a row of panels per shape and spectrum, a column per rank."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - for --save alone
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter  # noqa: PLC0415
 
     cases = list(dict.fromkeys((r["shape"], r["spectrum"]) for r in rows))
     figure = Figure(figsize=(3.4 * len(RANKS), 2.1 * len(cases)), layout="constrained")
@@ -154,17 +155,22 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         for panel, rank in zip(line, RANKS, strict=True):
             for who, look in (("svd_lowrank", "s--"), ("ours", "o-")):
                 points = sorted(
-                    (r["seconds"], max(r["error"], 1e-8))
+                    (1e3 * r["seconds"], max(r["error"], 1e-8))
                     for r in rows
                     if (r["shape"], r["spectrum"], r["rank"], r["method"])
                     == (shape, kind, rank, who)
                 )
-                panel.loglog(*zip(*points, strict=True), look, label=who, markersize=3.5)
+                panel.set_visible(bool(points))  # else not measured yet
+                if points:
+                    panel.loglog(*zip(*points, strict=True), look, label=who, markersize=3.5)
             panel.set_title(f"{shape} {kind}, rank {rank}", fontsize=8)
+            panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.xaxis.set_major_formatter(ScalarFormatter())
+            panel.xaxis.set_minor_formatter(NullFormatter())
             panel.tick_params(labelsize=7)
         line[0].set_ylabel("error", fontsize=8)
-    for panel in panels[-1]:
-        panel.set_xlabel("processor seconds", fontsize=8)
+    for panel in panels.flat:
+        panel.set_xlabel("processor milliseconds", fontsize=8)
     panels[0][0].legend(fontsize=7)
     figure.savefig(path, dpi=100)
 
