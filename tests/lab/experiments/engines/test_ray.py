@@ -135,7 +135,7 @@ def cluster() -> Iterator[Any]:
 
 def killed_in_a_run(cluster: Any, node: Any, store: Store, seen: list[int]) -> None:
     """Kill a node as soon as both are at work; ``seen`` gets the number of runs not finished."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while time.monotonic() < until and len(list(store.path.glob("*/metrics.jsonl"))) < 2:
         time.sleep(0.01)
     cluster.remove_node(node, allow_graceful=False)
