@@ -83,7 +83,7 @@ def held(folder: Path, *, called: Path | None = None) -> Iterator[Hold]:
 
     Args:
         folder: The folder.
-        called: What a refusal calls it, where that is not the folder itself.
+        called: What messages call it, where that is not the folder itself.
 
     Raises:
         LockedError: A living process holds it.
@@ -96,7 +96,12 @@ def held(folder: Path, *, called: Path | None = None) -> Iterator[Hold]:
         return
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     mine = _this_process()
-    other = _take(folder / LOCK, mine)
+    try:
+        other = _take(folder / LOCK, mine)
+    except UserError as error:
+        if called is None or not isinstance(error.__cause__, OSError):
+            raise
+        raise unwritable(called, error.__cause__) from error.__cause__
     if other is not None:
         raise LockedError(
             f"{called or folder}: {other} is working there; wait for it to end, or stop it"

@@ -10,7 +10,7 @@ import pytest
 from tests.load.measured import on_linux, said_by
 
 # safetensors 0.8 keeps a number of 32 bytes for each tensor that it has read: here 0.3 kB each.
-MOST = {"memory": 1 << 20, "handles": 0, "objects": 100}
+MOST = {"memory": 1 << 20, "handles": 0, "objects": 25}
 
 
 def grown(samples: Sequence[dict[str, Any]]) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from tests.load.measured import on_linux, said_by
 
 FEW, MANY = 5_000, 45_000
-MOST = 400  # bytes per row, whose text has 1,000 characters
+MOST = 300  # bytes per row, whose text has 1,000 characters
 
 
 def per_row(model: Path, *, keep: bool = False) -> float:

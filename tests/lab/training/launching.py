@@ -23,7 +23,7 @@ def launched(out: Path, options: str, *launcher: str, **environment: str) -> Any
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,  # two processes begin after 20 s of processor time: minutes on a busy machine
     )
 
 

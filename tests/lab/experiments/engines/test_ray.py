@@ -135,7 +135,7 @@ def cluster() -> Iterator[Any]:
 
 def killed_in_a_run(cluster: Any, node: Any, store: Store, seen: list[int]) -> None:
     """Kill a node as soon as both are at work; ``seen`` gets the number of runs not finished."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while time.monotonic() < until and len(list(store.path.glob("*/metrics.jsonl"))) < 2:
         time.sleep(0.01)
     cluster.remove_node(node, allow_graceful=False)
@@ -146,7 +146,7 @@ def killed_in_a_run(cluster: Any, node: Any, store: Store, seen: list[int]) -> N
 def test_a_node_that_is_killed_in_a_sweep_loses_nothing(
     four: tuple[RunConfig, ...], tasks: Tasks, tmp_path: Path, cluster: Any
 ) -> None:
-    runs = [at(one, epochs=30) for one in four]
+    runs = [at(one, epochs=10) for one in four[:3]]
     here = sweep(runs, Store(tmp_path / "here"), Here(tasks), tasks=tasks)
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     store, seen = Store(tmp_path / "there"), list[int]()
