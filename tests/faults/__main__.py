@@ -78,6 +78,9 @@ def counts(cases: list[Case]) -> dict[str, Any]:
         "seeds": sorted({case.seed for case in cases}),
         "cases": len(cases),
         "broken": sum(bool(case.why) for case in cases),
+        "not_held": [
+            f"{c.operation}, {c.fault} at {c.at} of {c.of}: {c.why}" for c in cases if c.why
+        ],
         "operations": dict(Counter(case.operation for case in cases).most_common()),
         "faults": dict(Counter(case.fault for case in cases).most_common()),
     }
