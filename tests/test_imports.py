@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "files": {"errors"},
     "html_table": set(),
     "lazy": set(),
-    "lock": {"errors", "files"},
+    "lock": {"errors", "files", "termination"},
     "termination": set(),
     "versions": {"errors"},
     "pretrained": {"errors"},

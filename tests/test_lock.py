@@ -22,6 +22,7 @@ import pytest
 from ailora import lock
 from ailora.errors import UserError
 from ailora.lock import LOCK, LockedError, Owner, _look, _this_process, held, holder
+from ailora.termination import Terminated, at_once
 
 HOLD = """
 import sys, time
@@ -261,6 +262,25 @@ def test_it_shows_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         path = tmp_path / LOCK
         os.utime(path, (0, 0))
         until(lambda: path.stat().st_mtime > 0)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_signal_while_it_lets_go_leaves_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[BaseException]
+) -> None:
+    remove = lock._remove
+
+    def interrupted(*args: Any) -> None:
+        signal.raise_signal(number)
+        remove(*args)
+
+    monkeypatch.setattr(lock, "_remove", interrupted)
+    with pytest.raises(kind), at_once(), held(tmp_path / "folder"):
+        (tmp_path / "folder" / "file").touch()
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["file"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_who_was_taken_over_is_told_and_leaves_the_new_owner_s_lock(

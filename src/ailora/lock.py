@@ -22,6 +22,7 @@ import psutil
 
 from ailora.errors import UserError
 from ailora.files import parse_json, unwritable, write_json
+from ailora.termination import deferred
 
 LOCK = "lock.json"
 BEAT = 5.0  # seconds between two signs of life
@@ -111,11 +112,12 @@ def held(folder: Path, *, called: Path | None = None) -> Iterator[Hold]:
         with _beating(_HELD[key]):
             yield _HELD[key]
     finally:
-        del _HELD[key]
-        _release(folder / LOCK, mine)
-        with contextlib.suppress(OSError):
-            for path in made:
-                path.rmdir()
+        with deferred():  # interrupted, it would leave its lock behind
+            del _HELD[key]
+            _release(folder / LOCK, mine)
+            with contextlib.suppress(OSError):
+                for path in made:
+                    path.rmdir()
 
 
 def holder(folder: Path) -> Owner | None:

@@ -1,4 +1,4 @@
-"""SIGTERM, which schedulers send before they kill: an exception, or a request to stop soon.
+"""SIGTERM, which schedulers send before they kill: an exception, a request to stop soon, or later.
 
 Standard library only. Handlers that a program has set itself are left alone, and so are threads
 other than the main one, which cannot have any.
@@ -57,6 +57,27 @@ def on_request() -> Iterator[Request]:
         yield request
     if request.asked:
         raise Terminated
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Within it SIGTERM and Ctrl-C wait for its end: for a few steps that must not be half done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    # One that is ignored, or was not set by Python (None), stays.
+    handlers = {n: one for n, one in handlers.items() if one not in (None, signal.SIG_IGN)}
+    came: list[int] = []
+    for number in handlers:
+        signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 @contextmanager
