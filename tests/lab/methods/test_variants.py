@@ -61,7 +61,7 @@ def test_all_of_a_head_is_trained_and_saved(family: str, name: str, tmp_path: Pa
 @pytest.mark.parametrize("name", ["lora", "pissa", "ailora"])
 def test_the_tolerance_of_starts_is_that_of_the_settings(name: str) -> None:
     model = METHODS[name].build(FAMILIES["bert"](), RunConfig(rank=2, tol=0.03), None)
-    assert model.peft_config["default"].tol == 0.03  # type: ignore[union-attr, index]
+    assert model.peft_config["default"].record.origin.tol == 0.03  # type: ignore[union-attr, index]
 
 
 @pytest.mark.parametrize("name", [name for name in USABLE if not METHODS[name].needs_data])
