@@ -81,6 +81,17 @@ def deferred() -> Iterator[None]:
 
 
 @contextmanager
+def kept() -> Iterator[None]:
+    """Whatever handler of SIGTERM a library sets within it, the one before is back at its end."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     ours = before == signal.SIG_DFL or getattr(before, "__module__", None) == __name__

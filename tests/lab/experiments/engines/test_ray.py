@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from ailora.lab.experiments.engines.here import Here
 from ailora.lab.experiments.jobs import Elsewhere, Ended, Event, Tasks
 from ailora.lab.training import RunConfig
 from ailora.lock import held
+from ailora.termination import kept
 from tests.lab.experiments.conftest import at, timeless
 
 ray = pytest.importorskip("ray")
@@ -106,6 +108,7 @@ def _ray() -> Iterator[None]:
 def test_a_sweep_on_ray_ends_as_in_this_process(
     four: tuple[RunConfig, ...], tasks: Tasks, tmp_path: Path
 ) -> None:
+    before = signal.getsignal(signal.SIGTERM)
     runs = (*four[:2], at(four[0], lr=1e30))
     here = sweep(runs, Store(tmp_path / "here"), Here(tasks), tasks=tasks)
     events: list[Event] = []
@@ -116,6 +119,7 @@ def test_a_sweep_on_ray_ends_as_in_this_process(
     assert len(events) == 3
     assert not list(store.path.glob(".ray-*"))
     assert not ray.is_initialized()
+    assert signal.getsignal(signal.SIGTERM) is before  # else SIGTERM would end with Ray's code
     again = sweep(runs, store, engine.OnRay(), tasks=tasks)
     assert again == there
     with pytest.raises(UserError, match="1000 GPU"):
@@ -127,10 +131,11 @@ def cluster() -> Iterator[Any]:
     """A head that does nothing, to which a test adds nodes; all of them on this machine."""
     from ray.cluster_utils import Cluster
 
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    yield found
-    ray.shutdown()
-    found.shutdown()
+    with kept():  # a node in this process takes SIGTERM for itself
+        found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        yield found
+        ray.shutdown()
+        found.shutdown()
 
 
 def killed_in_a_run(cluster: Any, node: Any, store: Store, seen: list[int]) -> None:

@@ -32,6 +32,7 @@ from ailora.lab.experiments.store import Failure, Store, failure_of
 from ailora.lab.training import RunConfig
 from ailora.lab.training.folder import FAILED
 from ailora.lock import LockedError, held
+from ailora.termination import kept
 
 try:
     import ray
@@ -177,7 +178,8 @@ def _connect(address: str | None) -> None:
     options: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
         _knock(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        with kept():  # Ray's own handler would end this process with code 15
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, ValueError, RuntimeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
