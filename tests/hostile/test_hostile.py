@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.conftest import one_thread
 from tests.hostile import subjects
 from tests.hostile.cases import FINE, Case, _ending, endings, run_cases
 from tests.hostile.guard import BrokenPromiseError, watched
@@ -27,10 +28,8 @@ CASES, PARTS = 2000, 8
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
     logging.disable(logging.NOTSET)
 
 

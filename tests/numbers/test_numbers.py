@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ailora.linalg import Part, Triplets, decompose
+from tests.conftest import one_thread
 from tests.numbers.__main__ import counts, summary
 from tests.numbers.cases import SAID, SOLVED, WRONG, Case, as_line, read_log, run_case
 from tests.numbers.judge import Truth, faults
@@ -27,10 +28,8 @@ CASES, PARTS = 800, 4
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
     logging.disable(logging.NOTSET)
 
 

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from rich.table import Table
 from rich.text import Text
@@ -23,6 +22,7 @@ from ailora.lab.report.fair_parts import SCORE_HEADER, FairPart, fair_parts
 from ailora.lab.report.fair_plan import PLAN_HEADER, Plan
 from ailora.lab.report.figures.drawing import draw, svg_of
 from ailora.lab.report.figures.rate_figure import score_by_rate
+from ailora.lab.report.markup import filled, inline
 from ailora.lab.report.rate_curves import RATE_HEADER
 from ailora.lab.report.store_report import states_words
 from ailora.lab.report.text_tables import Rows, escaped, latex, markdown
@@ -185,13 +185,6 @@ def _table(title: str, header: Sequence[str], rows: Rows) -> Table:
 def _write(
     report: FairReport, page: Path, drawn: Sequence[Markup], *, made: str, refresh: int | None
 ) -> None:
-    env = Environment(
-        loader=PackageLoader("ailora.lab.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     content: dict[str, Any] = {
         "report": report,
         "parts": list(zip(report.parts, drawn, strict=True)),
@@ -200,7 +193,7 @@ def _write(
         "made": made,
         "refresh": refresh,
     }
-    write_atomic(page, env.get_template("fair.html.jinja").render(content))
+    write_atomic(page, filled("fair.html.jinja", content))
 
 
 def _picture(part: FairPart, place: int, folder: Path | None) -> Markup:
@@ -210,4 +203,4 @@ def _picture(part: FairPart, place: int, folder: Path | None) -> Markup:
     name = f"score_by_rate{place or ''}"
     shown = partial(score_by_rate, part)
     svg = draw(shown, folder / name, ids=name) if folder else svg_of(lambda: shown()[0], name)
-    return Markup(svg[svg.index("<svg") :])  # noqa: S704 - matplotlib escapes the texts in it
+    return inline(svg)

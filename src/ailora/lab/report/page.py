@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ailora.errors import UserError
 from ailora.files import write_atomic
-from ailora.lab.experiments.wording import counted, number_words
 from ailora.lab.report.causes import CAUSES_HEADER, causes_of, causes_rows, missing_of
 from ailora.lab.report.comparison import Comparison, Run, metric_words, name_of, summarize
 from ailora.lab.report.figures.comparison_figures import (
@@ -27,6 +25,7 @@ from ailora.lab.report.figures.comparison_figures import (
 from ailora.lab.report.figures.drawing import draw, svg_of
 from ailora.lab.report.figures.gallery import PANELS, TITLES, read_tables
 from ailora.lab.report.figures.panel_tables import Seen, ranks
+from ailora.lab.report.markup import filled, inline
 from ailora.lab.report.store_report import (
     DONE_HEADER,
     FAILED_HEADER,
@@ -133,14 +132,6 @@ def _write(
     made: Mapping[str, Any],
 ) -> None:
     """Fill the template and write the page; ``made`` says when or how it was made."""
-    env = Environment(
-        loader=PackageLoader("ailora.lab.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    env.globals |= {"counted": counted, "number_words": number_words}
     content = {
         "report": report,
         "parts": [
@@ -159,7 +150,7 @@ def _write(
         "seconds": None,
         **made,
     }
-    write_atomic(out, env.get_template("page.html.jinja").render(content))
+    write_atomic(out, filled("page.html.jinja", content))
 
 
 def _pictures(part: Part, folder: Path | None) -> dict[str, Markup]:
@@ -169,13 +160,8 @@ def _pictures(part: Part, folder: Path | None) -> dict[str, Markup]:
         shown, name = partial(make, part.comparison), make.__name__
         ids = f"{part.name}-{name}"
         svg = draw(shown, folder / name, ids=ids) if folder else svg_of(lambda: shown()[0], ids)  # noqa: B023
-        found[name] = _inline(svg)
+        found[name] = inline(svg)
     return found
-
-
-def _inline(svg: str) -> Markup:
-    """An SVG file's content as an element of a page; matplotlib escapes the texts in it."""
-    return Markup(svg[svg.index("<svg") :])  # noqa: S704
 
 
 def _section(comparison: Comparison, svgs: Mapping[str, Markup]) -> dict[str, Any]:
@@ -228,7 +214,7 @@ def _panels(folder: Path) -> list[tuple[str, Markup]]:
 
 
 def _drawn(panel: str, table: pd.DataFrame, name: str) -> Markup:
-    return _inline(svg_of(lambda: PANELS[panel](table), name))
+    return inline(svg_of(lambda: PANELS[panel](table), name))
 
 
 def _environments(runs: Sequence[Run]) -> list[dict[str, Any]]:
