@@ -61,17 +61,19 @@ def check_step_0(model_type: str, dtype: torch.dtype, config: AILoRAConfig) -> N
     assert not torch.equal(trained, before)
     with model.disable_adapter():
         assert torch.equal(logits(model, inputs), before)
-    check_merged(logits(model.merge_and_unload(), inputs), trained, dtype)
+    merged = logits(model.merge_and_unload(), inputs)
+    if config.target_parameters and dtype is not torch.float32:
+        assert merged.isfinite().all()
+        # Rounding may send a token to another expert: the one that is furthest away is left out.
+        token = (merged - trained).abs().amax(-1).argmax()
+        merged.view(-1, merged.shape[-1])[token] = trained.view(-1, merged.shape[-1])[token]
+    check_merged(merged, trained, dtype)
 
 
 def check_merged(merged: torch.Tensor, trained: torch.Tensor, dtype: torch.dtype) -> None:
-    """A merged model computes the same but for its dtype's rounding.
-
-    In 16 bits that may send a token of a mixture to another expert: one of all may differ.
-    """
+    """A merged model computes the same but for its dtype's rounding."""
     loose = 1e-5 if dtype is torch.float32 else 0.15
-    away = ~((merged - trained).abs() <= loose).all(-1)
-    assert int(away.sum()) <= (0 if dtype is torch.float32 else 1)
+    torch.testing.assert_close(merged, trained, rtol=0, atol=loose)
 
 
 def check_own_parts(model: PeftModel, roles: Mapping[str, Role], r: int = 8) -> None:
