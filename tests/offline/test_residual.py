@@ -182,7 +182,9 @@ def test_the_residual_model_alone_is_enough_to_convert(tmp_path: Path) -> None:
     assert {u.rank for u in read_adapter(tmp_path / "plain").updates.values()} == {3}
 
 
-def test_what_peft_converted_is_a_plain_lora_of_the_original(tmp_path: Path) -> None:
+def test_what_peft_converted_is_a_plain_lora_of_the_original(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     original = saved(tmp_path / "original")
     model = ailora.get_peft_model(loaded(original, dtype=torch.float32), CONFIG).eval()
     model.save_pretrained(tmp_path / "initial")
@@ -191,7 +193,10 @@ def test_what_peft_converted_is_a_plain_lora_of_the_original(tmp_path: Path) -> 
         tmp_path / "converted", path_initial_model_for_weight_conversion=str(tmp_path / "initial")
     )
     expected = logits(model)
+    assert "which vLLM and llama.cpp do not read" in caplog.text
     export_adapter(tmp_path / "converted", tmp_path / "plain")
+    assert LoraConfig.from_pretrained(tmp_path / "converted").alpha_pattern
+    assert not LoraConfig.from_pretrained(tmp_path / "plain").alpha_pattern
     merge_adapter(tmp_path / "converted", original, tmp_path / "merged")
     for got in (
         logits(with_adapter(original, tmp_path / "plain", dtype=torch.float32)),

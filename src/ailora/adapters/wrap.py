@@ -7,6 +7,7 @@ refusal comes before anything is changed.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,8 @@ from ailora.adapters.record import Record, StartedConfig, say_start
 from ailora.adapters.starting_factors import OnWeight
 from ailora.errors import UserError
 from ailora.roles.projection import is_in_pieces
+
+logger = logging.getLogger(__name__)
 
 
 def get_peft_model(
@@ -318,7 +321,8 @@ _converting: list[PeftModel] = []
 def _save(original: Any, model: PeftModel, *args: Any, **kwargs: Any) -> None:
     """In the files all modules have one scale.
 
-    While PEFT converts a folded adapter, it loads the start beside it for a moment.
+    While PEFT converts a folded adapter, it loads the start beside it for a moment; the scales of
+    what it makes stay as they are.
     """
     if kwargs.get("state_dict") is None:
         _check_whole(model)
@@ -331,6 +335,12 @@ def _save(original: Any, model: PeftModel, *args: Any, **kwargs: Any) -> None:
         original(model, *args, **kwargs)
     finally:
         _converting.pop()
+    if any(config.alpha_pattern for config in model.peft_config.values()):
+        logger.warning(
+            "what PEFT converted keeps its scales in alpha_pattern, which vLLM and llama.cpp do not "
+            "read: before serving it there, write it with one scale (ailora export FOLDER --out "
+            "PLAIN)"
+        )
 
 
 def _check_whole(model: PeftModel) -> None:
