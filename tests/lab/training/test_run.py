@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,10 @@ from scipy import stats
 from sklearn import metrics as sk
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from ailora.files import write_json
 from ailora.lab.tasks import TextTask, load_task
 from ailora.lab.training import RunConfig, run, train
+from ailora.lock import LOCK
 from tests.conftest import sentences, write_csv
 from tests.other_process import run_elsewhere
 
@@ -24,6 +28,10 @@ from tests.other_process import run_elsewhere
 def folder_of(out: Path) -> Path:
     (folder,) = out.iterdir()
     return folder
+
+
+def names_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
 def stock_logits(adapter: Path, model: str, task: TextTask) -> np.ndarray[Any, Any]:
@@ -187,6 +195,19 @@ def test_a_finished_run_is_returned_without_training(
         again = train(config, task, folder.parent, resume=resume, on_progress=fail)
         assert again == result
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_what_a_process_left_that_was_killed_right_after_the_result_is_removed(
+    done: tuple[dict[str, Any], Path], config: RunConfig, task: TextTask, tmp_path: Path
+) -> None:
+    result, whole = done
+    folder = shutil.copytree(whole, tmp_path / whole.name)
+    dead = {"host": "here", "machine": "gone", "pid": 1, "started": 0.0, "token": "0"}
+    write_json(folder / LOCK, dead)
+    os.utime(folder / LOCK, (0, 0))
+    write_json(folder / "checkpoints" / "checkpoint-3" / "state.json", {})
+    assert train(config, task, tmp_path) == result
+    assert names_below(folder) == names_below(whole)
 
 
 def test_every_step_is_told(config: RunConfig, task: TextTask, tmp_path: Path) -> None:

@@ -168,14 +168,6 @@ class Store:
         """Forget that a run failed: it is tried again, from its last checkpoint."""
         (self.path / run_id / FAILED).unlink(missing_ok=True)
 
-    def tidy(self, run_id: str) -> None:
-        """Remove from a finished run what a process left that was killed right after the result."""
-        folder = self.folder(run_id)
-        if not ((folder.path / LOCK).exists() or folder.checkpoints.exists()):
-            return
-        with contextlib.suppress(UserError), held(folder.path):  # unless it lives, or is read-only
-            shutil.rmtree(folder.checkpoints, ignore_errors=True)
-
     def remove(self, run_id: str) -> None:
         """Delete a run.
 

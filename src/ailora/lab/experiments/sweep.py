@@ -204,7 +204,7 @@ def _tell_if_ended(job: Job, store: Store, tell: Tell, *, before: bool = False) 
     if result is None:
         return False
     if found.result is not None:
-        store.tidy(job.run_id)
+        store.folder(job.run_id).tidy()
     tell(Ended(job, result, before))
     return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from ailora.errors import UserError
 from ailora.files import append_line, parse_json, remove_temporary, write_atomic, write_json
 from ailora.lab.settings import RunConfig
 from ailora.lab.training.results import read_result, stamped
+from ailora.lock import LOCK, held
 
 STATE = "trainer_state.json"  # what Trainer writes last into a checkpoint
 FAILED = "failed.json"  # why a sweep gave the run up
@@ -72,6 +74,12 @@ class RunFolder:
         (self.path / FAILED).unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         return self.result() or result
+
+    def tidy(self) -> None:
+        """Remove from a finished run what a process left that was killed right after the result."""
+        if (self.path / LOCK).exists() or self.checkpoints.exists():
+            with contextlib.suppress(UserError), held(self.path):  # it lives, or is read-only
+                shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def clear(self) -> None:
         """Forget an unfinished run."""

@@ -84,6 +84,7 @@ def train(
     finished = folder.result()
     if finished is not None:
         logger.info("%s is finished already", folder.path)
+        folder.tidy()
         return finished
     with alone_in(folder.path) as check:
         # Another process may have finished it just before this one held the folder.
