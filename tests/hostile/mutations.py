@@ -177,7 +177,8 @@ def _other_tensors(rng: random.Random, data: bytes) -> bytes:  # noqa: C901
         value = tensors[name]
         kind = rng.randrange(9)
         if kind == 0:
-            tensors[name] = torch.full_like(value, rng.choice((float("nan"), float("inf"), 0.0)))
+            odd = torch.full(value.shape, rng.choice((float("nan"), float("inf"), 0.0)))
+            tensors[name] = odd.to(value.dtype)  # whole numbers have some other value for NaN
         elif kind == 1:
             other = (torch.int64, torch.bool, torch.float16, torch.uint8, torch.complex64)
             tensors[name] = value.to(rng.choice(other))
