@@ -25,6 +25,7 @@ from tests.adapters.models import (
     tiny,
     trained,
 )
+from tests.checkpoints.models import edit_json
 
 BASES = pytest.mark.parametrize("anchored", [True, False])
 
@@ -104,6 +105,41 @@ def test_a_missing_cut_off_or_incomplete_file_is_refused(
     trained(anchored=anchored).save_pretrained(tmp_path)
     harm(tmp_path / name)
     assert "copy" in refused(tiny(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("target_modules", None),
+        ("trainable_token_indices", "0"),
+        ("trainable_token_indices", [None]),
+        ("trainable_token_indices", [0]),
+        ("trainable_token_indices", {"word_embeddings": [3]}),
+    ],
+)
+def test_a_config_that_says_other_than_the_weights_is_refused(
+    field: str, value: object, tmp_path: Path
+) -> None:
+    trained().save_pretrained(tmp_path)
+    edit_json(tmp_path / "adapter_config.json", **{field: value})
+    assert "copy the whole adapter folder again" in refused(tiny(), tmp_path)
+
+
+@pytest.mark.parametrize("value", [[5], [5, 6, 7], [5, 10**6], {"word_embeddings": [5]}])
+def test_trained_tokens_of_another_config_or_vocabulary_are_refused(
+    value: object, tmp_path: Path
+) -> None:
+    trained(trainable_token_indices=[5, 6]).save_pretrained(tmp_path)
+    edit_json(tmp_path / "adapter_config.json", trainable_token_indices=value)
+    assert "not of this model's vocabulary" in refused(tiny(), tmp_path)
+
+
+def test_a_marker_with_a_layer_of_no_blocks_is_refused(tmp_path: Path) -> None:
+    trained().save_pretrained(tmp_path)
+    marker = json.loads((tmp_path / "ailora.json").read_text())
+    marker["layers"][Q0]["blocks"] = []
+    (tmp_path / "ailora.json").write_text(json.dumps(marker))
+    assert "not a marker ailora wrote" in refused(tiny(), tmp_path)
 
 
 OTHER = {"q": Role(init="minor", r=3), "v": Role(init="principal", r=4)}

@@ -261,6 +261,8 @@ def _record(adapter: AdapterFolder, stored: Mapping[str, Any]) -> Record:
         name: tuple(block_of(block) for block in layer["blocks"])
         for name, layer in stored["layers"].items()
     }
+    if not all(layers.values()):
+        raise ValueError("a layer has no blocks")
     _scaling(adapter, layers)  # they are of one adapter
     origin = from_json(stored["config"])
     origin.check_values()

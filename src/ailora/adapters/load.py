@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from peft import PeftMixedModel, PeftModel
-from torch import nn
+from torch import Tensor, nn
 
 from ailora.adapters import folding, peft_insides
 from ailora.adapters.attach import check_room, projections
@@ -29,15 +29,17 @@ from ailora.adapters.folder import (
     renamed,
 )
 from ailora.adapters.locate import locate
-from ailora.adapters.record import CONFIG, MARKER, Record, Sketch, StartedConfig
+from ailora.adapters.record import CONFIG, MARKER, WEIGHTS, Record, Sketch, StartedConfig
 from ailora.adapters.starting_factors import check_values
 from ailora.adapters.starts import STARTS
 from ailora.adapters.wrap import add_adapter, check_name_is_free
 from ailora.errors import UserError
 from ailora.roles import unwrapped
-from ailora.roles.projection import shape_of
+from ailora.roles.projection import shape_of, whole_shape
 
 logger = logging.getLogger(__name__)
+
+_ROWS = ".token_adapter.trainable_tokens_delta"  # PEFT's key, after the embedding's
 
 
 def load_adapter(
@@ -213,8 +215,9 @@ def _check_config(base: nn.Module, adapter: AdapterFolder, record: Record) -> No
             "no adapter has that ailora started; copy the whole adapter folder again"
         )
     if record.layers:
-        layers = {name for name, blocks in record.layers.items() if blocks[0].parameter is None}
-        left = layers and layers - set(peft_insides.targets(adapter.config, base))
+        left = {name for name, blocks in record.layers.items() if blocks[0].parameter is None}
+        if left and adapter.config.target_modules:
+            left -= set(peft_insides.targets(adapter.config, base))
         if left:
             raise UserError(
                 f"{adapter.folder}: target_modules of its {CONFIG} leave out {min(left)}, which "
@@ -222,9 +225,35 @@ def _check_config(base: nn.Module, adapter: AdapterFolder, record: Record) -> No
             )
 
 
+def _check_tokens(base: nn.Module, adapter: AdapterFolder) -> None:
+    """Raise a UserError unless the rows of the trained tokens are there, for ids of the model."""
+    asked = adapter.config.trainable_token_indices or {}
+    for name, tokens in (asked if isinstance(asked, Mapping) else {"": asked}).items():
+        fit = [
+            _has_tokens(base, key.removesuffix(_ROWS), tokens, rows)
+            for key, rows in adapter.whole.items()
+            if tokens and key.endswith(f"{name}{_ROWS}")
+        ]
+        if tokens and not (fit and all(fit)):
+            raise UserError(
+                f"{adapter.folder}: the rows that {WEIGHTS} has for trainable_token_indices are "
+                f"not those of {CONFIG}, or not of this model's vocabulary; copy the whole adapter "
+                "folder again, or load it into the model it was made for"
+            )
+
+
+def _has_tokens(base: nn.Module, layer: str, tokens: Sequence[int], rows: Tensor) -> bool:
+    try:
+        vocabulary, width = whole_shape(base.get_submodule(layer).weight)  # type: ignore[arg-type]
+    except (AttributeError, TypeError, ValueError):
+        return False
+    return max(tokens) < vocabulary and rows.shape == (len(tokens), width)
+
+
 def _check_files(base: nn.Module, adapter: AdapterFolder, record: Record) -> None:
     check_finite(adapter)
     _check_config(base, adapter, record)
+    _check_tokens(base, adapter)
     why = rank_mismatch(adapter, record)
     if why:
         raise UserError(

@@ -337,9 +337,9 @@ def _save(original: Any, model: PeftModel, *args: Any, **kwargs: Any) -> None:
         _converting.pop()
     if any(config.alpha_pattern for config in model.peft_config.values()):
         logger.warning(
-            "what PEFT converted keeps its scales in alpha_pattern, which vLLM and llama.cpp do not "
-            "read: before serving it there, write it with one scale (ailora export FOLDER --out "
-            "PLAIN)"
+            "what PEFT converted keeps its scales in alpha_pattern, which vLLM and llama.cpp do "
+            "not read: before serving it there, write it with one scale (ailora export FOLDER "
+            "--out PLAIN)"
         )
 
 
