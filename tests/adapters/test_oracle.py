@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import peft
+import pytest
 import torch
 from peft import LoraConfig
 
@@ -21,7 +23,8 @@ def test_pissa_is_pefts_pissa_up_to_fp32() -> None:
         ),
     )
     for anchored in (True, False):
-        ours = ailora.get_peft_model(encoder(), presets.pissa(8, lora_alpha=16, anchored=anchored))
+        config = presets.pissa(8, lora_alpha=16, anchored=anchored, tol=1e-8)
+        ours = ailora.get_peft_model(encoder(), config)
         for name in (Q0, V0):
             A, B = factors(theirs, name)
             their_part = B.weight @ A.weight
@@ -32,6 +35,20 @@ def test_pissa_is_pefts_pissa_up_to_fp32() -> None:
     folded = ours.get_base_model().get_submodule(Q0).base_layer.weight
     residual = theirs.get_base_model().get_submodule(Q0).base_layer.weight
     torch.testing.assert_close(folded, residual, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("tol", "exact"), [(None, True), (1e-8, True), (0.5, False)])
+def test_at_the_default_tol_the_sizes_are_those_of_the_full_svd_in_fp32(
+    tol: float | None, exact: bool
+) -> None:
+    base = encoder()
+    model = ailora.get_peft_model(base, presets.pissa(8, **({} if tol is None else {"tol": tol})))
+    for name in (Q0, V0):
+        layer = base.get_submodule(name)
+        wanted = np.linalg.svd(layer.base_layer.weight.double().numpy(), compute_uv=False)[:8]
+        A, B = (factor.weight.detach().double().numpy() for factor in factors(model, name))
+        found = np.linalg.svd(B[:, 8:] @ A[:8], compute_uv=False)[:8]
+        assert (np.abs(found / wanted - 1).max() < 1e-6) == exact, name
 
 
 def test_pissa_trains_as_pefts_pissa_does() -> None:

@@ -64,8 +64,8 @@ class Wanted:
 
     rank: int
     scaling: float
+    tol: float
     scale: Scale = "sigma"
-    tol: float = 1e-8
     decomposed: Callable[[Part], Triplets] | None = None
 
     def triplets(self, projection: Projection, part: Part) -> Triplets:

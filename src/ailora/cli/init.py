@@ -46,7 +46,7 @@ def init(
     tol: Annotated[
         float,
         typer.Option(help="Residual of the decompositions; larger is quicker, such as 1e-2."),
-    ] = 1e-8,
+    ] = 1e-3,
     dtype: Annotated[
         str,
         typer.Option(help="Dtype of the changed weights; auto loses at most 1 % of B A."),

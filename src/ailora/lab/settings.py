@@ -64,7 +64,11 @@ class RunConfig:
         above=0,
     )
     tol: float = _method(
-        1e-8, "Residual of the starts' decompositions, relative to sigma_1.", above=0, below=1
+        1e-3,
+        "Residual of the starts' decompositions, relative to sigma_1.",
+        first=1e-8,
+        above=0,
+        below=1,
     )
     lr_ratio: float | None = _method(
         None,
