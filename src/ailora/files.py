@@ -90,10 +90,10 @@ def unwritable(path: Path, error: OSError) -> UserError:
 
 
 def unreadable(error: OSError) -> UserError:
-    """What to tell someone of a file that the system does not let be opened or read."""
+    """What to tell someone of a file that the system does not let be opened, read or changed."""
     return UserError(
-        f"{os.fsdecode(error.filename)}: cannot be read ({error.strerror or error}); look whether "
-        "it is there, is yours to read, and has a name that the system takes"
+        f"{os.fsdecode(error.filename)}: {error.strerror or error}; look whether it is there, is "
+        "yours to use, and has a name that the system takes"
     )
 
 

@@ -14,6 +14,7 @@ import functools
 import hashlib
 import inspect
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -123,7 +124,7 @@ def alone_in_out(function: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(function)
     def alone(*args: P.args, **kwargs: P.kwargs) -> T:
         out = Path(signature.bind(*args, **kwargs).arguments["out"])
-        whole = out.resolve()
+        whole = Path(os.path.realpath(out))  # Path.resolve raises for loops
         with held(whole.parent / f".{whole.name}.lock", called=out):
             return function(*args, **kwargs)
 
