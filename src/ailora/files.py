@@ -23,10 +23,13 @@ __all__ = [
     "append_line",
     "cache_dir",
     "cache_path",
+    "check_unchanged",
     "parse_json",
     "remove_temporary",
+    "seen",
     "sha256_of",
     "sync_tree",
+    "unreadable",
     "unwritable",
     "usual_mode",
     "write_atomic",
@@ -70,10 +73,13 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
+        if error.filename is not None and Path(error.filename).parent != path.parent:
+            raise unreadable(error) from error  # what is copied, and not where to
         raise unwritable(path, error) from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the folder is gone, or is none any more
+                temporary.unlink(missing_ok=True)
 
 
 def unwritable(path: Path, error: OSError) -> UserError:
@@ -81,6 +87,14 @@ def unwritable(path: Path, error: OSError) -> UserError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     advice = "free some space and run it again" if full else "choose a folder you can write to"
     return UserError(f"cannot write {path}: {error.strerror or error}; {advice}")
+
+
+def unreadable(error: OSError) -> UserError:
+    """What to tell someone of a file that the system does not let be opened, read or changed."""
+    return UserError(
+        f"{os.fsdecode(error.filename)}: {error.strerror or error}; look whether it is there, is "
+        "yours to use, and has a name that the system takes"
+    )
 
 
 def write_json(path: Path, obj: Any) -> None:
@@ -154,6 +168,32 @@ def remove_temporary(folder: Path) -> None:
             shutil.rmtree(left)
         else:
             left.unlink(missing_ok=True)
+
+
+Seen = tuple[int, int, int]  # what tells a file from what stood there before
+
+
+def seen(path: Path | int) -> Seen:
+    """A file as it is now, by path or descriptor: its inode, size and time of change."""
+    about = os.stat(path)  # noqa: PTH116 - of a descriptor too
+    return about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def check_unchanged(path: Path, before: Seen) -> None:
+    """Raise a UserError unless a file is still the one that was read.
+
+    Weights are mapped from their files and read a tensor at a time: what is made of a file that
+    somebody replaces meanwhile is of two models, and looks like that of one.
+    """
+    try:
+        same = seen(path) == before
+    except OSError:
+        same = False
+    if not same:
+        raise UserError(
+            f"{path}: changed while it was read, so the result would be of two versions of it; "
+            "wait until nobody writes there, delete the unfinished result and run it again"
+        )
 
 
 def sha256_of(path: Path) -> str:

@@ -95,10 +95,12 @@ def held(folder: Path, *, called: Path | None = None) -> Iterator[Hold]:
     if key in _HELD:
         yield _HELD[key]
         return
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
     mine = _this_process()
     try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         other = _take(folder / LOCK, mine)
+    except OSError as error:  # a name that is too long
+        raise unwritable(called or folder, error) from error
     except UserError as error:
         if called is None or not isinstance(error.__cause__, OSError):
             raise

@@ -11,10 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ailora import AILoRAConfig
 from ailora.errors import UserError
-from ailora.offline import init_files, merge_adapter
+from ailora.offline import (
+    export_adapter,
+    extract_adapter,
+    init_files,
+    merge_adapter,
+    plain_lora,
+)
 from tests.checkpoints.models import files, saved
 from tests.offline.models import stock_adapter
 
@@ -104,6 +111,75 @@ def test_another_call_on_the_same_folder_is_refused(tmp_path: Path) -> None:
         init_files(model, tmp_path / "out", CONFIG, dtype="float64")
     with pytest.raises(UserError, match="another model"):
         init_files(saved(tmp_path / "other", "llama"), tmp_path / "out", CONFIG)
+
+
+def rewrite(path: Path) -> None:
+    """Other values in the same place, as another process saves them."""
+    data = path.read_bytes()
+    path.write_bytes(data[:-64] + bytes(64))
+
+
+def replace(path: Path) -> None:
+    """Another file of the same size under the same name, as an atomic writer leaves it."""
+    other = path.with_name("other.tmp")
+    other.write_bytes(path.read_bytes())
+    rewrite(other)
+    about = path.stat()
+    other.replace(path)
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [rewrite, replace, Path.unlink], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("what", ["folded", "anchored", "merge", "extract", "the adapter"])
+def test_a_model_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, what: str, change: Callable[[Path], None]
+) -> None:
+    """What was read before and after would be of two models, in a folder that looks whole."""
+    model, out = saved(tmp_path / "model", "llama"), tmp_path / "out"
+    adapter = tmp_path / "adapter"
+    stock_adapter(adapter)
+    watched = (adapter if what == "the adapter" else model) / (
+        "adapter_model.safetensors" if what == "the adapter" else "model.safetensors"
+    )
+    began: list[object] = []
+
+    def once(*about: object) -> None:
+        if not began:
+            change(watched)
+        began.append(about)
+
+    with pytest.raises(UserError, match=r"(changed while it was read|cannot be read)"):
+        if what in ("folded", "anchored"):
+            config = AILoRAConfig(r=4, anchored=what == "anchored")
+            init_files(model, out, config, on_progress=once)
+        elif what == "extract":
+            tuned = saved(tmp_path / "tuned", "llama")
+            weights = load_file(tuned / "model.safetensors")
+            save_file({k: 1.1 * v for k, v in weights.items()}, tuned / "model.safetensors")
+            extract_adapter(model, tuned, out, rank=2, on_progress=once)
+        else:
+            merge_adapter(adapter, model, out, on_progress=once)
+    assert began
+    assert out.exists() is (what != "anchored" and (what, change) != ("extract", Path.unlink))
+    if out.exists():
+        assert '"report": null' in next(out.glob("ailora_*.json")).read_text()
+
+
+def test_an_adapter_that_changes_while_it_is_exported_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = tmp_path / "adapter"
+    stock_adapter(adapter)
+    written = plain_lora.save_file
+
+    def save(*args: object, **kwargs: object) -> None:
+        rewrite(adapter / "adapter_model.safetensors")
+        written(*args, **kwargs)
+
+    monkeypatch.setattr(plain_lora, "save_file", save)
+    with pytest.raises(UserError, match="changed while it was read"):
+        export_adapter(adapter, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")

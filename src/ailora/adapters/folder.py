@@ -32,7 +32,7 @@ from ailora.adapters.record import (
 from ailora.adapters.selection import select
 from ailora.adapters.stored_types import block_of, config_damage, number
 from ailora.errors import UserError
-from ailora.files import parse_json
+from ailora.files import Seen, check_unchanged, parse_json, seen
 from ailora.linalg import LowRank
 from ailora.roles.parts import PART_NAMES, PartName
 from ailora.roles.walk import walk
@@ -50,6 +50,7 @@ class AdapterFolder:
         updates: What it adds to each linear layer, by the module's name in the base model.
         whole: All other tensors, by name (heads, embeddings, biases).
         stacks: A' and B' of parameters (``target_parameters``), by the name of PEFT's wrapper.
+        read: Its files as they were when they were read, by path.
     """
 
     folder: Path
@@ -57,6 +58,12 @@ class AdapterFolder:
     updates: Mapping[str, LowRank] = field(repr=False)
     whole: Mapping[str, Tensor] = field(repr=False)
     stacks: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    read: Mapping[Path, Seen] = field(default_factory=dict, repr=False)
+
+    def check_unchanged(self) -> None:
+        """Raise a UserError if a file is no longer the one that was read."""
+        for path, before in self.read.items():
+            check_unchanged(path, before)
 
     def factors(self, name: str) -> tuple[Tensor, Tensor]:
         """A' and B' of a layer or a parameter."""
@@ -87,6 +94,7 @@ def read_adapter(folder: Path) -> AdapterFolder:
             if pickled.is_file()
             else f"{folder}: no {WEIGHTS} there; copy the whole adapter folder again"
         )
+    read = {one: seen(one) for one in (folder / CONFIG, path)}
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(path).items()}
     names = sorted(key.removesuffix(A_KEY) for key in tensors if key.endswith(A_KEY))
     of_parameters = [name for name in names if _is_of_parameter(name, config)]
@@ -101,7 +109,9 @@ def read_adapter(folder: Path) -> AdapterFolder:
     if not (updates or stacks):
         raise UserError(f"{path}: holds no LoRA factors; give the folder of a LoRA adapter")
     whole = {key: tensor for key, tensor in tensors.items() if key not in factors}
-    return AdapterFolder(folder=folder, config=config, updates=updates, whole=whole, stacks=stacks)
+    return AdapterFolder(
+        folder=folder, config=config, updates=updates, whole=whole, stacks=stacks, read=read
+    )
 
 
 def _is_of_parameter(name: str, config: LoraConfig) -> bool:

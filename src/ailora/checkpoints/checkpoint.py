@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ailora.checkpoints.header import Entry, Header, read_header
 from ailora.errors import UserError
-from ailora.files import parse_json
+from ailora.files import check_unchanged, parse_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -63,6 +63,11 @@ class Checkpoint:
             value: Tensor = file.get_tensor(name)
             return value
 
+    def check_unchanged(self) -> None:
+        """Raise a UserError if a file of weights is no longer the one whose header was read."""
+        for shard in self.shards:
+            check_unchanged(shard.path, shard.seen)
+
     def other_files(self) -> list[Path]:
         """The files beside the weights: configuration, tokeniser, licence."""
         return [
@@ -79,10 +84,21 @@ class Checkpoint:
 def opened(path: Path) -> Iterator[Any]:
     """The file as safetensors opens it; its errors as one line."""
     try:
-        with safe_open(path, framework="pt") as file:
+        whole = safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:  # but what the block writes has its own words
+        raise _unreadable(path, error) from error
+    try:
+        with whole as file:
             yield file
     except SafetensorError as error:
-        raise UserError(f"{path}: cannot be read ({error}); copy it again") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = str(error)
+    if "is not valid UTF-8" in reason:  # safetensors' words about the path
+        reason = "safetensors takes no name that is not UTF-8: rename it"
+    return UserError(f"{path}: cannot be read ({reason}); copy it again")
 
 
 def open_checkpoint(name: str | Path) -> Checkpoint:

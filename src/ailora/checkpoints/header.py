@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ailora.errors import UserError
-from ailora.files import parse_json
+from ailora.files import Seen, parse_json, seen
 
 FLOATS: dict[str, torch.dtype] = {
     "F16": torch.float16,
@@ -63,12 +63,14 @@ class Header:
         entries: The tensors, by name.
         metadata: The strings stored with them; None if the file has none.
         data_start: Bytes before the data.
+        seen: The file as it was when the header was read.
     """
 
     path: Path
     entries: Mapping[str, Entry] = field(repr=False)
     metadata: Mapping[str, str] | None
     data_start: int
+    seen: Seen
 
     @property
     def size(self) -> int:
@@ -88,6 +90,7 @@ def read_header(path: Path) -> Header:
             if length > _LARGEST:
                 raise ValueError("its first bytes are no header length")
             content = parse_json(stream.read(length))
+            now = seen(stream.fileno())
         metadata = content.pop("__metadata__", None)
         entries = sorted((_entry(name, about) for name, about in content.items()), key=_position)
         found = Header(
@@ -95,8 +98,9 @@ def read_header(path: Path) -> Header:
             entries={entry.name: entry for entry in entries},
             metadata=metadata,
             data_start=_LENGTH.size + length,
+            seen=now,
         )
-        _check_whole(found, path.stat().st_size)
+        _check_whole(found, now[1])
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); copy it again") from error
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:

@@ -14,13 +14,14 @@ import functools
 import hashlib
 import inspect
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -47,6 +48,13 @@ _RECORDS = ".ailora-work"
 Row = Mapping[str, Any]
 
 
+class Source(Protocol):
+    """Files that a run reads from its beginning to its end."""
+
+    def check_unchanged(self) -> None:
+        """Raise a UserError if they are no longer what was read first."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """What to remember about a finished piece: rows of the report, and tensors."""
@@ -62,6 +70,7 @@ class Work:
     out: Path
     plan_file: Path
     plan: Mapping[str, Any]
+    sources: Sequence[Source]
     report: tuple[Row, ...] | None = None
 
     def record(self, piece: str) -> Record | None:
@@ -83,7 +92,13 @@ class Work:
         write_atomic(self.out / _RECORDS / piece, data)
 
     def finish(self, rows: Sequence[Row]) -> None:
-        """Write the report and forget the records."""
+        """Write the report and forget the records.
+
+        Raises:
+            UserError: A source changed meanwhile; the folder stays unfinished.
+        """
+        for source in self.sources:
+            source.check_unchanged()
         content = {"format": FORMAT, "plan": self.plan, "report": list(rows)}
         write_json(self.plan_file, content)
         shutil.rmtree(self.out / _RECORDS, ignore_errors=True)
@@ -109,20 +124,21 @@ def alone_in_out(function: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(function)
     def alone(*args: P.args, **kwargs: P.kwargs) -> T:
         out = Path(signature.bind(*args, **kwargs).arguments["out"])
-        whole = out.resolve()
+        whole = Path(os.path.realpath(out))  # Path.resolve raises for loops
         with held(whole.parent / f".{whole.name}.lock", called=out):
             return function(*args, **kwargs)
 
     return alone
 
 
-def begin(out: Path, file: str, plan: Mapping[str, Any]) -> Work:
+def begin(out: Path, file: str, plan: Mapping[str, Any], sources: Sequence[Source] = ()) -> Work:
     """Start a run in a new or empty folder, or go on with the same run.
 
     Args:
         out: Folder of the results, made if missing.
         file: Name of the plan's file in that folder.
         plan: Everything that decides the results, as JSON.
+        sources: What must not change until the run is finished.
 
     Returns:
         The run; its ``report`` is set if it was finished before.
@@ -137,7 +153,7 @@ def begin(out: Path, file: str, plan: Mapping[str, Any]) -> Work:
             left.unlink(missing_ok=True)
         require_empty(out)
         write_json(path, {"format": FORMAT, "plan": plan, "report": None})
-        return Work(out=out, plan_file=path, plan=plan)
+        return Work(out=out, plan_file=path, plan=plan, sources=sources)
     try:
         stored = parse_json(path.read_text(encoding="utf-8"))
         before, report = stored["plan"], stored["report"]
@@ -159,7 +175,11 @@ def begin(out: Path, file: str, plan: Mapping[str, Any]) -> Work:
     except OSError as error:
         raise unwritable(out, error) from error
     return Work(
-        out=out, plan_file=path, plan=plan, report=None if report is None else tuple(report)
+        out=out,
+        plan_file=path,
+        plan=plan,
+        sources=sources,
+        report=None if report is None else tuple(report),
     )
 
 

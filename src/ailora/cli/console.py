@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
@@ -21,22 +21,37 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from ailora.cli.endings import harmless
 from ailora.cli.narrow import Fitted
 
 T = TypeVar("T")
 
+
+class Terminal(Console):
+    """A console that writes no command to the terminal but its own: see `endings.harmless`."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Rich's own, with the texts made harmless."""
+        for segment in super().render(renderable, options):
+            text = segment.text if segment.control else harmless(segment.text)
+            yield segment if text == segment.text else Segment(text, segment.style)
+
+
 # Of the processes that torchrun starts, only the first prints.
-console = Console(quiet=int(os.environ.get("RANK", "0")) > 0)
+console = Terminal(quiet=int(os.environ.get("RANK", "0")) > 0)
 
 
 def quiet_libraries() -> None:
     """Show ailora's own warnings, and not the notices of the libraries it uses."""
     import transformers
 
-    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
+    handler = RichHandler(console=Terminal(stderr=True), show_time=False, show_path=False)
     logging.getLogger("ailora").addHandler(handler)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

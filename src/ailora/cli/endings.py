@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import errno
 import functools
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any
 import typer
 
 from ailora.errors import UserError, chain_of, full_disk, is_out_of_memory
-from ailora.files import unwritable
+from ailora.files import unreadable, unwritable
 from ailora.termination import Terminated
 from ailora.versions import misfit_of
 
 BAD_INPUT, STOPPED = 2, 130  # exit codes, as shells know them
+NO_FOLDER = "the current folder is gone; change to one that exists"
 # What stands for a character that the encoding lacks; "?" for any other.
 _PLAIN = {"±": "+-", "·": "|", "…": ".", "−": "-", "–": "-", "—": "-", "×": "x", "’": "'"}
 
@@ -32,7 +34,8 @@ def one_line(command: Callable[..., None], kept: str = "") -> Callable[..., None
     """
 
     def say(what: str, options: dict[str, Any]) -> None:
-        sys.stderr.write(f"ailora: {'; '.join(filter(None, (what, kept)))}\n".format(**options))
+        words = "; ".join(filter(None, (what, kept))).format(**options)
+        sys.stderr.write(f"ailora: {harmless(words)}\n")
 
     @functools.wraps(command)
     def called(*args: Any, **options: Any) -> None:
@@ -62,7 +65,7 @@ def one_line(command: Callable[..., None], kept: str = "") -> Callable[..., None
 
 
 def named(error: Exception, options: dict[str, Any]) -> UserError | None:
-    """What to say of a full or read-only disk and of lacking memory; None of anything else."""
+    """What to say of the disk, of files the system refuses and of lacking memory; else None."""
     full = full_disk(error)
     path = getattr(full, "filename", None) or options.get("out") or "its files"
     if full is not None:
@@ -71,12 +74,33 @@ def named(error: Exception, options: dict[str, Any]) -> UserError | None:
         )
     if isinstance(error, OSError) and error.errno == errno.EROFS:
         return unwritable(Path(error.filename or path), error)
+    if isinstance(error, FileNotFoundError) and not has_folder():
+        return UserError(NO_FOLDER)
+    if isinstance(error, OSError) and error.filename is not None:
+        return unreadable(error)
     if any(map(is_out_of_memory, chain_of(error))):
         return UserError(
             "out of memory; end other programs, or give it less at once (smaller batches, a "
             "smaller model), and run it again"
         )
     return None
+
+
+def has_folder() -> bool:
+    """Whether the current folder is still there."""
+    try:
+        return bool(Path.cwd())
+    except FileNotFoundError:
+        return False
+
+
+# What moves the cursor, sets a title, clears the screen or turns the direction of reading.
+_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def harmless(words: str) -> str:
+    """A text with question marks for what a terminal would obey: strangers' names are in it."""
+    return _COMMANDS.sub("?", words)
 
 
 def whole_output() -> None:
@@ -96,7 +120,7 @@ def _in_plain(error: UnicodeError) -> tuple[str, int]:
 
 def end_badly(error: UserError) -> None:
     """Say in one line what was wrong, and exit."""
-    sys.stderr.write(f"ailora: {' '.join(str(error).split())}\n")
+    sys.stderr.write(f"ailora: {harmless(' '.join(str(error).split()))}\n")
     sys.exit(BAD_INPUT)
 
 

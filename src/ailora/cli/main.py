@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ailora.cli import cache, check, export, extract, init, inspect
-from ailora.cli.endings import end_badly, named, one_line, whole_output
+from ailora.cli.endings import NO_FOLDER, end_badly, has_folder, named, one_line, whole_output
 from ailora.errors import UserError
 from ailora.termination import at_once
 
@@ -58,6 +58,8 @@ def main() -> None:
     # On some processors it asks for a package of kernels as soon as PEFT imports it.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     whole_output()
+    if not has_folder():  # some libraries end the process where they look for their files
+        end_badly(UserError(NO_FOLDER))
     app.rich_markup_mode = "markdown" if shutil.get_terminal_size().columns >= _PANELS else None
     try:
         with at_once():

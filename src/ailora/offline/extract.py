@@ -82,7 +82,7 @@ def extract_adapter(
         "rank": rank,
         "modules_to_save": list(modules_to_save),
     }
-    work = begin(out, PLAN, plan)
+    work = begin(out, PLAN, plan, [pair.base.checkpoint, pair.tuned.checkpoint])
     rows: Sequence[Row] | None = work.report
     layers = _layers(pair, whole)
     name = as_recorded(pair.base.checkpoint.name)

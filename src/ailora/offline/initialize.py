@@ -126,7 +126,7 @@ def _init_folded(
         config.task_type = "CAUSAL_LM"  # trainers look for PEFT's class of that task
     plan = {"model": fingerprint(checkpoint), "dtype": dtype, **as_json(config)}
     target, adapter = out / "model", out / "adapter"
-    work = begin(out, PLAN, plan)
+    work = begin(out, PLAN, plan, [checkpoint])
     rows: Sequence[Row] | None = work.report
     if rows is None:
         factors = _factors(work, structure, config, report)
@@ -235,7 +235,7 @@ def _save_anchored(
     model.name_or_path = base
     with seeded():
         wrapped = get_peft_model(model, config, on_progress=on_weight)
-    _save(wrapped, folder, note=anchored_uses(base))
+    _save(wrapped, folder, anchored_uses(base), structure.checkpoint)
 
 
 def _make_start(
@@ -292,7 +292,7 @@ def _save_folded(
     with seeded():
         wrapped = wrap(model, config, wanted=Wanted(factors=factors, fold=False))
     for folder in folders:
-        _save(wrapped, folder, note=note)
+        _save(wrapped, folder, note, structure.checkpoint)
 
 
 def _map_head(structure: Structure, task_type: str | None) -> None:
@@ -313,10 +313,11 @@ def _map_head(structure: Structure, task_type: str | None) -> None:
             setattr(head.get_submodule(owner), last, nn.Parameter(stored, requires_grad=False))
 
 
-def _save(wrapped: PeftModel, folder: Path, note: str) -> None:
+def _save(wrapped: PeftModel, folder: Path, note: str, source: Checkpoint) -> None:
     for config in wrapped.peft_config.values():
         config.keeps_scales = True  # a trainer without ailora has its rates from them
     with whole_folder(folder) as temporary:
         wrapped.save_pretrained(str(temporary))
         readme = temporary / "README.md"
         write_atomic(readme, readme.read_text(encoding="utf-8") + note)
+        source.check_unchanged()

@@ -105,7 +105,7 @@ def merge_adapter(
         "rank": rank,
         "folded_base": folded_base,
     }
-    work = begin(out, PLAN, plan)
+    work = begin(out, PLAN, plan, [checkpoint, read])
     rows = work.report
     if rows is None:
         report = on_progress or (lambda *_: None)

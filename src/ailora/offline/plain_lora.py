@@ -159,6 +159,7 @@ def write_plain(adapter: AdapterFolder, out: Path, base: str) -> int:
     with whole_folder(out) as temporary:
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
         config.save_pretrained(str(temporary))
+        adapter.check_unchanged()
     return rank
 
 

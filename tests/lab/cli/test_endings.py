@@ -19,7 +19,7 @@ import pytest
 
 import ailora
 from ailora import files
-from ailora.cli import endings
+from ailora.cli import console, endings
 from ailora.errors import UserError
 from ailora.lab.cli.options import in_options
 from tests.commands import Call, check_refused
@@ -129,6 +129,8 @@ def test_a_full_disk_is_known_in_the_words_of_every_library(error: Exception) ->
         ),
         (ImportError("a.so: failed to map segment from shared object"), "out of memory"),
         (OSError(errno.EROFS, "Read-only file system", "/mnt/a"), "cannot write /mnt/a: Read-only"),
+        (OSError(errno.EIO, "Input/output error", "/mnt/a"), "/mnt/a: Input/output error; look"),
+        (OSError(errno.EMFILE, "Too many open files", b"a"), "a: Too many open files; look"),
     ],
 )
 def test_lack_of_memory_and_a_read_only_disk_are_said_in_one_line(
@@ -140,6 +142,43 @@ def test_lack_of_memory_and_a_read_only_disk_are_said_in_one_line(
     with pytest.raises(UserError, match=said) as caught:
         endings.one_line(command)(out=Path("out"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("command", ["cache", "train --out runs"])
+def test_a_current_folder_that_is_gone_is_said(
+    command: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    check_refused(call(command), "the current folder is gone")
+
+
+@pytest.mark.parametrize("command", ["init {model}", "train --model {model} --task {data}"])
+@pytest.mark.parametrize("name", ["x" * 300, "loop/x", "file/x"])
+def test_a_place_for_results_that_the_system_does_not_take_is_refused(
+    command: str, name: str, call: Call, tiny_model: Path, reviews: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    out = tmp_path / name
+    check_refused(call(f"{command.format(model=tiny_model, data=reviews)} --out {out}"), str(out))
+
+
+@pytest.mark.parametrize("sent", ["\x1b]0;title\x07", "\x1b[2J", "\u202e", "\x9b31m"])
+def test_what_strangers_wrote_commands_no_terminal(
+    sent: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.table import Table
+
+    table = Table("name")
+    table.add_row(f"a{sent}b")
+    for shown in (f"a{sent}b", table):
+        console.Terminal(force_terminal=True).print(shown, style="bold", highlight=False)
+        assert sent[0] not in capsys.readouterr().out.replace("\x1b[1m", "").replace("\x1b[0m", "")
+    with pytest.raises(SystemExit):
+        endings.end_badly(UserError(f"a{sent}b: no such role"))
+    assert re.fullmatch(r"ailora: a\?.*b: no such role\n", capsys.readouterr().err)
 
 
 def test_lack_of_memory_before_a_command_begins_is_said_too(

@@ -1,4 +1,4 @@
-"""Methods with one seed differ in the factors' start and the roles' rates, and in nothing else."""
+"""Starts with one seed differ in the factors and the roles' rates alone; methods see one order."""
 
 from __future__ import annotations
 
@@ -9,45 +9,39 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import DataCollatorWithPadding
 
-from ailora.lab.methods.table import STARTS, Build
+from ailora.lab.methods.table import METHODS, STARTS
+from ailora.lab.methods.targets import head_parameters
 from ailora.lab.tasks import TextTask
 from ailora.lab.training import RunConfig, train
-from ailora.lab.training.trainer import LengthGroupedOrder
-from tests.lab.training.building import build_through
+from ailora.lab.training.trainer import LengthGroupedOrder, RunTrainer
 
 
 def seen_by(config: RunConfig, task: TextTask, out: Path) -> dict[str, Any]:
-    """Every batch in order, the random state after every step, the head's start, the budget."""
+    """What training is given: batches in order, random states, the head's start, the budget."""
     batches: list[Any] = []
     states: list[bytes] = []
-    heads: list[torch.Tensor] = []
-    collate = DataCollatorWithPadding.__call__
+    heads: list[Any] = []
+    trained = RunTrainer.training_step
 
-    def record(self: DataCollatorWithPadding, features: Any) -> Any:
-        batch = collate(self, features)
-        batches.append((batch["input_ids"].tolist(), batch["labels"].tolist()))
-        return batch
-
-    def record_head(build: Build, model: nn.Module, *rest: Any) -> Any:
-        heads.append(model.get_parameter("classifier.weight").detach().clone())
-        return build(model, *rest)
-
-    def record_state(step: int, steps: int, what: str) -> None:
-        if what == "training":
-            states.append(torch.get_rng_state().numpy().tobytes())
+    def record(self: RunTrainer, model: nn.Module, inputs: Any, *rest: Any) -> torch.Tensor:
+        if not heads:
+            found = (value for _, value in head_parameters(model) if value.requires_grad)
+            heads.extend(value.detach().tolist() for value in found)
+        batches.append((inputs["input_ids"].tolist(), inputs["labels"].tolist()))
+        loss = trained(self, model, inputs, *rest)
+        states.append(torch.get_rng_state().numpy().tobytes())
+        return loss
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DataCollatorWithPadding, "__call__", record)
-        build_through(patch, record_head)
-        result = train(config, task, out, on_progress=record_state)
+        patch.setattr(RunTrainer, "training_step", record)
+        result = train(config, task, out)
     return {
         "batches": batches,
-        "random states": states,
-        "head": heads[0].tolist(),
-        "parameters": result["parameters"],
+        "head": heads,
         "steps": [line["step"] for line in result["history"]],
+        "random states": states,
+        "parameters": result["parameters"],
     }
 
 
@@ -60,18 +54,22 @@ def dropping(config: RunConfig) -> RunConfig:
 def lora(
     dropping: RunConfig, task: TextTask, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
-    return seen_by(replace(dropping, method="lora"), task, tmp_path_factory.mktemp("lora"))
+    seen = seen_by(replace(dropping, method="lora"), task, tmp_path_factory.mktemp("lora"))
+    assert len(seen["batches"]) == 18
+    assert len(set(seen["random states"])) == 18, "dropout must draw in every step"
+    assert [len(value) for value in seen["head"]] == [2, 2], "a weight and a bias"
+    return seen
 
 
-@pytest.mark.parametrize("method", sorted({*STARTS} - {"lora"}))
+@pytest.mark.parametrize("method", sorted({*METHODS} - {"lora"}))
 def test_methods_share_batches_dropout_head_and_budget(
     method: str, dropping: RunConfig, task: TextTask, lora: dict[str, Any], tmp_path: Path
 ) -> None:
+    """Those of other layers than LoRA's draw other dropout, and see the same rows all the same."""
     seen = seen_by(replace(dropping, method=method), task, tmp_path)
-    assert len(lora["random states"]) == 18
-    assert len(set(lora["random states"])) == 18, "dropout must draw in every step"
-    for what, value in lora.items():
-        assert seen[what] == value, what
+    shared = [*lora] if method in STARTS else ["batches", "head", "steps"]
+    for what in shared:
+        assert seen[what] == lora[what], what
 
 
 def test_another_seed_has_other_batches_and_another_head(
