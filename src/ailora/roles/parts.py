@@ -98,7 +98,8 @@ def _whole(module: nn.Module, config: Any) -> Scope:
     own = reads or _named(config.model_type, _TOWER)
     single = own is not None and not (_is_composed(config) and _has_language(module))
     part = own if single or reads else "language"
-    dual = _is_dual(module) or _is_dual(getattr(module, module.base_model_prefix, None))
+    prefix: Any = module.base_model_prefix
+    dual = _is_dual(module) or _is_dual(getattr(module, prefix, None))
     return Scope(outer=config, config=config, part=part, single=single, dual=dual, top=True)
 
 
