@@ -22,6 +22,7 @@ from ailora.roles import (
     inspect,
 )
 from ailora.roles.walk import walk
+from tests.architectures import small_settings
 from tests.roles import feed_forward_probe, probe
 from tests.towers import HALVES, TOWERS, build_tower, is_there, language_model, tower_inputs
 
@@ -191,4 +192,38 @@ def test_the_vision_half_of_a_dual_model_under_a_head_is_read_whole() -> None:
     with torch.device("meta"):
         model = hf.CLIPForImageClassification(config)
     assert {p.role for p in find_projections(model)} == set(ATTENTION_ROLES)
+    assert {place.part for place in walk(model)} == {"vision"}
+
+
+def _on_meta(model_class: type[hf.PreTrainedModel]) -> nn.Module:
+    config_class = model_class.config_class
+    with torch.device("meta"):
+        return model_class(config_class(**small_settings(config_class)))
+
+
+@pytest.mark.parametrize("under", [hf.VisualBertForPreTraining, hf.SpeechT5ForTextToSpeech])
+def test_the_model_under_a_head_is_no_tower_by_its_name(under: type[hf.PreTrainedModel]) -> None:
+    model = _on_meta(under)
+    found = {p.name.partition(".")[0] for p in find_projections(model)}
+    assert found == {model.base_model_prefix}
+
+
+def test_both_halves_are_read_under_a_head_too() -> None:
+    found = Counter(
+        p.name.split(".")[1] for p in find_projections(_on_meta(hf.OwlViTForObjectDetection))
+    )
+    assert found == {"text_model": 8, "vision_model": 8}
+
+
+def test_a_model_with_two_configs_for_text_is_read() -> None:
+    found = {
+        p.name.partition(".")[0]
+        for p in find_projections(_on_meta(hf.MusicgenForConditionalGeneration))
+    }
+    assert found == {"text_encoder", "decoder"}
+
+
+def test_a_model_with_two_main_inputs_is_read_whole() -> None:
+    with torch.device("meta"):
+        model = hf.OneFormerForUniversalSegmentation(hf.OneFormerConfig())
     assert {place.part for place in walk(model)} == {"vision"}

@@ -13,7 +13,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ailora.adapters import folding, peft_insides
+from ailora.adapters import folding, peft_conversion, peft_insides
 from ailora.adapters.compatibility import check_compatible, check_diffusers, keep_gradients
 from ailora.adapters.config import AILoRAConfig, check_fields
 from ailora.adapters.factors import Block, ExpertFactor, Factor, cut, joined
@@ -114,7 +114,7 @@ class NewAdapter:
     def _check_targets(self) -> None:
         """Refuse targets that PEFT would rewrite for this model, here and in every later load."""
         targets, parameters = self.started.target_modules, self.started.target_parameters
-        if not peft_insides.stays(self.model, targets, parameters):
+        if not peft_conversion.stays(self.model, targets, parameters):
             raise UserError(
                 f"PEFT would rewrite the target_modules {targets!r} of the saved adapter for this "
                 f"{type(self.model).__name__}, and adapt other modules; choose fewer of them"

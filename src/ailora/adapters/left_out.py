@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from torch import nn
 
-from ailora.adapters import peft_insides
+from ailora.adapters import peft_conversion, peft_insides
 from ailora.adapters.config import AILoRAConfig
 from ailora.errors import UserError
 from ailora.roles import FEED_FORWARD_ROLES, Projection, unwrapped
@@ -74,31 +75,81 @@ def _several_parts(model: nn.Module) -> list[PartName]:
     return there if {"vision", "audio"} & set(there) and len(there) > 1 else []
 
 
-def without_mistaken_for_experts(
+def without_unfit(
     model: nn.Module, config: AILoRAConfig, found: Sequence[Projection]
 ) -> list[Projection]:
-    """The projections without those that PEFT would take for experts.
+    """The projections without those whose adapter would do nothing, or not be loaded again.
 
     Raises:
         UserError: one of them was asked for by name or role.
     """
-    taken = set(peft_insides.taken_for_experts(model, [p.name for p in found]))
-    if not taken:
-        return list(found)
-    asked = next((p for p in found if p.name in taken and p.role in config.named_roles), None)
-    one = asked or next(p for p in found if p.name in taken)
-    why = (
-        f"PEFT takes the name {one.name.rpartition('.')[2]!r} for the experts of this "
-        f"{type(model).__name__} (model type {model_type(model)!r}), so a saved adapter would "
-        "adapt those instead"
-    )
-    if asked is not None or not _is_all(config):
-        raise UserError(f"{one.name} ({one.role}) cannot be adapted: {why}; leave it out")
-    logger.warning("%d layers are left out, such as %s: %s", len(taken), one.name, why)
-    return [p for p in found if p.name not in taken]
+    unfit = _unfit(model, [p.name for p in found])
+    everything = asks_for_all(config)
+    asked = next((p for p in found if p.name in unfit and p.role in config.named_roles), None)
+    if unfit and (asked or not everything):
+        one = asked or next(p for p in found if p.name in unfit)
+        raise UserError(
+            f"{one.name} ({one.role}) cannot be adapted: {unfit[one.name]}; leave it out"
+        )
+    if everything and config.target_modules:
+        unfit |= _heads(model, [p.name for p in found if p.name not in unfit])
+    for why, count in Counter(unfit.values()).items():
+        one = next(p for p in found if unfit.get(p.name) == why)
+        logger.warning("%d layers are left out, such as %s: %s", count, one.name, why)
+    return [p for p in found if p.name not in unfit]
 
 
-def _is_all(config: AILoRAConfig) -> bool:
+def _unfit(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
+    """Why some of the layers cannot be adapted, by name."""
+    kind = f"{type(unwrapped(model)).__name__} (model type {model_type(model)!r})"
+    found: dict[str, str] = {}
+    for name in peft_conversion.lost_on_loading(model, names):
+        found[name] = (
+            f"PEFT renames its factors when it loads an adapter of this {kind}, and would not load "
+            "them again"
+        )
+    for name in peft_conversion.taken_for_experts(model, names):
+        found[name] = (
+            f"PEFT takes that name for the experts of this {kind}, so a saved adapter would adapt "
+            "those instead"
+        )
+    for place in walk(model):
+        if not place.called and place.name in set(names):
+            found[place.name] = (
+                "the module around it reads its weight itself and never calls the layer, so an "
+                "adapter of it would do nothing until it is merged"
+            )
+    return found
+
+
+def _heads(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
+    """Output layers that PEFT's "all-linear" would leave out as well, if it knew them for such."""
+    inner = unwrapped(model)
+    layers = {name: peft_insides.base_layer(inner.get_submodule(name)) for name in names}
+    embeddings = {
+        id(module._parameters.get("weight")): name
+        for name, module in inner.named_modules()
+        if isinstance(module, nn.Embedding)
+    }
+    found = {
+        name: f"its weight is that of {embeddings[id(weight)]} too, which a merge would change"
+        for name, layer in layers.items()
+        if (weight := layer._parameters.get("weight")) is not None and id(weight) in embeddings
+    }
+    if not _has_embeddings(inner):
+        why = "PEFT saves a layer of this name with the embeddings, which this model has not"
+        found |= {name: why for name in names if name.rpartition(".")[2] == "lm_head"}
+    return found
+
+
+def _has_embeddings(model: Any) -> bool:
+    try:
+        return not hasattr(model, "get_input_embeddings") or bool(model.get_input_embeddings())
+    except NotImplementedError:
+        return False
+
+
+def asks_for_all(config: AILoRAConfig) -> bool:
     """Whether the config asks for whatever there is, and names no modules."""
     asked = config.target_modules or "all-linear"
     return isinstance(asked, str) and asked.lower() == "all-linear"

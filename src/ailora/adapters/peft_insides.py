@@ -95,12 +95,15 @@ def _is_exclusion(found: object) -> bool:
 def targets(config: LoraConfig, model: nn.Module) -> list[str]:
     """The names of the modules that PEFT's ``target_modules`` selects, in the model's order."""
     asked = copy(config)
+    among = _keys(model)
     if isinstance(config.target_modules, str) and config.target_modules.lower() == "all-linear":
         asked = tuners_utils._maybe_include_all_linear_layers(asked, model)
         asked.target_modules = set(asked.target_modules) - set(_routers(model))
+        # A layer at the top is the end of other modules' names too (wav2vec2's feature_extractor).
+        among = [name for name in among if name in asked.target_modules]
     if isinstance(asked.target_modules, list | tuple):
         asked.target_modules = set(asked.target_modules)
-    found = [(name, tuners_utils.check_target_module_exists(asked, name)) for name in _keys(model)]
+    found = [(name, tuners_utils.check_target_module_exists(asked, name)) for name in among]
     names = [name for name, result in found if result and not _is_exclusion(result)]
     routers = set(names) & set(_routers(model))
     if routers:
@@ -160,41 +163,6 @@ def _knows_transposed() -> bool:
 def takes_as_transposed(module: nn.Module) -> bool:
     """Whether PEFT takes a module's stacks of experts for (E, n, m), with W m x n in y = W x."""
     return bool(getattr(module, "is_transposed", False)) if _knows_transposed() else True
-
-
-def taken_for_experts(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """Those of the modules that PEFT would not adapt by their names, but experts in their place.
-
-    Where transformers 5 has fused the experts of a mixture into one parameter, PEFT takes the names
-    that they had (``gate_proj``, ``w1``) for it, when it wraps the model and when it loads an
-    adapter, although modules of these names are there too: shared experts, dense layers.
-    """
-    names = list(names)
-    last = {name.rpartition(".")[2] for name in names}
-    taken = {name for name in last if not stays(model, [name])}
-    return [name for name in names if name.rpartition(".")[2] in taken]
-
-
-def stays(
-    model: nn.Module, modules: Collection[str] | str, parameters: Collection[str] | None = None
-) -> bool:
-    """Whether targets select the same after PEFT's conversion of a config for a model."""
-    try:
-        from peft.utils.transformers_weight_conversion import (  # noqa: PLC0415 (transformers 5)
-            convert_peft_config_for_transformers,
-        )
-    except ImportError:
-        return True
-    fields = {"target_modules": modules, "target_parameters": parameters}
-    config, converted = LoraConfig(**fields), LoraConfig(**fields)
-    try:
-        convert_peft_config_for_transformers(converted, model=model, conversions=None)
-    except ValueError:  # it lacks a name that belongs to the same experts
-        return False
-    return all(
-        set(getattr(converted, field) or ()) == set(getattr(config, field) or ())
-        for field in fields
-    )
 
 
 def _keys(model: nn.Module) -> list[str]:
@@ -395,8 +363,6 @@ __all__ = [
     "pattern_fits",
     "saves_lora_only_biases",
     "selecting",
-    "stays",
-    "taken_for_experts",
     "takes_as_transposed",
     "targeted_parameters",
     "targets",

@@ -13,7 +13,7 @@ from ailora.adapters.config import AILoRAConfig, Role
 from ailora.adapters.left_out import (
     names_in_parts,
     say_the_parts_of,
-    without_mistaken_for_experts,
+    without_unfit,
 )
 from ailora.adapters.starts import STARTS
 from ailora.errors import UserError
@@ -48,7 +48,7 @@ def select_by_name(
         found = _fused_rest(model, found, roles)
     linear = {p.name for p in found}
     others = [name for name in names if name not in linear]
-    found = without_mistaken_for_experts(model, config, found)
+    found = without_unfit(model, config, found)
     _say_the_rest(config, found)
     _say_others(others)
     if others and not STARTS[config.role_of("*").init].zero:

@@ -11,7 +11,7 @@ from ailora.adapters.config import AILoRAConfig
 from ailora.adapters.left_out import (
     say_experts_are_left_out,
     say_the_parts,
-    without_mistaken_for_experts,
+    without_unfit,
 )
 from ailora.errors import UserError
 from ailora.roles import ROLE_NAMES, Projection, RoleName, assign_roles, find_projections
@@ -48,7 +48,7 @@ def select_by_role(
     found = _with_the_rest(model, found, places, config, indices)
     kept = [p for p in found if peft_insides.keeps(config, p.name)]
     say_experts_are_left_out(model, config, of_experts)
-    kept = without_mistaken_for_experts(model, config, kept)
+    kept = without_unfit(model, config, kept)
     if not kept and not of_experts:
         raise UserError(
             "exclude_modules, modules_to_save and layers_pattern leave nothing of the roles "

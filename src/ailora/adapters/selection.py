@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,15 @@ from torch import nn
 from ailora.adapters import experts, peft_insides
 from ailora.adapters.config import AILoRAConfig, Role
 from ailora.adapters.factors import Block
+from ailora.adapters.left_out import asks_for_all
 from ailora.adapters.selected_by_name import select_by_name
 from ailora.adapters.selected_by_role import select_by_role
 from ailora.adapters.starts import STARTS
 from ailora.errors import UserError
 from ailora.roles import Projection, RoleName
 from ailora.roles.experts import ExpertProjection
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +118,8 @@ def select(model: nn.Module, config: AILoRAConfig) -> Selection:
         found, others = select_by_name(model, config, by_hand)
     _check_patterns(config, [p.name for p in found] + others)
     layers: dict[str, list[Chosen]] = {}
-    for projection in found:
-        layers.setdefault(projection.name, []).append(_chosen(projection, config))
+    for one in _without_small(config, [_chosen(projection, config) for projection in found]):
+        layers.setdefault(one.projection.name, []).append(one)
     for name, stack in stacks.items():
         if stack:
             layers[name] = [_chosen(projection, config) for projection in stack]
@@ -124,6 +128,29 @@ def select(model: nn.Module, config: AILoRAConfig) -> Selection:
     plain = {name: _rank_and_alpha(name, config, config.role_of("*")) for name in others}
     left = tuple(name for name, stack in stacks.items() if not stack)
     return Selection(layers=layers, others=plain, parameters=left)
+
+
+def _without_small(config: AILoRAConfig, chosen: list[Chosen]) -> list[Chosen]:
+    """Without layers that "all-linear" selects and that have fewer directions than a start needs.
+
+    Such is the head of a classifier with few classes.
+    """
+    small = [
+        one
+        for one in chosen
+        if one.projection.role not in config.named_roles
+        and one.is_spectral
+        and one.rank > min(one.projection.shape)
+    ]
+    if not (small and config.target_modules and asks_for_all(config)):
+        return chosen
+    m, n = small[0].projection.shape
+    logger.warning(
+        "%d layers are left out, such as %s: its weight is %d x %d, too small for a start of rank "
+        "%d",
+        len(small), small[0].projection.name, m, n, small[0].rank,
+    )  # fmt: skip
+    return [one for one in chosen if one not in small]
 
 
 def _check_patterns(config: AILoRAConfig, names: Iterable[str]) -> None:

@@ -16,6 +16,7 @@ from ailora.roles.reading import (
     Problem,
     Reading,
     Tree,
+    check_called,
     has_matrix,
     is_matrix,
 )
@@ -77,6 +78,7 @@ def _parts_of(block: Place, tree: Tree) -> list[Part]:
     if output is not None:
         kind = architectures.kind_of(block.module, block.name)
         found.append(Part(role="o", place=output, attention=kind))
+    check_called(found)
     by_role = {part.role: part for part in found}
     latent = architectures.latent_heads(block.module)
     if latent is not None:

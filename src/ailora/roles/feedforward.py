@@ -34,6 +34,7 @@ from ailora.roles.reading import (
     Problem,
     Reading,
     Tree,
+    check_called,
     has_matrix,
     is_matrix,
 )
@@ -201,6 +202,7 @@ def _parts_of(block: Place, tree: Tree, *, several: bool = False) -> list[Part]:
         _refuse_fused(block, tree)
         found = _whole(block, tree)
     if found:
+        check_called(found)
         if not several:
             _refuse_several(block, tree)
         _refuse_strangers(block, tree, {part.place.name for part in found})

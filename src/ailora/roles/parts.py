@@ -75,8 +75,10 @@ def scope_of(module: nn.Module, name: str, around: Scope) -> Scope:
         return around
     around = replace(around, numbered=around.numbered or name.isdigit())
     another = config is not None and config.model_type != around.config.model_type
+    if config is not None and not another and name == module.base_model_prefix:
+        name = ""  # the model under a head; it may be called VisualBERT or SpeechT5
     part = _part_of(module, name, config if another else None, around)
-    composed = another and config.get_text_config() is not config  # T5Gemma 2's encoder
+    composed = another and _is_composed(config)  # T5Gemma 2's encoder
     inside = not composed and (around.inside or another or part != around.part)
     top = config is not None and not inside
     kept = config if another else around.config
@@ -94,14 +96,22 @@ def _whole(module: nn.Module, config: Any) -> Scope:
     """The scope of a model that is inside no other."""
     reads = _reads(module)
     own = reads or _named(config.model_type, _TOWER)
-    one_config = config.get_text_config(decoder=None) is config
-    single = own is not None and (one_config or not _has_language(module))
+    single = own is not None and not (_is_composed(config) and _has_language(module))
     part = own if single or reads else "language"
-    dual = _is_dual(module)
+    prefix: Any = module.base_model_prefix
+    dual = _is_dual(module) or _is_dual(getattr(module, prefix, None))
     return Scope(outer=config, config=config, part=part, single=single, dual=dual, top=True)
 
 
-def _is_dual(module: nn.Module) -> bool:
+def _is_composed(config: Any) -> bool:
+    """Whether a config holds another one for text."""
+    try:
+        return config.get_text_config() is not config
+    except ValueError:  # it holds several, as MusicGen's does
+        return True
+
+
+def _is_dual(module: nn.Module | None) -> bool:
     others = ("image", "vision", "video", "audio", "speech")
     return (
         hasattr(module, "get_text_features")
@@ -152,12 +162,13 @@ def _is_text(module: nn.Module, config: Any) -> bool:
         return False
     if _named(config.model_type, _BY_NAME) is not None:
         return False
-    return config.get_text_config() is not config or hasattr(config, "vocab_size")
+    return _is_composed(config) or hasattr(config, "vocab_size")
 
 
 def _reads(module: nn.Module) -> PartName | None:
     """The kind of a model's main input; None for tokens and anything else."""
     name = getattr(module, "main_input_name", _TOKENS)
+    name = name if isinstance(name, str) else name[0]  # OneFormer has a list of them
     if name.startswith("pixel_values"):
         return "vision"
     return "audio" if name in ("input_values", "input_features") else None

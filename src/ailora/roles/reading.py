@@ -106,6 +106,16 @@ class Tree:
             yield from self.below(f"{path}.{child}")
 
 
+def check_called(parts: Iterable[Part]) -> None:
+    """Raise for a block whose weights are read by its own code, not by calling the layers."""
+    for part in parts:
+        if not part.place.called:
+            raise NotReadableError(
+                f"it reads the weight of {part.place.name.rpartition('.')[2]!r} itself and never "
+                "calls the layer, so that an adapter around it would do nothing"
+            )
+
+
 def is_matrix(module: nn.Module) -> bool:
     """Whether a module has a 2-D weight of its own and is no table of embeddings."""
     weight = getattr(module, "weight", None)

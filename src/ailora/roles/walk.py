@@ -13,6 +13,7 @@ from torch import nn
 
 from ailora.roles.parts import PartName, Scope, scope_of
 from ailora.roles.projection import AttentionKind, Projection, RoleKey, Stack
+from ailora.roles.uncalled import uncalled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class Place:
         first: Whether this is the first path to the module: shared ones have several.
         part: The part of the model that it belongs to; None for one that has no name.
         default: Whether that part is adapted where none is named.
+        called: Whether the module around it calls it, as an adapter needs; not so where that reads
+            its weight alone.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Place:
     first: bool
     part: PartName | None
     default: bool
+    called: bool = True
 
 
 def walk(model: nn.Module) -> list[Place]:
@@ -115,6 +119,7 @@ def body_name(model: nn.Module, name: str) -> str:
 def _below(
     module: nn.Module, path: str, scope: Scope, above: tuple[int, ...], seen: set[int]
 ) -> Iterator[Place]:
+    read = uncalled(module)
     # Not named_children(), which leaves out the second name of a shared module.
     for child_name, wrapped in module._modules.items():
         child = None if wrapped is None else _without_tuner(wrapped)
@@ -123,7 +128,14 @@ def _below(
         name = f"{path}.{child_name}" if path else child_name
         inner = scope_of(child, child_name, scope)
         first = id(child) not in seen
-        yield Place(name=name, module=child, first=first, part=inner.part, default=inner.default)
+        yield Place(
+            name=name,
+            module=child,
+            first=first,
+            part=inner.part,
+            default=inner.default,
+            called=child_name not in read,
+        )
         seen.add(id(child))
         yield from _below(child, name, inner, (*above, id(child)), seen)
 
