@@ -101,6 +101,58 @@ def test_no_difference_says_what_could_have_been_seen(tmp_path: Path) -> None:
     assert f"one that is better by {smallest:.3f} would be, in 80 of 100" in part.advice[1]
 
 
+def test_without_lora_differences_are_to_the_method_named_first(tmp_path: Path) -> None:
+    part = part_of(tmp_path, ["pissa", "milora"], peak(pissa=1e-3, milora=1e-3))
+    assert (part.baseline, list(part.against)) == ("PiSSA (q, v)", ["MiLoRA (q, v)"])
+    assert part.advice[0] == "Use MiLoRA (q, v) at learning rate 0.001."
+    assert "above that of PiSSA (q, v)" in part.advice[1]
+
+
+def test_one_method_is_compared_with_nothing(tmp_path: Path) -> None:
+    part = part_of(tmp_path, ["pissa"], peak(pissa=1e-3))
+    assert part.advice[:2] == [
+        "Use PiSSA (q, v) at learning rate 0.001.",
+        "How sure that is: nothing was compared with it.",
+    ]
+
+
+def test_where_nothing_was_learned_there_is_no_choice_yet(tmp_path: Path) -> None:
+    def chance(config: RunConfig) -> float:
+        return 0.4 if config.lr > 2e-3 else 0.48
+
+    part = part_of(tmp_path, ["lora", "pissa"], chance)
+    assert part.majority == 0.5
+    assert part.advice[0].startswith("No choice yet: LoRA at learning rate ")
+    assert "is not shown to be above always answering the commonest class (0.500)" in part.advice[0]
+    assert part.advice[1].startswith("How sure that is: no other method was shown to be better")
+
+
+def test_a_rate_that_is_not_settled_is_doubted(tmp_path: Path) -> None:
+    def rising(config: RunConfig) -> float:
+        lora = config.method == "lora"
+        return 0.7 + 0.02 * math.log10(config.lr) if lora else peak(pissa=1e-3)(config)
+
+    part = part_of(tmp_path, ["lora", "pissa"], rising)
+    edge = "its best rate still lay at the edge of 17 rates"
+    assert f"Doubts about LoRA: {edge}." in part.advice
+    assert part.notes == [f"LoRA: {edge}."]
+    part = part_of(tmp_path / "flat", ["lora"], lambda config: 0.7)
+    assert "Doubts about LoRA: every rate scored the same on the selection rows." in part.advice
+
+
+def test_seeds_that_diverge_when_reported_are_doubts(tmp_path: Path) -> None:
+    def score(config: RunConfig) -> float:
+        lost = config.method == "milora" and config.seed == 4
+        return math.nan if lost else peak(lora=1e-3, milora=1e-3)(config)
+
+    part = part_of(tmp_path, ["lora", "milora"], score, report=(2, 3, 4, 5, 6, 7))
+    assert part.advice[0] == "Use MiLoRA (q, v) at learning rate 0.001."
+    assert (
+        "Doubts about MiLoRA (q, v): 1 of 6 reported runs failed at that rate and is not counted."
+    ) in part.advice
+    assert part.notes == ["MiLoRA (q, v): 1 reported run failed at its best rate: not counted."]
+
+
 def test_methods_that_meet_at_several_ranks_have_a_baseline_each(tmp_path: Path) -> None:
     methods = [
         RunConfig(method=method, rank=rank, lr=1e-3)
@@ -130,6 +182,7 @@ def test_one_method_at_several_ranks_is_one_table(tmp_path: Path) -> None:
 
     [part] = fair_parts(fair(asked, do), asked, Store(tmp_path))
     assert list(part.reported) == ["PiSSA (q, v): rank 4", "PiSSA (q, v): rank 8"]
+    assert part.baseline == "PiSSA (q, v): rank 4"
     assert "rank" not in part.about
 
 

@@ -14,7 +14,7 @@ from ailora.lab.report.rate_curves import Curve, curve_of, rate_rows
 from ailora.lab.report.row_scores import BLOCKS
 from ailora.lab.report.score_lines import Setting, baselines_of, settings_of
 from ailora.lab.report.text_tables import Rows
-from ailora.lab.statistics import ENOUGH, FEWEST, spread
+from ailora.lab.statistics import ENOUGH, FEWEST, spread, student_interval
 
 SCORE_HEADER = [
     *("method", "verdict", "lr", "test score", "minus baseline"),
@@ -34,7 +34,9 @@ class FairPart:
         curves: Curves of the settings that have a rate and reported runs.
         reported: Test scores by label and seed.
         against: Differences to the baseline by label; empty where there is no baseline.
-        baseline: Label of the baseline; empty where there is none.
+        baseline: Label of the baseline; empty before it has a reported run.
+        majority: Score of always answering the commonest class; None where that means nothing.
+        failed: Number of reported runs that failed, by label; without those that have none.
         without: Settings that have no rate or no reported run, and why.
         waiting: Settings whose runs are not all done, and how many they need next.
     """
@@ -46,6 +48,8 @@ class FairPart:
     reported: Mapping[str, Mapping[int, Reported]]
     against: Mapping[str, Against]
     baseline: str
+    majority: float | None
+    failed: Mapping[str, int]
     without: Sequence[str]
     waiting: Sequence[str]
 
@@ -88,9 +92,12 @@ class FairPart:
     @property
     def notes(self) -> list[str]:
         """What is to be known of single settings."""
-        return [f"{curve.label}: {curve.note}." for curve in self.curves if curve.note] + list(
-            self.without
-        )
+        curves = [f"{curve.label}: {curve.note}." for curve in self.curves if curve.note]
+        failed = [
+            f"{label}: {counted(number, 'reported run')} failed at its best rate: not counted."
+            for label, number in self.failed.items()
+        ]
+        return [*curves, *failed, *self.without]
 
     def _advice(self) -> list[str]:
         if not self.curves:
@@ -99,21 +106,48 @@ class FairPart:
             best = max(self.reported, key=lambda label: _mean(self.reported[label]))
             return [
                 f"{best} has the best mean, at learning rate {self._rate(best)}.",
-                "How sure that is: without LoRA among the methods nothing is tested.",
+                "How sure that is: nothing is tested before the baseline is reported.",
                 self._curve(best).words,
             ]
         shown = [label for label, one in self.against.items() if one.shown]
         better = [label for label in shown if (self.against[label].estimate or 0.0) > 0]
         best = max(better, key=lambda one: self.against[one].estimate or 0.0, default=self.baseline)
         words = [
-            f"Use {best} at learning rate {self._rate(best)}.",
+            self._choice(best),
             f"How sure that is: {self._why_better(best) if better else self._why_not()}",
         ]
         others = [label for label in better if label != best]
         worse = [label for label in shown if label not in better]
         for labels, how in ((others, "Also above"), (worse, "Shown to be below")):
             words += [f"{how} {self.baseline}: {', '.join(labels)}."] * bool(labels)
-        return [*words, self._curve(best).words]
+        doubts = [self._doubts(label) for label in dict.fromkeys((best, self.baseline))]
+        return [*words, *filter(None, doubts), self._curve(best).words]
+
+    def _choice(self, best: str) -> str:
+        """What to use; or that nothing was learned that a choice could rest on."""
+        if self._above_majority(best):
+            return f"Use {best} at learning rate {self._rate(best)}."
+        return (
+            f"No choice yet: {best} at learning rate {self._rate(best)} is not shown to be above "
+            f"always answering the commonest class ({self.majority:.3f}); train on more rows or "
+            "for more epochs, or take a larger model."
+        )
+
+    def _above_majority(self, label: str) -> bool:
+        if self.majority is None:
+            return True
+        above = [one.score - self.majority for one in self.reported[label].values()]
+        interval = student_interval(above)
+        return (fmean(above) if interval is None else interval[0]) > 0
+
+    def _doubts(self, label: str) -> str:
+        """What speaks against a method's score or rate, in a sentence; empty for nothing."""
+        doubts, failed = [self._curve(label).doubt], self.failed.get(label, 0)
+        if failed:
+            runs = counted(failed + len(self.reported[label]), "reported run")
+            doubts.append(f"{failed} of {runs} failed at that rate and {_is(failed)} not counted")
+        said = "; ".join(filter(None, doubts))
+        return f"Doubts about {label}: {said}." if said else ""
 
     def _why_better(self, label: str) -> str:
         one = self.against[label]
@@ -222,10 +256,7 @@ def _part(
         }
         for setting, search in good
     }
-    settings = [setting for setting, _ in named]
-    plain = list(dict.fromkeys(baselines_of(settings).values()))
-    alone = [setting for setting in settings if setting.method == "lora"]
-    baseline = next((one.label for one in plain or alone if one.label in reported), "")
+    baseline = _baseline(named, reported)
     all_runs = [run for own in runs.values() for run in own.values()]
     curves = (curve_of(setting.label, setting.method, search, protocol) for setting, search in good)
     return FairPart(
@@ -236,10 +267,14 @@ def _part(
         reported=reported,
         against=best_to_best(reported, baseline) if baseline else {},
         baseline=baseline,
+        majority=all_runs[0]["majority"] if all_runs else None,
+        failed={
+            setting.label: lost for setting, search in good if (lost := _failed(search, protocol))
+        },
         without=[
-            words
+            f"{setting.label}: not reported: {search.stopped or 'every reported seed failed'}."
             for setting, search in named
-            if (words := _lacking(setting.label, search, protocol, len(runs[setting.label])))
+            if not (search.missing or runs[setting.label])
         ],
         waiting=[
             f"{setting.label} ({counted(len(search.missing), 'more run')} at least)"
@@ -258,14 +293,23 @@ def _at_best(search: Search, protocol: Protocol) -> dict[int, Run]:
     return {seed: run for seed, run in found.items() if run is not None}
 
 
-def _lacking(label: str, search: Search, protocol: Protocol, finished: int) -> str:
-    """What of a setting is not reported although nothing more is to be done, and why."""
-    lost = len(protocol.report) - finished
-    if search.missing or not lost:
-        return ""
-    if not finished:
-        return f"{label}: not reported: {search.stopped or 'every reported seed failed'}."
-    return f"{label}: {counted(lost, 'reported seed')} failed at its best rate: not counted."
+def _failed(search: Search, protocol: Protocol) -> int:
+    """The number of reported runs that failed at the chosen rate."""
+    at_best = search.ends.get(search.best or 0.0, {})
+    return sum(seed in at_best and at_best[seed].result is None for seed in protocol.report)
+
+
+def _baseline(
+    named: Sequence[tuple[Setting, Search]], reported: Mapping[str, Mapping[int, Reported]]
+) -> str:
+    """LoRA; without it the method named first. Empty before its first reported run."""
+    settings = [setting for setting, _ in named]
+    plain = list(baselines_of(settings).values())
+    alone = [setting for setting in settings if setting.method == "lora"]
+    waiting = {setting.label for setting, search in named if search.missing}
+    order = [one.label for one in (*plain, *alone, *settings)]
+    first = next((label for label in order if label in reported or label in waiting), "")
+    return first if first in reported else ""
 
 
 def _about(runs: Sequence[Run]) -> str:
@@ -284,14 +328,20 @@ def _about(runs: Sequence[Run]) -> str:
         for name, words in said.items()
         if words and all(run["config"].get(name) == config.get(name) for run in runs)
     ]
+    always = runs[0]["majority"]
     return (
         f"{counted(data['train'], 'row')} to train on, {data['selection']:,} to choose rates by, "
         f"{data['test']:,} to test on; {', '.join(alike)}."
+        + ("" if always is None else f" Always the commonest class: {always:.4f}.")
     )
 
 
 def _mean(by_seed: Mapping[int, Reported]) -> float:
     return fmean(one.score for one in by_seed.values())
+
+
+def _is(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _p(one: Against) -> str:

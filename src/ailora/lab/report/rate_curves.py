@@ -31,7 +31,8 @@ class Curve:
         points: Rate, and mean, lowest and highest score over the choosing seeds, by rate; minus
             infinity where a seed diverged. Without the rates that halving dropped.
         tried: Number of rates that were tried, with those.
-        note: What is to be known of its search; empty where nothing is.
+        doubt: Why its rate may not be the best; empty where nothing speaks against it.
+        halved: What halving saved and risked; empty without it.
     """
 
     label: str
@@ -39,7 +40,13 @@ class Curve:
     best: float
     points: Sequence[tuple[float, float, float, float]]
     tried: int
-    note: str
+    doubt: str = ""
+    halved: str = ""
+
+    @property
+    def note(self) -> str:
+        """What is to be known of its search; empty where nothing is."""
+        return "; ".join(filter(None, (self.doubt, self.halved)))
 
     @property
     def plateau(self) -> tuple[float, float]:
@@ -121,13 +128,16 @@ def curve_of(label: str, method: str, search: Search, protocol: Protocol) -> Cur
     if search.best is None:
         return None
     kept = [rate for rate in search.rates if rate not in search.dropped]
+    points = [(rate, *_levels(search.ends[rate], protocol.choose)) for rate in kept]
+    alike = len({mean for _, mean, *_ in points}) == 1 < len(points)
     return Curve(
         label=label,
         method=method,
         best=search.best,
-        points=[(rate, *_levels(search.ends[rate], protocol.choose)) for rate in kept],
+        points=points,
         tried=len(search.rates),
-        note="; ".join(filter(None, (search.stopped, _halved(search, protocol)))),
+        doubt="every rate scored the same on the selection rows" if alike else search.stopped,
+        halved=_halved(search, protocol),
     )
 
 
