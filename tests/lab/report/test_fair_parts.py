@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ailora.errors import UserError
-from ailora.lab.experiments.fair import Protocol, fair
+from ailora.lab.experiments.fair import Protocol, Search, fair
 from ailora.lab.experiments.store import Failure, Store, Stored
 from ailora.lab.report.best_to_best import best_to_best
 from ailora.lab.report.fair_page import FairReport, as_markdown, write_fair
@@ -294,6 +294,28 @@ def test_a_budget_keeps_as_many_reporting_seeds_as_fit() -> None:
     with pytest.raises(UserError, match="3 reporting seeds"):
         plan.within(300)
     assert (seconds_of("2h"), seconds_of("1.5 min"), seconds_of("90s")) == (7200, 90, 90)
+
+
+def test_a_budget_is_for_what_is_left_to_do() -> None:
+    asked = settings(["lora", "pissa"])  # 7 rates x 2 seeds + 5 each are expected
+    lora, pissa = asked.settings
+
+    def end(config: RunConfig) -> Stored:
+        return Stored(run_id="x", state="finished", config=asdict(config))
+
+    searched = {1e-3: {seed: end(lora) for seed in (0, 1, 2, 3)}, 1.78e-3: {0: end(lora)}}
+    begun = {1e-3: {seed: end(pissa) for seed in (0, 1)}}
+    searches = [
+        Search(setting=lora, ends=searched, best=1e-3, rates=[1e-3], missing=[lora]),
+        Search(setting=pissa, ends=begun, best=None, rates=[1e-3], missing=[pissa] * 8),
+    ]
+    plan = Plan(protocol=asked, seconds=[10.0, 20.0], searches=searches)
+    assert (plan.runs(5), plan.done) == (38, 7)
+    assert plan.left(5) == 3 + (14 - 2 + 5)
+    assert plan.time(5) == 3 * 10 + 17 * 20
+    assert plan.within(3 * 10 + 17 * 20).report == asked.report
+    assert plan.within(360).report == asked.report[:4]
+    assert "7 runs of these were done before and take no time" in plan.notes
 
 
 def test_a_budget_says_what_it_costs_in_power_and_a_plan_what_it_rests_on() -> None:

@@ -30,8 +30,8 @@ class FairPart:
         title: Task and model.
         metric: The score, as tables call it.
         about: Number of rows, and the settings that all share, in a sentence; empty before a run
-            is reported.
-        curves: Curves of the settings that have a rate and reported runs.
+            is finished.
+        curves: Curves of the settings that have a rate, those of unfinished searches among them.
         reported: Test scores by label and seed.
         against: Differences to the baseline by label; empty where there is no baseline.
         baseline: Label of the baseline; empty before it has a reported run.
@@ -100,7 +100,7 @@ class FairPart:
         return [*curves, *failed, *self.without]
 
     def _advice(self) -> list[str]:
-        if not self.curves:
+        if not self.reported:
             return ["no setting has a reported run."] if self.waiting else []
         if not self.baseline:
             best = max(self.reported, key=lambda label: _mean(self.reported[label]))
@@ -257,17 +257,17 @@ def _part(
         for setting, search in good
     }
     baseline = _baseline(named, reported)
-    all_runs = [run for own in runs.values() for run in own.values()]
-    curves = (curve_of(setting.label, setting.method, search, protocol) for setting, search in good)
+    scored = [run for _, search in named for run in _finished(search)]
+    curves = (curve_of(one.label, one.method, search, protocol) for one, search in named)
     return FairPart(
         title=title,
-        metric=metric_label(all_runs[0]["data"]) if all_runs else "",
-        about=_about(all_runs) if all_runs else "",
+        metric=metric_label(scored[0]["data"]) if scored else "",
+        about=_about(scored) if scored else "",
         curves=[curve for curve in curves if curve is not None],
         reported=reported,
         against=best_to_best(reported, baseline) if baseline else {},
         baseline=baseline,
-        majority=all_runs[0]["majority"] if all_runs else None,
+        majority=scored[0]["majority"] if scored else None,
         failed={
             setting.label: lost for setting, search in good if (lost := _failed(search, protocol))
         },
@@ -277,11 +277,17 @@ def _part(
             if not (search.missing or runs[setting.label])
         ],
         waiting=[
-            f"{setting.label} ({counted(len(search.missing), 'more run')} at least)"
+            f"{setting.label} ({counted(_left(search, protocol), 'more run')} at least)"
             for setting, search in named
             if search.missing
         ],
     )
+
+
+def _finished(search: Search) -> list[Run]:
+    """Its finished runs, at every rate."""
+    ends = (end for by_seed in search.ends.values() for end in by_seed.values())
+    return [end.result for end in ends if end.result is not None]
 
 
 def _at_best(search: Search, protocol: Protocol) -> dict[int, Run]:
@@ -291,6 +297,11 @@ def _at_best(search: Search, protocol: Protocol) -> dict[int, Run]:
     at_best = search.ends[search.best]
     found = {seed: at_best[seed].result for seed in protocol.report if seed in at_best}
     return {seed: run for seed, run in found.items() if run is not None}
+
+
+def _left(search: Search, protocol: Protocol) -> int:
+    """The runs that a setting still needs, if its grid widens no more."""
+    return len(search.missing) + (search.best is None) * len(protocol.report)
 
 
 def _failed(search: Search, protocol: Protocol) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ailora.lab.experiments.fair import Protocol, Search, mean_score, stages
+from ailora.lab.experiments.fair import Protocol, Search, best_rate, mean_score, stages
 from ailora.lab.experiments.store import Stored
 from ailora.lab.experiments.wording import counted, number_words
 from ailora.lab.report.text_tables import Rows
@@ -27,7 +27,7 @@ class Curve:
     Attributes:
         label: How tables name the setting.
         method: The method with its own settings, as `ailora.lab.methods.variants` writes it.
-        best: The chosen rate.
+        best: The chosen rate; the best so far in a search that is not done.
         points: Rate, and mean, lowest and highest score over the choosing seeds, by rate; minus
             infinity where a seed diverged. Without the rates that halving dropped.
         tried: Number of rates that were tried, with those.
@@ -124,16 +124,18 @@ def rate_rows(curves: Sequence[Curve], baseline: str) -> Rows:
 
 
 def curve_of(label: str, method: str, search: Search, protocol: Protocol) -> Curve | None:
-    """The curve of a setting; None where no rate is settled."""
-    if search.best is None:
+    """The curve of a setting, or what there is of it so far; None without a rate that is scored."""
+    ends = {rate: search.ends.get(rate, {}) for rate in search.rates if rate not in search.dropped}
+    kept = [rate for rate in ends if mean_score(ends[rate], protocol.choose) is not None]
+    best = best_rate({rate: ends[rate] for rate in kept}, protocol.choose)
+    if best is None:
         return None
-    kept = [rate for rate in search.rates if rate not in search.dropped]
     points = [(rate, *_levels(search.ends[rate], protocol.choose)) for rate in kept]
     alike = len({mean for _, mean, *_ in points}) == 1 < len(points)
     return Curve(
         label=label,
         method=method,
-        best=search.best,
+        best=best if search.best is None else search.best,
         points=points,
         tried=len(search.rates),
         doubt="every rate scored the same on the selection rows" if alike else search.stopped,
