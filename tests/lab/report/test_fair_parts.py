@@ -88,9 +88,10 @@ def test_a_method_that_is_better_is_named_with_its_rate_and_how_sure_that_is(
     rates = {row[0]: row[1:] for row in part.rate_rows}
     assert rates["PiSSA (q, v)"][:2] == ["0.0001", "0.1"]
     # 0.301 decades away at 0.036 a decade, between the rates at 0.25 and 0.5.
-    assert rates["LoRA"][4:] == ["0.011", "0.011"]
+    assert rates["LoRA"][4:6] == ["0.011", "0.011"]
     # One rate to each side lies within a point; those lose exactly that.
     assert rates["LoRA"][3] == "0.000562 to 0.00178 (x 3.2)"
+    assert rates["LoRA"][6] == "0.000316 to 0.00316 (5)"
 
 
 def test_no_difference_says_what_could_have_been_seen(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from ailora.lab.experiments.jobs import Tasks, jobs_of
 from ailora.lab.experiments.wording import counted, duration
 from ailora.lab.report.fair_page import (
     RATE_DROP,
+    RATE_WHOLE,
     SCORE_DROP,
     FairReport,
     fair_report,
@@ -282,7 +283,7 @@ def _say(report: FairReport, out: Path) -> None:
     for part in report.parts:
         console.print()
         show(score_table(part), whole=("method", "lr", "test score", "verdict"), drop=SCORE_DROP)
-        show(rate_table(part), whole=("method", "best lr"), drop=RATE_DROP)
+        show(rate_table(part), whole=RATE_WHOLE, drop=RATE_DROP)
         for words in (*part.advice, *part.notes):
             say(words)
     console.print(f"report: {page.resolve()}", soft_wrap=True, highlight=False)

@@ -29,7 +29,8 @@ from ailora.lab.report.text_tables import Rows, escaped, latex, markdown
 
 # Columns that a narrow terminal may do without, the first to go first.
 SCORE_DROP = ("95 %, seeds", "could see", "95 %, seeds and rows", "p (Holm)", "minus baseline")
-RATE_DROP = ("tried", "at half the rate", "at twice the rate", "within a point")
+RATE_WHOLE = ("method", "best lr", "not told apart", "within a point", "tried")
+RATE_DROP = ("tried", "within a point", "at half the rate", "at twice the rate")
 
 
 @dataclass(frozen=True, kw_only=True)

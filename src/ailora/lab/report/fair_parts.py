@@ -121,7 +121,8 @@ class FairPart:
         for labels, how in ((others, "Also above"), (worse, "Shown to be below")):
             words += [f"{how} {self.baseline}: {', '.join(labels)}."] * bool(labels)
         doubts = [self._doubts(label) for label in dict.fromkeys((best, self.baseline))]
-        return [*words, *filter(None, doubts), self._curve(best).words]
+        curve = self._curve(best)
+        return [*filter(None, (*words, *doubts, curve.sure)), curve.words]
 
     def _choice(self, best: str) -> str:
         """What to use; or that nothing was learned that a choice could rest on."""
@@ -258,7 +259,7 @@ def _part(
     }
     baseline = _baseline(named, reported)
     scored = [run for _, search in named for run in _finished(search)]
-    curves = (curve_of(one.label, one.method, search, protocol) for one, search in named)
+    curves = (curve_of(one.label, one.method, search, protocol, store) for one, search in named)
     return FairPart(
         title=title,
         metric=metric_label(scored[0]["data"]) if scored else "",

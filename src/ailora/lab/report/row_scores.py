@@ -26,12 +26,15 @@ BLOCKS = 50
 _Array = npt.NDArray[Any]
 
 
-def row_scores(run: Mapping[str, Any], folder: Path) -> npt.NDArray[np.float64] | None:
-    """What the rows, or blocks of rows, of the test split add to a run's headline score.
+def row_scores(
+    run: Mapping[str, Any], folder: Path, split: str = "test"
+) -> npt.NDArray[np.float64] | None:
+    """What the rows, or blocks of rows, of a split add to a run's headline score.
 
     Args:
         run: Content of its result.json.
         folder: The run's folder, with what was answered to each row.
+        split: ``test`` or ``selection``.
 
     Returns:
         fp64 (rows,) or (blocks,), whose mean is the score. None where nothing is kept of single
@@ -39,11 +42,11 @@ def row_scores(run: Mapping[str, Any], folder: Path) -> npt.NDArray[np.float64] 
     """
     metric = run["data"]["metric"]
     try:
-        rows = _read(folder / "predictions-test.jsonl")
+        rows = _read(folder / f"predictions-{split}.jsonl")
         found = _own(rows, metric) if metric in rows[0] else _computed(rows, run["data"])
     except (OSError, ValueError, LookupError, TypeError, UserError):
         return None
-    whole = abs(float(found.mean()) - float(run["metrics"]["test"][metric])) < 1e-9
+    whole = abs(float(found.mean()) - float(run["metrics"][split][metric])) < 1e-9
     return found if whole else None
 
 
