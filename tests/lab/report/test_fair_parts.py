@@ -122,10 +122,27 @@ def test_where_nothing_was_learned_there_is_no_choice_yet(tmp_path: Path) -> Non
         return 0.4 if config.lr > 2e-3 else 0.48
 
     part = part_of(tmp_path, ["lora", "pissa"], chance)
-    assert part.majority == 0.5
+    assert part.chance == (0.5, "always answering the commonest class")
     assert part.advice[0].startswith("No choice yet: LoRA at learning rate ")
     assert "is not shown to be above always answering the commonest class (0.500)" in part.advice[0]
     assert part.advice[1].startswith("How sure that is: no other method was shown to be better")
+
+
+def test_a_correlation_is_held_against_one_number_for_every_row(tmp_path: Path) -> None:
+    def end(config: RunConfig) -> Stored:
+        score = 0.02 * (-1) ** config.seed + 0.001 * config.seed
+        result = made_run(config.method, config.seed, 0.0) | {"majority": None}
+        result["config"] = asdict(config)
+        result["data"] |= {"metric": "spearman", "labels": None}
+        result["metrics"] = {split: {"spearman": score} for split in ("selection", "test")}
+        name = config.run_id("numbers", "0")
+        return Stored(run_id=name, state="finished", config=asdict(config), result=result)
+
+    asked = settings(["lora"])
+    searches = fair(asked, lambda runs: [(run, end(run)) for run in runs])
+    [part] = fair_parts(searches, asked, Store(tmp_path))
+    assert "is not shown to be above always answering one number (0.000)" in part.advice[0]
+    assert "Score of always answering one number: 0.0000." in part.about
 
 
 def test_a_rate_that_is_not_settled_is_doubted(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from ailora.lab.report.row_scores import BLOCKS
 from ailora.lab.report.score_lines import Setting, baselines_of, settings_of
 from ailora.lab.report.text_tables import Rows
 from ailora.lab.statistics import ENOUGH, FEWEST, spread, student_interval
+from ailora.lab.tasks.classification.metrics import REGRESSION
 
 SCORE_HEADER = [
     *("method", "verdict", "lr", "test score", "minus baseline"),
@@ -35,7 +36,8 @@ class FairPart:
         reported: Test scores by label and seed.
         against: Differences to the baseline by label; empty where there is no baseline.
         baseline: Label of the baseline; empty before it has a reported run.
-        majority: Score of always answering the commonest class; None where that means nothing.
+        chance: What one answer to every row scores, and that answer in words; None where that means
+            nothing.
         failed: Number of reported runs that failed, by label; without those that have none.
         without: Settings that have no rate or no reported run, and why.
         waiting: Settings whose runs are not all done, and how many they need next.
@@ -48,7 +50,7 @@ class FairPart:
     reported: Mapping[str, Mapping[int, Reported]]
     against: Mapping[str, Against]
     baseline: str
-    majority: float | None
+    chance: tuple[float, str] | None
     failed: Mapping[str, int]
     without: Sequence[str]
     waiting: Sequence[str]
@@ -126,20 +128,13 @@ class FairPart:
 
     def _choice(self, best: str) -> str:
         """What to use; or that nothing was learned that a choice could rest on."""
-        if self._above_majority(best):
+        if self.chance is None or _is_above(self.reported[best], self.chance[0]):
             return f"Use {best} at learning rate {self._rate(best)}."
         return (
             f"No choice yet: {best} at learning rate {self._rate(best)} is not shown to be above "
-            f"always answering the commonest class ({self.majority:.3f}); train on more rows or "
-            "for more epochs, or take a larger model."
+            f"{self.chance[1]} ({self.chance[0]:.3f}); train on more rows or for more epochs, or "
+            "take a larger model."
         )
-
-    def _above_majority(self, label: str) -> bool:
-        if self.majority is None:
-            return True
-        above = [one.score - self.majority for one in self.reported[label].values()]
-        interval = student_interval(above)
-        return (fmean(above) if interval is None else interval[0]) > 0
 
     def _doubts(self, label: str) -> str:
         """What speaks against a method's score or rate, in a sentence; empty for nothing."""
@@ -268,7 +263,7 @@ def _part(
         reported=reported,
         against=best_to_best(reported, baseline) if baseline else {},
         baseline=baseline,
-        majority=scored[0]["majority"] if scored else None,
+        chance=_chance(scored[0]) if scored else None,
         failed={
             setting.label: lost for setting, search in good if (lost := _failed(search, protocol))
         },
@@ -340,12 +335,27 @@ def _about(runs: Sequence[Run]) -> str:
         for name, words in said.items()
         if words and all(run["config"].get(name) == config.get(name) for run in runs)
     ]
-    always = runs[0]["majority"]
+    chance = _chance(runs[0])
     return (
         f"{counted(data['train'], 'row')} to train on, {data['selection']:,} to choose rates by, "
         f"{data['test']:,} to test on; {', '.join(alike)}."
-        + ("" if always is None else f" Always the commonest class: {always:.4f}.")
+        + (f" Score of {chance[1]}: {chance[0]:.4f}." if chance else "")
     )
+
+
+def _chance(run: Run) -> tuple[float, str] | None:
+    if run["majority"] is not None:
+        return float(run["majority"]), "always answering the commonest class"
+    if run["data"]["metric"] in REGRESSION:
+        return 0.0, "always answering one number"
+    return None
+
+
+def _is_above(by_seed: Mapping[int, Reported], score: float) -> bool:
+    """Whether the mean is shown to be above a score, over seeds at 95 %."""
+    above = [one.score - score for one in by_seed.values()]
+    interval = student_interval(above)
+    return (fmean(above) if interval is None else interval[0]) > 0
 
 
 def _mean(by_seed: Mapping[int, Reported]) -> float:
