@@ -63,7 +63,9 @@ def main() -> None:
         outcome = sweep(runs, store, Local(chosen.workers, 1), on_event=_tell(len(runs)))
         if outcome.failed:
             raise SystemExit(f"{len(outcome.failed)} runs failed: {outcome.failed[0].reason}")
-        about = {"machine": machine(), "seconds": time.perf_counter() - began}
+        about = {"machine": machine()}
+        if chosen.store is None:  # else some of them may have been there
+            about["seconds"] = time.perf_counter() - began
         if chosen.numbers:
             found, name = _numbers(outcome, store), "comparison_bank_numbers.json"
         else:
@@ -79,13 +81,17 @@ def _classes(outcome: Any, store: Store) -> dict[str, Any]:
 
 
 def _numbers(outcome: Any, store: Store) -> dict[str, Any]:
-    """The true number of each test row, and each run's, to three digits."""
+    """The true number of each test row, and each run's, to three digits with spaces between."""
     rows = [_rows(store, name) for name in outcome.names]
+
+    def column(own: list[dict[str, Any]], what: str) -> str:
+        return " ".join(f"{row[what]:.3f}" for row in own)
+
     return {
         "seeds": [run["config"]["seed"] for run in outcome.runs],
         "pearson": [run["metrics"]["test"]["pearson"] for run in outcome.runs],
-        "labels": [round(row["label"], 3) for row in rows[0]],
-        "predicted": [[round(row["predicted"], 3) for row in own] for own in rows],
+        "labels": column(rows[0], "label"),
+        "predicted": [column(own, "predicted") for own in rows],
     }
 
 

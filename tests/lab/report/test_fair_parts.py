@@ -16,8 +16,9 @@ from ailora.lab.experiments.fair import Protocol, Search, fair
 from ailora.lab.experiments.store import Failure, Store, Stored
 from ailora.lab.report.best_to_best import best_to_best
 from ailora.lab.report.fair_page import FairReport, as_markdown, write_fair
-from ailora.lab.report.fair_parts import FairPart, fair_parts
+from ailora.lab.report.fair_parts import fair_parts
 from ailora.lab.report.fair_plan import Plan, seconds_of
+from ailora.lab.report.fair_verdict import FairPart
 from ailora.lab.training import RunConfig
 from tests.lab.report.looking import BROWSER, browse
 from tests.lab.report.runs import run as made_run
