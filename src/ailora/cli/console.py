@@ -48,11 +48,15 @@ console = Terminal(quiet=int(os.environ.get("RANK", "0")) > 0)
 
 
 def quiet_libraries() -> None:
-    """Show ailora's own warnings, and not the notices of the libraries it uses."""
+    """Show each of ailora's own warnings once, and none of the libraries' notices."""
     import transformers
 
+    own = logging.getLogger("ailora")
+    for earlier in [one for one in own.handlers if isinstance(one, RichHandler)]:
+        own.removeHandler(earlier)
     handler = RichHandler(console=Terminal(stderr=True), show_time=False, show_path=False)
-    logging.getLogger("ailora").addHandler(handler)
+    handler.addFilter(_first_time())
+    own.addHandler(handler)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # retries, five of them
@@ -60,6 +64,18 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+
+
+def _first_time() -> Callable[[logging.LogRecord], bool]:
+    """Whether a message is new: sixty runs on the same rows warn of the same ones."""
+    seen: set[str] = set()
+
+    def new(record: logging.LogRecord) -> bool:
+        known = record.getMessage() in seen
+        seen.add(record.getMessage())
+        return not known
+
+    return new
 
 
 def say(words: str) -> None:

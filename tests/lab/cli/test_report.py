@@ -160,12 +160,34 @@ def test_a_fair_comparison_is_watched_from_its_first_run_to_its_end(
     assert "30 finished" in ended.out
     first, half, last = pages
     assert (
-        "Not done yet: LoRA (7 more runs at least), PiSSA (q, v) (10 more runs at least)" in first
+        "Not done yet: LoRA (12 more runs at least), PiSSA (q, v) (15 more runs at least)" in first
     )
     assert "no setting has a reported run" in first
     assert "So far: Use LoRA at learning rate 0.001" in half
     assert "Not done yet" not in last
     assert all('http-equiv="refresh"' in page for page in pages)
+
+
+def test_the_curves_so_far_are_shown_before_any_score_is_reported(call: Call) -> None:
+    fair_store(Path("fair"), ["lora", "pissa"], most=12)
+    assert call("report fair").code == 0
+    page = Path("fair/report.html").read_text(encoding="utf-8")
+    assert "LoRA (5 more runs at least)" in page
+    assert "no setting has a reported run" in page
+    assert "100 rows to train on" in page
+    assert "accuracy on selection rows" in page  # the picture's axis
+    assert "Best to best" not in page
+    assert page.count("Learning rates") == 1
+
+
+def test_a_copied_folder_has_the_same_page(call: Call) -> None:
+    fair_store(Path("fair"), ["lora", "pissa"])
+    shutil.copytree("fair", "elsewhere/copy")
+    assert call("report fair --format md").code == 0
+    here = Path("fair/report.md").read_text(encoding="utf-8")
+    shutil.rmtree("fair")
+    assert call("report elsewhere/copy --format md").code == 0
+    assert Path("elsewhere/copy/report.md").read_text(encoding="utf-8") == here
 
 
 def test_a_run_that_failed_is_named_and_wanted_again(call: Call) -> None:

@@ -105,8 +105,22 @@ def test_another_failure_chooses_no_rate() -> None:
 
 
 def test_of_equal_rates_the_middle_is_chosen() -> None:
+    [search], _ = done(Protocol(settings=[LORA]), lambda run: 0.5 if run.lr < 4e-3 else 0.4)
+    assert (len(search.rates), search.best) == (6, 1e-3)
+
+
+def test_rates_too_low_to_learn_at_do_not_end_the_search() -> None:
+    def score(run: RunConfig) -> float:
+        return peak(0.1)(run) if run.lr > 0.02 else 0.5
+
+    [search], _ = done(Protocol(settings=[LORA]), score)
+    assert search.best == 0.1
+    assert max(search.rates) == 0.316
     [search], _ = done(Protocol(settings=[LORA]), lambda run: 0.5)
-    assert search.best == search.rates[2]
+    assert MOST - 2 <= len(search.rates) <= MOST
+    assert min(search.rates) == 5.62e-4
+    [search], _ = done(Protocol(settings=[LORA], halving=True), lambda run: 0.5)
+    assert MOST - 2 <= len(search.rates) <= MOST
 
 
 def test_halving_runs_later_seeds_at_the_better_half() -> None:

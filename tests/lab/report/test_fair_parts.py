@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from ailora.errors import UserError
-from ailora.lab.experiments.fair import Protocol, fair
+from ailora.lab.experiments.fair import Protocol, Search, fair
 from ailora.lab.experiments.store import Failure, Store, Stored
 from ailora.lab.report.best_to_best import best_to_best
 from ailora.lab.report.fair_page import FairReport, as_markdown, write_fair
-from ailora.lab.report.fair_parts import FairPart, fair_parts
+from ailora.lab.report.fair_parts import fair_parts
 from ailora.lab.report.fair_plan import Plan, seconds_of
+from ailora.lab.report.fair_verdict import FairPart
 from ailora.lab.training import RunConfig
 from tests.lab.report.looking import BROWSER, browse
 from tests.lab.report.runs import run as made_run
@@ -88,9 +89,10 @@ def test_a_method_that_is_better_is_named_with_its_rate_and_how_sure_that_is(
     rates = {row[0]: row[1:] for row in part.rate_rows}
     assert rates["PiSSA (q, v)"][:2] == ["0.0001", "0.1"]
     # 0.301 decades away at 0.036 a decade, between the rates at 0.25 and 0.5.
-    assert rates["LoRA"][4:] == ["0.011", "0.011"]
+    assert rates["LoRA"][4:6] == ["0.011", "0.011"]
     # One rate to each side lies within a point; those lose exactly that.
     assert rates["LoRA"][3] == "0.000562 to 0.00178 (x 3.2)"
+    assert rates["LoRA"][6] == "0.000316 to 0.00316 (5)"
 
 
 def test_no_difference_says_what_could_have_been_seen(tmp_path: Path) -> None:
@@ -99,6 +101,75 @@ def test_no_difference_says_what_could_have_been_seen(tmp_path: Path) -> None:
     assert "no other method was shown to be better over 5 seeds" in part.advice[1]
     smallest = part.against["PiSSA (q, v)"].smallest
     assert f"one that is better by {smallest:.3f} would be, in 80 of 100" in part.advice[1]
+
+
+def test_without_lora_differences_are_to_the_method_named_first(tmp_path: Path) -> None:
+    part = part_of(tmp_path, ["pissa", "milora"], peak(pissa=1e-3, milora=1e-3))
+    assert (part.baseline, list(part.against)) == ("PiSSA (q, v)", ["MiLoRA (q, v)"])
+    assert part.advice[0] == "Use MiLoRA (q, v) at learning rate 0.001."
+    assert "above that of PiSSA (q, v)" in part.advice[1]
+
+
+def test_one_method_is_compared_with_nothing(tmp_path: Path) -> None:
+    part = part_of(tmp_path, ["pissa"], peak(pissa=1e-3))
+    assert part.advice[:2] == [
+        "Use PiSSA (q, v) at learning rate 0.001.",
+        "How sure that is: nothing was compared with it.",
+    ]
+
+
+def test_where_nothing_was_learned_there_is_no_choice_yet(tmp_path: Path) -> None:
+    def chance(config: RunConfig) -> float:
+        return 0.4 if config.lr > 2e-3 else 0.48
+
+    part = part_of(tmp_path, ["lora", "pissa"], chance)
+    assert part.chance == (0.5, "always answering the commonest class")
+    assert part.advice[0].startswith("No choice yet: LoRA at learning rate ")
+    assert "is not shown to be above always answering the commonest class (0.500)" in part.advice[0]
+    assert part.advice[1].startswith("How sure that is: no other method was shown to be better")
+
+
+def test_a_correlation_is_held_against_one_number_for_every_row(tmp_path: Path) -> None:
+    def end(config: RunConfig) -> Stored:
+        score = 0.02 * (-1) ** config.seed + 0.001 * config.seed
+        result = made_run(config.method, config.seed, 0.0) | {"majority": None}
+        result["config"] = asdict(config)
+        result["data"] |= {"metric": "spearman", "labels": None}
+        result["metrics"] = {split: {"spearman": score} for split in ("selection", "test")}
+        name = config.run_id("numbers", "0")
+        return Stored(run_id=name, state="finished", config=asdict(config), result=result)
+
+    asked = settings(["lora"])
+    searches = fair(asked, lambda runs: [(run, end(run)) for run in runs])
+    [part] = fair_parts(searches, asked, Store(tmp_path))
+    assert "is not shown to be above always answering one number (0.000)" in part.advice[0]
+    assert "Score of always answering one number: 0.0000." in part.about
+
+
+def test_a_rate_that_is_not_settled_is_doubted(tmp_path: Path) -> None:
+    def rising(config: RunConfig) -> float:
+        lora = config.method == "lora"
+        return 0.7 + 0.02 * math.log10(config.lr) if lora else peak(pissa=1e-3)(config)
+
+    part = part_of(tmp_path, ["lora", "pissa"], rising)
+    edge = "its best rate still lay at the edge of 17 rates"
+    assert f"Doubts about LoRA: {edge}." in part.advice
+    assert part.notes == [f"LoRA: {edge}."]
+    part = part_of(tmp_path / "flat", ["lora"], lambda config: 0.7)
+    assert "Doubts about LoRA: every rate scored the same on the selection rows." in part.advice
+
+
+def test_seeds_that_diverge_when_reported_are_doubts(tmp_path: Path) -> None:
+    def score(config: RunConfig) -> float:
+        lost = config.method == "milora" and config.seed == 4
+        return math.nan if lost else peak(lora=1e-3, milora=1e-3)(config)
+
+    part = part_of(tmp_path, ["lora", "milora"], score, report=(2, 3, 4, 5, 6, 7))
+    assert part.advice[0] == "Use MiLoRA (q, v) at learning rate 0.001."
+    assert (
+        "Doubts about MiLoRA (q, v): 1 of 6 reported runs failed at that rate and is not counted."
+    ) in part.advice
+    assert part.notes == ["MiLoRA (q, v): 1 reported run failed at its best rate: not counted."]
 
 
 def test_methods_that_meet_at_several_ranks_have_a_baseline_each(tmp_path: Path) -> None:
@@ -130,6 +201,7 @@ def test_one_method_at_several_ranks_is_one_table(tmp_path: Path) -> None:
 
     [part] = fair_parts(fair(asked, do), asked, Store(tmp_path))
     assert list(part.reported) == ["PiSSA (q, v): rank 4", "PiSSA (q, v): rank 8"]
+    assert part.baseline == "PiSSA (q, v): rank 4"
     assert "rank" not in part.about
 
 
@@ -241,6 +313,28 @@ def test_a_budget_keeps_as_many_reporting_seeds_as_fit() -> None:
     with pytest.raises(UserError, match="3 reporting seeds"):
         plan.within(300)
     assert (seconds_of("2h"), seconds_of("1.5 min"), seconds_of("90s")) == (7200, 90, 90)
+
+
+def test_a_budget_is_for_what_is_left_to_do() -> None:
+    asked = settings(["lora", "pissa"])  # 7 rates x 2 seeds + 5 each are expected
+    lora, pissa = asked.settings
+
+    def end(config: RunConfig) -> Stored:
+        return Stored(run_id="x", state="finished", config=asdict(config))
+
+    searched = {1e-3: {seed: end(lora) for seed in (0, 1, 2, 3)}, 1.78e-3: {0: end(lora)}}
+    begun = {1e-3: {seed: end(pissa) for seed in (0, 1)}}
+    searches = [
+        Search(setting=lora, ends=searched, best=1e-3, rates=[1e-3], missing=[lora]),
+        Search(setting=pissa, ends=begun, best=None, rates=[1e-3], missing=[pissa] * 8),
+    ]
+    plan = Plan(protocol=asked, seconds=[10.0, 20.0], searches=searches)
+    assert (plan.runs(5), plan.done) == (38, 7)
+    assert plan.left(5) == 3 + (14 - 2 + 5)
+    assert plan.time(5) == 3 * 10 + 17 * 20
+    assert plan.within(3 * 10 + 17 * 20).report == asked.report
+    assert plan.within(360).report == asked.report[:4]
+    assert "7 runs of these were done before and take no time" in plan.notes
 
 
 def test_a_budget_says_what_it_costs_in_power_and_a_plan_what_it_rests_on() -> None:

@@ -24,6 +24,7 @@ from ailora.lab.experiments.jobs import Tasks, jobs_of
 from ailora.lab.experiments.wording import counted, duration
 from ailora.lab.report.fair_page import (
     RATE_DROP,
+    RATE_WHOLE,
     SCORE_DROP,
     FairReport,
     fair_report,
@@ -175,10 +176,9 @@ class _Rounds:
         firsts = [next_runs(asked.protocol, one, {})[0][0] for one in asked.protocol.settings]
         with console.status("measuring a few steps"):
             found, at_once = self._seconds(jobs_of(firsts, self.tasks, self.store))
-        done = sum(len(by_seed) for one in searches for by_seed in one.ends.values())
         if not found:
             return None
-        return Plan(protocol=asked.protocol, seconds=found, at_once=at_once, done=done)
+        return Plan(protocol=asked.protocol, seconds=found, at_once=at_once, searches=searches)
 
     def timed(self, plan: Plan) -> Plan:
         """Do the first run of each setting, and plan by the time that those took.
@@ -206,7 +206,7 @@ class _Rounds:
         if self.planned is None or not self._foreseen or not new:
             return
         report = self.planned.protocol.report
-        expected = self.planned.runs(len(report)) - self.planned.done - self._new
+        expected = self.planned.left(len(report)) - self._new
         last = all(run.seed in report for run in new)
         runs = len(new) if last else max(len(new), expected)
         pace = self.planned.time_of(new) / len(new) * self._took / self._foreseen
@@ -278,12 +278,12 @@ def _say_plan(plan: Plan, asked: Protocol) -> None:
 def _say(report: FairReport, out: Path) -> None:
     with console.status("drawing the report"):
         page = write_fair(report, out)
-    if not any(part.curves for part in report.parts):
+    if not any(part.reported for part in report.parts):
         raise UserError(f"no setting could be reported: {report.parts[0].without[0]}")
     for part in report.parts:
         console.print()
         show(score_table(part), whole=("method", "lr", "test score", "verdict"), drop=SCORE_DROP)
-        show(rate_table(part), whole=("method", "best lr"), drop=RATE_DROP)
+        show(rate_table(part), whole=RATE_WHOLE, drop=RATE_DROP)
         for words in (*part.advice, *part.notes):
             say(words)
     console.print(f"report: {page.resolve()}", soft_wrap=True, highlight=False)

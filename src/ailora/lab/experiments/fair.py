@@ -2,7 +2,8 @@
 
 Rates lie a quarter of a decade apart. Each setting begins with five around the rate it names and
 goes on while its best, by the mean selection score over the choosing seeds, has fewer than two
-rates on either side. Then it is run at that rate with the reporting seeds, which chose nothing.
+rates on either side; where all score the same, nothing is learned yet, and it goes on upwards.
+Then it is run at that rate with the reporting seeds, which chose nothing.
 
 `next_runs` says which runs are wanted, given those there are. So nothing but the runs has to be
 remembered: a second call finds them in the store and asks for no more.
@@ -139,8 +140,9 @@ def next_runs(protocol: Protocol, setting: RunConfig, ends: Ends) -> tuple[list[
         if runs:
             return runs, Search(setting=setting, ends=ends, best=None, rates=rates)
         # Of these rates alone, so that a later call takes the same way as the first.
-        best = best_rate({rate: ends[rate] for rate in rates}, protocol.choose)
-        wanted = _beside(places, best)
+        scored = {rate: ends[rate] for rate in rates}
+        best = best_rate(scored, protocol.choose)
+        wanted = _beside(places, best) or _above_alike(places, scored, protocol.choose)
         if not wanted or len(places | wanted) > MOST:
             break
         places |= wanted
@@ -234,6 +236,12 @@ def _beside(places: set[int], best: float | None) -> set[int]:
         return {min(places) - step for step in range(1, BESIDE + 1)}
     middle = _place(best)
     return {middle + step for step in range(-BESIDE, BESIDE + 1)} - places
+
+
+def _above_alike(places: set[int], ends: Ends, choose: Sequence[int]) -> set[int]:
+    """The next rates above, where all score the same: too low ones leave the model as it began."""
+    scores = {mean_score(by_seed, choose) for by_seed in ends.values()} - {None}
+    return {max(places) + step for step in range(1, BESIDE + 1)} if len(scores) == 1 else set()
 
 
 def _place(rate: float) -> int:

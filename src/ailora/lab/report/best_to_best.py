@@ -27,11 +27,11 @@ LEVEL, POWER = 0.05, 0.8
 
 @dataclass(frozen=True, kw_only=True)
 class Reported:
-    """One run's test score.
+    """One run's score on a split.
 
     Attributes:
         score: The headline score.
-        rows: What each test row, or block of rows, adds to the score, which is their mean
+        rows: What each row, or block of rows, adds to the score, which is their mean
             (`ailora.lab.report.row_scores`); None where nothing is kept of single rows.
     """
 
@@ -129,15 +129,35 @@ def smallest_by_seeds(comparisons: int, counts: Iterable[int]) -> dict[int, floa
     return {n: detectable(n - 1, alpha, POWER) / n**0.5 for n in counts}
 
 
-def reported_of(run: Mapping[str, Any], folder: Path) -> Reported:
-    """A finished run's test score with what the rows in its folder add to it.
+def reported_of(run: Mapping[str, Any], folder: Path, split: str = "test") -> Reported:
+    """A finished run's score on a split, with what the rows in its folder add to it.
 
     Args:
         run: Content of its result.json.
         folder: The run's folder.
+        split: ``test`` or ``selection``.
     """
-    score = float(run["metrics"]["test"][run["data"]["metric"]])
-    return Reported(score=score, rows=row_scores(run, folder))
+    score = float(run["metrics"][split][run["data"]["metric"]])
+    return Reported(score=score, rows=row_scores(run, folder, split))
+
+
+def told_apart(own: Mapping[int, Reported], base: Mapping[int, Reported]) -> bool | None:
+    """Whether two settings with the same seeds differ at 5 %, uncorrected.
+
+    By seeds and rows together; below three seeds, which allow no such test, by rows alone, and
+    without rows by seeds alone.
+
+    Returns:
+        None where nothing tells: one seed of which no rows are kept.
+    """
+    n, _, alone, both = _pair(own, base)
+    rows = _paired_rows(own, base)
+    if rows and both is None:
+        both = seed_difference(np.mean(rows, axis=0).tolist())
+    if not rows and n < 2:
+        return None
+    judged = both if rows else alone
+    return judged is not None and judged.p <= LEVEL
 
 
 def _pair(
@@ -147,11 +167,20 @@ def _pair(
     if not seeds:
         return 0, None, None, None
     values = [own[seed].score - base[seed].score for seed in seeds]
+    rows = _paired_rows(own, base)
+    both = seed_and_row_difference(rows) if rows else None
+    return len(seeds), fmean(values), seed_difference(values), both
+
+
+def _paired_rows(
+    own: Mapping[int, Reported], base: Mapping[int, Reported]
+) -> list[npt.NDArray[np.float64]]:
+    """Differences of each row by seed; none where those of a seed are not kept, or are others."""
+    seeds = sorted(own.keys() & base.keys())
     rows = [
         one.rows - other.rows
         for one, other in ((own[seed], base[seed]) for seed in seeds)
         if one.rows is not None and other.rows is not None and one.rows.shape == other.rows.shape
     ]
     alike = len(rows) == len(seeds) and len({len(row) for row in rows}) == 1
-    both = seed_and_row_difference(rows) if alike else None
-    return len(seeds), fmean(values), seed_difference(values), both
+    return rows if alike else []

@@ -18,8 +18,9 @@ from ailora.files import write_atomic
 from ailora.lab.experiments.fair import Protocol
 from ailora.lab.experiments.fair_record import Record
 from ailora.lab.experiments.store import State, Store
-from ailora.lab.report.fair_parts import SCORE_HEADER, FairPart, fair_parts
+from ailora.lab.report.fair_parts import fair_parts
 from ailora.lab.report.fair_plan import PLAN_HEADER, Plan
+from ailora.lab.report.fair_verdict import SCORE_HEADER, FairPart
 from ailora.lab.report.figures.drawing import draw, svg_of
 from ailora.lab.report.figures.rate_figure import score_by_rate
 from ailora.lab.report.markup import filled, inline
@@ -29,7 +30,8 @@ from ailora.lab.report.text_tables import Rows, escaped, latex, markdown
 
 # Columns that a narrow terminal may do without, the first to go first.
 SCORE_DROP = ("95 %, seeds", "could see", "95 %, seeds and rows", "p (Holm)", "minus baseline")
-RATE_DROP = ("tried", "at half the rate", "at twice the rate", "within a point")
+RATE_WHOLE = ("method", "best lr", "not told apart", "within a point", "tried")
+RATE_DROP = ("tried", "within a point", "at half the rate", "at twice the rate")
 
 
 @dataclass(frozen=True, kw_only=True)

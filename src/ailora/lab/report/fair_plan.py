@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ailora.errors import UserError
-from ailora.lab.experiments.fair import START, Protocol, setting_key, stages
+from ailora.lab.experiments.fair import START, Protocol, Search, setting_key, stages
 from ailora.lab.experiments.wording import counted, duration
 from ailora.lab.report.best_to_best import smallest_by_seeds
 from ailora.lab.report.text_tables import Rows
@@ -29,22 +29,33 @@ class Plan:
         seconds: Seconds of one run of each setting, in their order.
         at_once: Number of runs at a time.
         basis: What the seconds rest on, in words.
-        done: Number of its runs that were done before.
+        searches: How far each setting was when the plan was made, in their order; none where
+            nothing was done before.
     """
 
     protocol: Protocol
     seconds: Sequence[float]
     at_once: int = 1
     basis: str = "a few measured steps of each kind of run"
-    done: int = 0
+    searches: Sequence[Search] = ()
+
+    @property
+    def done(self) -> int:
+        """Number of its runs that were done before."""
+        return sum(len(by_seed) for one in self.searches for by_seed in one.ends.values())
 
     def runs(self, reporting: int) -> int:
         """Runs with so many reporting seeds, with the rates that widening is expected to add."""
         return len(self.protocol.settings) * self._runs_each(reporting)
 
+    def left(self, reporting: int) -> int:
+        """Those of them that were not done before."""
+        return sum(self._left_each(reporting))
+
     def time(self, reporting: int) -> float:
-        """Seconds that they take."""
-        return self._runs_each(reporting) * sum(self.seconds) / self.at_once
+        """Seconds that what is left takes."""
+        left = zip(self._left_each(reporting), self.seconds, strict=True)
+        return sum(runs * seconds for runs, seconds in left) / self.at_once
 
     def time_of(self, runs: Sequence[RunConfig]) -> float:
         """Seconds that single runs take, at once as many as go."""
@@ -57,7 +68,7 @@ class Plan:
         """The time for all of it, and what that rests on."""
         own = len(self.protocol.report)
         return (
-            f"By {self.basis}: {counted(self.runs(own), 'run')} take about "
+            f"By {self.basis}: {counted(self.left(own), 'run')} take about "
             f"{duration(self.time(own))}."
         )
 
@@ -125,7 +136,8 @@ class Plan:
         """What the table takes for granted."""
         words = (
             f"Times rest on {self.basis}, and grow with what else the machine does. "
-            + f"{counted(self.done, 'run')} of these were done before. " * bool(self.done)
+            + f"{counted(self.done, 'run')} of these were done before and take no time. "
+            * bool(self.done)
             + f"Counted with {WIDENED} rates more per method than the first {START}; a search "
             "whose best lies further out takes more. s.d.: standard deviation, between seeds, of "
             "the paired difference; at the level that Holm's correction leaves."
@@ -138,6 +150,22 @@ class Plan:
             f"{words} Halving saves {saved} of {full} first runs of a method; its risk: a rate "
             "that one seed shows too low is dropped for good."
         )
+
+    def _left_each(self, reporting: int) -> list[int]:
+        """Runs of each setting that were not done before."""
+        if not self.searches:
+            return [self._runs_each(reporting)] * len(self.protocol.settings)
+        return [self._left_of(search, reporting) for search in self.searches]
+
+    def _left_of(self, search: Search, reporting: int) -> int:
+        if search.best is not None:
+            at_best = search.ends.get(search.best, {})
+            return max(0, reporting - sum(seed in at_best for seed in self.protocol.report))
+        if not search.missing:  # it diverged everywhere
+            return 0
+        done = sum(len(by_seed) for by_seed in search.ends.values())
+        expected = _choosing(START + WIDENED, self.protocol) - done
+        return max(len(search.missing), expected) + reporting
 
     def _runs_each(self, reporting: int) -> int:
         return _choosing(START + WIDENED, self.protocol) + reporting

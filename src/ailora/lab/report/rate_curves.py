@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ailora.lab.experiments.fair import Protocol, Search, mean_score, stages
-from ailora.lab.experiments.store import Stored
+from ailora.lab.experiments.fair import Ends, Protocol, Search, best_rate, mean_score, stages
+from ailora.lab.experiments.store import Store, Stored
 from ailora.lab.experiments.wording import counted, number_words
+from ailora.lab.report.best_to_best import Reported, reported_of, told_apart
 from ailora.lab.report.text_tables import Rows
 
 _ROUNDING = 1e-9
 POINT = 0.01  # rates whose mean score is this close to the best are as good as it
 RATE_HEADER = [
-    *("method", "best lr", "times baseline's", "tried", "within a point"),
-    *("at twice the rate", "at half the rate"),
+    *("method", "best lr", "times baseline's", "not told apart", "within a point"),
+    *("at twice the rate", "at half the rate", "tried"),
 ]
 
 
@@ -27,11 +28,14 @@ class Curve:
     Attributes:
         label: How tables name the setting.
         method: The method with its own settings, as `ailora.lab.methods.variants` writes it.
-        best: The chosen rate.
+        best: The chosen rate; the best so far in a search that is not done.
         points: Rate, and mean, lowest and highest score over the choosing seeds, by rate; minus
             infinity where a seed diverged. Without the rates that halving dropped.
         tried: Number of rates that were tried, with those.
-        note: What is to be known of its search; empty where nothing is.
+        alike: Lowest and highest of the neighbouring rates that the selection rows do not tell
+            apart from the best; None where nothing tells.
+        doubt: Why its rate may not be the best; empty where nothing speaks against it.
+        halved: What halving saved and risked; empty without it.
     """
 
     label: str
@@ -39,7 +43,14 @@ class Curve:
     best: float
     points: Sequence[tuple[float, float, float, float]]
     tried: int
-    note: str
+    alike: tuple[float, float] | None = None
+    doubt: str = ""
+    halved: str = ""
+
+    @property
+    def note(self) -> str:
+        """What is to be known of its search; empty where nothing is."""
+        return "; ".join(filter(None, (self.doubt, self.halved)))
 
     @property
     def plateau(self) -> tuple[float, float]:
@@ -77,12 +88,30 @@ class Curve:
             self.label,
             number_words(self.best),
             f"{self.best / baseline:.2g}" if baseline else "-",
-            f"{number_words(self.points[0][0])} to {number_words(self.points[-1][0])} "
-            f"({self.tried})",
-            f"{number_words(low)} to {number_words(high)} (x {high / low:.2g})",
+            "-" if self.alike is None else _range(*self.alike),
+            f"{_range(low, high)} (x {high / low:.2g})",
             lost_words(self.lost(2)),
             lost_words(self.lost(1 / 2)),
+            f"{_range(self.points[0][0], self.points[-1][0])} ({self.tried})",
         ]
+
+    @property
+    def sure(self) -> str:
+        """How sure the rate is, in a sentence; empty where nothing tells."""
+        if self.alike is None:
+            return ""
+        if self.alike == (self.best, self.best):
+            words = "the rates beside it are told apart from it on the selection rows"
+        elif self.alike == (self.points[0][0], self.points[-1][0]):
+            words = (
+                f"none of the {self.tried} rates that were tried is told apart from it on the "
+                "selection rows; more of those, or more choosing seeds, would"
+            )
+        else:
+            words = (
+                f"rates from {_range(*self.alike)} are not told apart from it on the selection rows"
+            )
+        return f"How sure the rate is: {words}."
 
     @property
     def words(self) -> str:
@@ -116,18 +145,26 @@ def rate_rows(curves: Sequence[Curve], baseline: str) -> Rows:
     return [curve.row(base) for curve in curves]
 
 
-def curve_of(label: str, method: str, search: Search, protocol: Protocol) -> Curve | None:
-    """The curve of a setting; None where no rate is settled."""
-    if search.best is None:
+def curve_of(
+    label: str, method: str, search: Search, protocol: Protocol, store: Store
+) -> Curve | None:
+    """The curve of a setting, or what there is of it so far; None without a rate that is scored."""
+    ends = {rate: search.ends.get(rate, {}) for rate in search.rates if rate not in search.dropped}
+    kept = [rate for rate in ends if mean_score(ends[rate], protocol.choose) is not None]
+    best = best_rate({rate: ends[rate] for rate in kept}, protocol.choose)
+    if best is None:
         return None
-    kept = [rate for rate in search.rates if rate not in search.dropped]
+    points = [(rate, *_levels(search.ends[rate], protocol.choose)) for rate in kept]
+    same = len({mean for _, mean, *_ in points}) == 1 < len(points)
     return Curve(
         label=label,
         method=method,
-        best=search.best,
-        points=[(rate, *_levels(search.ends[rate], protocol.choose)) for rate in kept],
+        best=best,
+        points=points,
         tried=len(search.rates),
-        note="; ".join(filter(None, (search.stopped, _halved(search, protocol)))),
+        alike=_alike(best, {rate: ends[rate] for rate in kept}, protocol.choose, store),
+        doubt="every rate scored the same on the selection rows" if same else search.stopped,
+        halved=_halved(search, protocol),
     )
 
 
@@ -136,6 +173,39 @@ def lost_words(value: float | None) -> str:
     if value is None:
         return "not tried"
     return "all (diverges)" if math.isinf(value) else f"{value:.3f}"
+
+
+def _range(low: float, high: float) -> str:
+    return f"{number_words(low)} to {number_words(high)}"
+
+
+def _alike(
+    best: float, ends: Ends, choose: Sequence[int], store: Store
+) -> tuple[float, float] | None:
+    """The neighbouring rates around the best that are not told apart from it."""
+
+    def scored(rate: float) -> dict[int, Reported]:
+        runs = {seed: ends[rate][seed] for seed in choose}
+        return {
+            seed: reported_of(one.result, store.path / one.run_id, "selection")
+            for seed, one in runs.items()
+            if one.result is not None
+        }
+
+    base, rates = scored(best), list(ends)
+    place = rates.index(best)
+    ways = (rates[place + 1 :], rates[:place][::-1])
+    reached = [best, best]
+    for way, further in enumerate(ways):
+        for rate in further:
+            own = scored(rate)
+            apart = told_apart(own, base) if len(own) == len(base) else True  # or it diverged
+            if apart is None:
+                return None
+            if apart:
+                break
+            reached[way] = rate
+    return reached[1], reached[0]
 
 
 def _levels(by_seed: Mapping[int, Stored], seeds: Sequence[int]) -> tuple[float, float, float]:

@@ -6,7 +6,7 @@ import math
 
 from matplotlib.figure import Figure
 
-from ailora.lab.report.fair_parts import FairPart
+from ailora.lab.report.fair_verdict import FairPart
 from ailora.lab.report.figures.drawing import Rows, look_of
 
 
