@@ -39,6 +39,18 @@ def test_a_weight_that_is_read_where_its_layer_is_never_called_is_told() -> None
     assert uncalled(_Calls()) == frozenset()
 
 
+class _ReadsInstead(_Calls):
+    def _last(self, x: Tensor) -> Tensor:
+        return linear(x, self.read.weight)
+
+    def fuse(self) -> Tensor:
+        return torch.cat([self.called.weight, self.read.weight])
+
+
+def test_what_is_overridden_or_does_not_run_in_forward_does_not_count() -> None:
+    assert uncalled(_ReadsInstead()) == {"read"}
+
+
 def test_torchs_own_modules_that_hand_weights_to_a_function() -> None:
     assert uncalled(nn.MultiheadAttention(8, 2)) == {"out_proj"}
     assert {"linear1", "linear2"} <= uncalled(nn.TransformerEncoderLayer(8, 2, 16))

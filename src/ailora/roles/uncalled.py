@@ -52,15 +52,22 @@ def _uncalled(cls: type, children: frozenset[str]) -> frozenset[str]:
 
 
 def _functions(cls: type) -> Iterator[Callable[..., Any]]:
-    """The methods of a class of modules that run when it is called, as far as their names say."""
-    seen: set[str] = set()
-    for base in cls.__mro__[: cls.__mro__.index(nn.Module)]:
-        for name, value in vars(base).items():
+    """``forward`` and the methods that it names, and those that these name: others do not run."""
+    left, seen = ["forward"], set[str]()
+    while left:
+        name = left.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for base in cls.__mro__[: cls.__mro__.index(nn.Module)]:
+            value = vars(base).get(name)
             function = inspect.unwrap(value) if callable(value) else None
-            if name in seen or "init" in name or not inspect.isfunction(function):
-                continue
-            seen.add(name)
-            yield function
+            if inspect.isfunction(function):
+                names = _names(function.__code__)
+                left += names
+                yield function
+                if "super" not in names:
+                    break
 
 
 def _names(code: CodeType) -> frozenset[str]:
