@@ -25,7 +25,7 @@ from ailora.linalg.krylov import (
     start_block,
 )
 from ailora.linalg.refine import Normal, Operator, operator, orthonormalise, refine
-from ailora.linalg.triplets import Part, Solution, StalledError, subspace_distance
+from ailora.linalg.triplets import Part, Solution, StalledError, outermost, subspace_distance
 from tests.linalg.spectra import RANK, judge, orthonormal, spectra, with_spectrum
 
 SHAPES = [(60, 60), (60, 140), (140, 60)]
@@ -115,6 +115,29 @@ def test_a_gram_matrix_in_float32_is_as_good_as_it_says_or_gives_nothing(
     assert (found.S - truth[:rank]).abs().max() <= tol * truth[0]
     assert found.sigma_1 == pytest.approx(float(truth[0]), rel=1e-5)
     assert found.following == pytest.approx(float(truth[rank]), abs=1e-3 * float(truth[0]))
+
+
+def test_a_gram_matrix_in_float32_may_give_all_there_are() -> None:
+    W = with_spectrum(torch.linspace(2, 1, 40, dtype=torch.float64), 50, 40)
+    found = rough_gram(W.float(), 40, tol=1e-3)
+    assert found is not None and found.following is None
+    assert (found.S - torch.linalg.svdvals(W)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_outermost_of_some_triplets_are_triplets_in_their_order(part: Part) -> None:
+    W = with_spectrum(torch.linspace(2, 1, 40, dtype=torch.float64), 50, 40)
+    found = outermost(decompose(W, 7, part), 3)
+    assert (found.U.shape, found.S.shape, found.Vt.shape) == ((50, 3), (3,), (3, 40))
+    judge(W, found.U, found.S, found.Vt, part, values=1e-9, vectors=1e-8)
+    gap = decompose(W, 3, part).check.gap
+    assert found.check.gap in (None, pytest.approx(gap, rel=1e-6))
+
+
+def test_a_basis_is_checked_at_two_thirds_of_the_way_that_its_rate_foresees() -> None:
+    assert krylov._next_check(10, 1e-2, 1e-3) == 10 + 3  # 5 blocks a digit
+    assert krylov._next_check(10, 1e-2, 1e-9) == 10 + 5  # not more than half as many again
+    assert krylov._next_check(10, 2.0, 1e-9) == 10 + 5  # no rate yet
 
 
 def test_a_gram_matrix_in_float32_gives_no_lost_singular_values() -> None:
