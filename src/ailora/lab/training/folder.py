@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -14,9 +15,18 @@ from zipfile import is_zipfile
 from safetensors import SafetensorError, safe_open
 
 from ailora.errors import UserError
-from ailora.files import append_line, parse_json, remove_temporary, write_atomic, write_json
+from ailora.files import (
+    append_line,
+    open_file,
+    parse_json,
+    read_text,
+    remove_temporary,
+    write_atomic,
+    write_json,
+)
 from ailora.lab.settings import RunConfig
 from ailora.lab.training.results import read_result, stamped
+from ailora.lock import LOCK, held
 
 STATE = "trainer_state.json"  # what Trainer writes last into a checkpoint
 FAILED = "failed.json"  # why a sweep gave the run up
@@ -69,9 +79,17 @@ class RunFolder:
         """Write the result, drop the checkpoints, and return the result as it will be read."""
         remove_temporary(self.path)
         write_json(self.path / "result.json", stamped(result))
-        (self.path / FAILED).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is finished, whatever else is left
+            (self.path / FAILED).unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         return self.result() or result
+
+    def tidy(self) -> None:
+        """Remove from a finished run what a process left that was killed right after the result."""
+        if not ((self.path / LOCK).exists() or self.checkpoints.exists()):
+            return
+        with contextlib.suppress(UserError), held(self.path):  # unless it lives, or is read-only
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def clear(self) -> None:
         """Forget an unfinished run."""
@@ -92,7 +110,7 @@ class RunFolder:
     def history(self) -> list[dict[str, Any]]:
         """The evaluations written so far; a last line cut off by a kill is left out."""
         path = self.path / "metrics.jsonl"
-        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        text = read_text(path, errors="replace") if path.is_file() else ""
         entries = [parse_json(line) for line in text.splitlines() if _parses(line)]
         return [
             entry
@@ -129,8 +147,10 @@ def check_writable(folder: Path) -> None:
 
 def _is_whole(checkpoint: Path) -> bool:
     """Whether its last file is there and no file is cut short, as a crashed machine leaves them."""
-    state = checkpoint / STATE
-    if not state.exists() or not _parses(state.read_text(encoding="utf-8", errors="replace")):
+    try:
+        if not _parses(read_text(checkpoint / STATE, errors="replace")):
+            return False
+    except OSError:
         return False
     torches = (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth"))
     return all(map(is_zipfile, torches)) and all(map(_opens, checkpoint.glob("*.safetensors")))
@@ -138,6 +158,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 def _opens(path: Path) -> bool:
     try:
+        open_file(path).close()  # a pipe would never end
         with safe_open(path, framework="pt"):
             return True
     except (OSError, SafetensorError):

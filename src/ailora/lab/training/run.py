@@ -76,7 +76,7 @@ def train(
             not fit the model; then nothing has been written.
         LockedError: Another process does this run.
         DivergedError: The loss or the outputs are no longer numbers.
-        Terminated: SIGTERM came while it trained; a checkpoint of that step is there.
+        Terminated: SIGTERM or SIGHUP came while it trained; a checkpoint of that step is there.
     """
     config = checked(config)
     settle_fsdp()
@@ -84,6 +84,7 @@ def train(
     finished = folder.result()
     if finished is not None:
         logger.info("%s is finished already", folder.path)
+        folder.tidy()
         return finished
     with alone_in(folder.path) as check:
         # Another process may have finished it just before this one held the folder.
