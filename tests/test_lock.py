@@ -108,6 +108,36 @@ def test_a_living_owner_of_this_machine_that_gave_no_sign_is_not_taken_for_dead(
             pass
 
 
+@pytest.mark.parametrize("ahead", [0, 40 * 365 * 86_400])
+def test_the_lock_of_another_machine_that_gave_no_sign_is_taken_over_whatever_its_date(
+    tmp_path: Path, ahead: float
+) -> None:
+    elsewhere = replace(dead_owner(), machine="elsewhere")
+    write(tmp_path, elsewhere, age=30)
+    with pytest.raises(LockedError), held(tmp_path):
+        pass
+    write(tmp_path, elsewhere, age=-ahead if ahead else time.time())  # 1970, or far ahead
+    with held(tmp_path) as mine:
+        assert mine.owner.pid == os.getpid()
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_something_else_of_that_name_is_waited_for_no_longer_than_a_dead_owner(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    """So is a lock of another user, who lets nobody read it."""
+    make(tmp_path / LOCK)
+    with pytest.raises(LockedError, match="an unknown machine"), held(tmp_path):
+        pass
+    os.utime(tmp_path / LOCK, (0, 0))
+    try:
+        with held(tmp_path):
+            assert make is os.mkfifo
+    except UserError as error:
+        assert "cannot write" in str(error)
+        assert make is Path.mkdir
+
+
 def test_the_lock_of_a_killed_owner_is_taken_over_at_once(tmp_path: Path) -> None:
     with process(HOLD, tmp_path) as other:
         first_line(other)

@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -24,7 +26,9 @@ __all__ = [
     "cache_dir",
     "cache_path",
     "check_unchanged",
+    "open_file",
     "parse_json",
+    "read_text",
     "remove_temporary",
     "seen",
     "sha256_of",
@@ -36,6 +40,10 @@ __all__ = [
     "write_json",
     "written_whole",
 ]
+
+
+# A pipe that nobody writes to is opened all the same; Windows has other modes to think of.
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -66,15 +74,18 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         temporary = Path(name)
         with os.fdopen(handle, "wb") as stream:
-            yield stream
+            try:
+                yield stream
+            except OSError as error:
+                if error.filename is not None:  # of what is copied; the stream's own names none
+                    raise unreadable(error) from error
+                raise
             stream.flush()
             os.fsync(stream.fileno())
         temporary.chmod(usual_mode())
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        if error.filename is not None and Path(error.filename).parent != path.parent:
-            raise unreadable(error) from error  # what is copied, and not where to
         raise unwritable(path, error) from error
     finally:
         if temporary is not None:
@@ -107,6 +118,33 @@ def write_json(path: Path, obj: Any) -> None:
     """
     text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomic(path, text + "\n")
+
+
+def open_file(path: Path) -> io.BufferedReader:
+    """Open a file for reading, as bytes; a pipe or a device, which may have no end, is refused.
+
+    Raises:
+        OSError: It is not there, no regular file, or cannot be read.
+    """
+    handle = os.open(path, os.O_RDONLY | _AT_ONCE)
+    kind = os.fstat(handle).st_mode
+    if stat.S_ISREG(kind):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "is a pipe or a device, no file", str(path))
+
+
+def read_text(path: Path, encoding: str = "utf-8", errors: str = "strict") -> str:
+    r"""The text of a file, with ``\n`` at the ends of its lines; see `open_file`.
+
+    Raises:
+        OSError: As for `open_file`.
+        UnicodeDecodeError: It is not in that encoding.
+    """
+    with io.TextIOWrapper(open_file(path), encoding, errors) as stream:
+        return stream.read()
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -199,7 +237,7 @@ def check_unchanged(path: Path, before: Seen) -> None:
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 lower-case hex digits, read a block at a time."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from ailora.errors import UserError
-from ailora.files import parse_json, unwritable, write_json
+from ailora.files import open_file, parse_json, unwritable, write_json
 from ailora.termination import deferred
 
 LOCK = "lock.json"
@@ -250,11 +250,16 @@ def _this_process() -> Owner:
 def _look(path: Path) -> _Found | None:
     """The lock file as it is now; None where there is none."""
     try:
-        with path.open(encoding="utf-8", errors="replace") as stream:
-            text, seen = stream.read(), os.fstat(stream.fileno())
-    except OSError:
+        with open_file(path) as stream:
+            owner, about = _owner(stream.read()), os.fstat(stream.fileno())
+    except FileNotFoundError:
         return None
-    return _Found(_owner(text), seen.st_ino, seen.st_mtime_ns)
+    except OSError:  # another user's, or something else of that name
+        try:
+            owner, about = _UNKNOWN, path.lstat()
+        except OSError:
+            return None
+    return _Found(owner, about.st_ino, about.st_mtime_ns)
 
 
 def _lives(found: _Found, folder: Path) -> bool:
@@ -266,7 +271,7 @@ def _lives(found: _Found, folder: Path) -> bool:
     """
     owner = found.owner
     if owner.machine != _machine():
-        return _age(found, folder) < LIMIT
+        return _gave_a_sign(found, folder)
     try:
         process = psutil.Process(owner.pid)
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -275,10 +280,18 @@ def _lives(found: _Found, folder: Path) -> bool:
     except psutil.NoSuchProcess:
         return False
     # Where the clock was set, a living process seems to have started at another time.
-    return same or _age(found, folder) < LIMIT
+    return same or _gave_a_sign(found, folder)
 
 
-def _owner(text: str) -> Owner:
+def _gave_a_sign(found: _Found, folder: Path) -> bool:
+    """Whether the last sign of life is recent; one that is dated ahead was given by another clock.
+
+    Who lives gives the next one within seconds, by today's.
+    """
+    return abs(_age(found, folder)) < LIMIT
+
+
+def _owner(text: bytes) -> Owner:
     try:
         return Owner(**parse_json(text))
     except (ValueError, TypeError):

@@ -1,40 +1,48 @@
-"""SIGTERM, which schedulers send before they kill: an exception, a request to stop soon, or later.
+"""SIGTERM and SIGHUP, which ask a process to end: an exception, a request to stop soon, or later.
 
-Standard library only. Handlers that a program has set itself are left alone, and so are threads
-other than the main one, which cannot have any.
+Schedulers send SIGTERM before they kill; a terminal that is closed, or a connection that breaks,
+sends SIGHUP. Standard library only. Handlers that a program has set itself are left alone, also
+``nohup``'s, and so are threads other than the main one, which cannot have any.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-EXIT_CODE = 128 + signal.SIGTERM  # 143, as shells know it
+ASKING = tuple(getattr(signal, one) for one in ("SIGTERM", "SIGHUP") if hasattr(signal, one))
+_ENDS = 128  # plus the signal's number: the exit code, as shells know it
+_OUTPUTS = (1, 2)
 
 
 class Terminated(SystemExit):
-    """The process was asked to end (SIGTERM); uncaught, it ends with code 143 and no traceback."""
+    """The process was asked to end; uncaught, it ends with no traceback and code 143 (129)."""
 
-    def __init__(self) -> None:
-        super().__init__(EXIT_CODE)
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(_ENDS + number)
 
 
 class Request:
-    """Whether SIGTERM has come since; see `on_request`."""
+    """Whether a signal has come since, and which; see `on_request`."""
 
     asked = False
+    number: int = signal.SIGTERM
 
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Within it SIGTERM raises `Terminated`, so that what is half done is cleaned up."""
+    """Within it a signal raises `Terminated`, so that what is half done is cleaned up."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise Terminated
+        _leave_terminal(number)
+        raise Terminated(number)
 
     with _handled_by(stop):
         yield
@@ -42,30 +50,31 @@ def at_once() -> Iterator[None]:
 
 @contextmanager
 def on_request() -> Iterator[Request]:
-    """Within it SIGTERM is noted, for who can end in order; a second one raises `Terminated`.
+    """Within it a signal is noted, for who can end in order; a second one raises `Terminated`.
 
     One that was noted and not acted on raises `Terminated` at the end of the block.
     """
     request = Request()
 
     def note(number: int, frame: FrameType | None) -> None:
+        _leave_terminal(number)
         if request.asked:
-            raise Terminated
-        request.asked = True
+            raise Terminated(number)
+        request.asked, request.number = True, number
 
     with _handled_by(note):
         yield request
     if request.asked:
-        raise Terminated
+        raise Terminated(request.number)
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Within it SIGTERM and Ctrl-C wait for its end: for a few steps that must not be half done."""
+    """Within it the signals and Ctrl-C wait for its end: for steps that must not be half done."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in (*ASKING, signal.SIGINT)}
     # One that is ignored, or was not set by Python (None), stays.
     handlers = {n: one for n, one in handlers.items() if one not in (None, signal.SIG_IGN)}
     came: list[int] = []
@@ -93,13 +102,31 @@ def kept() -> Iterator[None]:
 
 @contextmanager
 def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
-    ours = before == signal.SIG_DFL or getattr(before, "__module__", None) == __name__
-    if not ours or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGTERM, handler)
+    """Within it the handler has the signals whose handler is the default, or one of this file."""
+    before = {number: signal.getsignal(number) for number in ASKING}
+    ours = [
+        number
+        for number, one in before.items()
+        if one == signal.SIG_DFL or getattr(one, "__module__", None) == __name__
+    ]
+    if threading.current_thread() is not threading.main_thread():
+        ours = []
+    for number in ours:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in ours:
+            signal.signal(number, before[number])
+
+
+def _leave_terminal(number: int) -> None:
+    """After SIGHUP the terminal may be gone: what is still printed must not end what is saved."""
+    if number == signal.SIGTERM:
+        return
+    for output in _OUTPUTS:
+        with contextlib.suppress(OSError):
+            if stat.S_ISCHR(os.fstat(output).st_mode):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, output)
+                os.close(nowhere)

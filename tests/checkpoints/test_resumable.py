@@ -68,6 +68,19 @@ def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["model", "plan.json"]
 
 
+def test_the_records_of_a_run_killed_right_after_its_report_are_cleared_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = begin(tmp_path, "plan.json", PLAN)
+    work.add_record("a", Record(rows=[], tensors={}))
+    with monkeypatch.context() as patch:
+        patch.setattr("ailora.checkpoints.resumable.shutil.rmtree", lambda *_, **__: None)
+        work.finish([])
+    assert len(list(tmp_path.iterdir())) == 2
+    assert begin(tmp_path, "plan.json", PLAN).report == ()
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
 def test_too_little_room_is_said_before_anything_is_written(tmp_path: Path) -> None:
     require_room(tmp_path / "new" / "out", 1)
     with pytest.raises(UserError, match="GB free"):

@@ -28,12 +28,14 @@ OFFLINE = "TESTS_FAULTS_OFFLINE"  # set where an operation is to find no network
 _WRITES = os.O_WRONLY | os.O_RDWR
 _FILE_EVENTS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"}
 _NEED_NO_ROOM = {"os.remove", "os.rmdir", "step"}
+# What systems answer to who opens, renames or removes a file.
+_REFUSALS = (errno.EIO, errno.EMFILE, errno.EACCES, errno.ESTALE)
 _DAY = 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What goes wrong: at an event (kill, term, int, nospace, clock), or all the time."""
+    """What goes wrong: at an event (`EVENTS` of the operations), or all the time."""
 
     kind: str
     at: int = 0
@@ -118,15 +120,15 @@ def _arm(folder: Path, fault: Fault, count: mmap.mmap) -> None:
     strike = _strikes(fault)
     root = str(folder)
 
-    def happen(event: str = "") -> None:
+    def happen(event: str = "", path: str = "") -> None:
         number = struct.unpack("q", count[:8])[0] + 1
         count[:8] = struct.pack("q", number)
         if number == fault.at or (fault.kind == "nospace" and number >= fault.at):
-            strike(event)
+            strike(event, path)
 
     def hook(event: str, about: tuple[Any, ...]) -> None:
         if event in _FILE_EVENTS and _writes_below(root, event, about):
-            happen(event)
+            happen(event, os.fsdecode(about[0]))
 
     from transformers import Trainer
 
@@ -152,24 +154,32 @@ def _writes_below(root: str, event: str, about: tuple[Any, ...]) -> bool:
     return os.fsdecode(about[0]).startswith(root)
 
 
-def _strikes(fault: Fault) -> Callable[[str], None]:
+def _strikes(fault: Fault) -> Callable[[str, str], None]:
     """What happens at the event."""
 
-    def full(event: str) -> None:
+    def full(event: str, path: str) -> None:
         if event in _NEED_NO_ROOM:
             return
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def jump(event: str) -> None:
+    def refused(event: str, path: str) -> None:
+        if event == "step":
+            return
+        number = _REFUSALS[fault.at % len(_REFUSALS)]
+        raise OSError(number, os.strerror(number), *filter(None, [path]))
+
+    def jump(event: str, path: str) -> None:
         for name, one in (("time", 1), ("time_ns", 10**9)):
             clock = getattr(time, name)
             ahead = (_DAY if fault.at % 2 else -_DAY) * one
             setattr(time, name, lambda clock=clock, ahead=ahead: clock() + type(clock())(ahead))
 
     signals = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
+    signals["hup"] = signal.SIGHUP
     if fault.kind in signals:
-        return lambda event: os.kill(os.getpid(), signals[fault.kind])
-    return {"nospace": full, "clock": jump}.get(fault.kind, lambda event: None)
+        return lambda event, path: os.kill(os.getpid(), signals[fault.kind])
+    found = {"nospace": full, "refused": refused, "clock": jump}
+    return found.get(fault.kind, lambda event, path: None)
 
 
 def _limit(fault: Fault) -> None:

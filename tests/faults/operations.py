@@ -37,7 +37,7 @@ from tests.faults.child import OFFLINE
 from tests.lab.demo.conftest import FILES, make_wheel
 from tests.offline.models import perturb, stock_adapter
 
-EVENTS = ("kill", "term", "int", "nospace", "clock")
+EVENTS = ("kill", "term", "hup", "int", "nospace", "refused", "clock")
 ALWAYS = ("torn", "memory")
 ON_A_MOUNT = ("full", "readonly")
 ALL = (*EVENTS, *ALWAYS, *ON_A_MOUNT, "twice")

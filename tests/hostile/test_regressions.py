@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import json
 import lzma
+import os
 import shutil
+import signal
 import struct
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +59,61 @@ def refused(folder: Path) -> str:
         ailora.load_adapter(tiny("llama"), folder)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def read_marker(path: Path) -> None:
+    refused(path.parent)
+
+
+# File in a stranger's folder, and what reads it.
+READ: dict[str, Callable[[Path], Any]] = {
+    "adapter/ailora.json": read_marker,
+    "adapter/adapter_model.safetensors": read_marker,
+    "run/result.json": read_result,
+    "run/metrics.jsonl": lambda path: RunFolder(path.parent).history(),
+    "run/checkpoints/checkpoint-1/trainer_state.json": lambda path: RunFolder(
+        path.parents[2]
+    ).last_checkpoint(),
+    "lora-x-0123456789/config.json": lambda path: Store(path.parents[1]).runs(),
+    "lora-x-0123456789/lock.json": lambda path: Store(path.parents[1]).runs(),
+    "data.csv": read_table,
+    "data.jsonl": read_table,
+    "data.csv.gz": read_table,
+    "data.parquet": read_table,
+    "plan.json": lambda path: begin(path.parent, path.name, {}),
+    "model.safetensors": read_header,
+}
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+@pytest.mark.parametrize("name", READ)
+def test_a_pipe_or_a_device_in_place_of_a_file_holds_nobody_up(
+    name: str, make: Callable[[Path], None], adapter: Path, tmp_path: Path
+) -> None:
+    """The one has no beginning, the other no end."""
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    make(path)
+    with warnings.catch_warnings(), contextlib.suppress(UserError), alarm(20):
+        warnings.simplefilter("ignore")
+        READ[name](path)
+
+
+@contextlib.contextmanager
+def alarm(seconds: int) -> Iterator[None]:
+    """An AssertionError where the block takes longer, or hangs in the system."""
+
+    def ring(*_: object) -> None:
+        raise AssertionError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_json_that_is_too_deep_is_a_value_error() -> None:

@@ -39,7 +39,7 @@ What takes too long for every change. Each command goes on where it was broken o
 
 | | command | cases | result | last run |
 |---|---|---|---|---|
-| Faults at drawn events of writing, training and saving: kills, SIGTERM, SIGINT, full and read-only disks, lack of memory, a clock that jumps, two processes at once, no network | `python -m tests.faults --cases 500` | {faults[cases]:,} | {faults[broken]} broken promises | {faults[date]} |
+| Faults at drawn events of writing, training and saving: kills, SIGTERM, SIGHUP, SIGINT, files the system refuses, full and read-only disks, lack of memory, a clock that jumps, two processes at once, no network | `python -m tests.faults --cases 500` | {faults[cases]:,} | {faults[broken]} broken promises | {faults[date]} |
 | Files of strangers, spoilt at random: adapters, models, indexes, caches, runs, data, sweeps, a Trainer's state | `python -m tests.hostile --cases 20000` | {hostile[cases]:,} | {hostile[broken]} broken promises, {hostile[endings]} distinct endings, {hostile[parsed]:,} files of a whole form | {hostile[date]} |
 | The tests of PEFT {peft[peft]} itself, with anchored factors in LoRA's place | `python -m tests.peft_suite --out DIR` | {peft[cases]:,} | {bugs} bugs, {as_stock:,} as with stock LoRA; the others by design, or none of ours | {peft[date]} |
 

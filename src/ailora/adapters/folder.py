@@ -32,7 +32,7 @@ from ailora.adapters.record import (
 from ailora.adapters.selection import select
 from ailora.adapters.stored_types import block_of, config_damage, number
 from ailora.errors import UserError
-from ailora.files import Seen, check_unchanged, parse_json, seen
+from ailora.files import Seen, check_unchanged, parse_json, read_text, seen
 from ailora.linalg import LowRank
 from ailora.roles.parts import PART_NAMES, PartName
 from ailora.roles.walk import walk
@@ -221,7 +221,7 @@ def is_started(folder: Path) -> bool:
 def read_form(folder: Path) -> str | None:
     """``"anchored"`` or ``"folded"`` as the marker says; None without one that can be read."""
     try:
-        stored = parse_json((folder / MARKER).read_text(encoding="utf-8"))
+        stored = parse_json(read_text(folder / MARKER))
         return str(stored["form"] if stored["format"] != 1 else stored["config"]["base"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -230,7 +230,7 @@ def read_form(folder: Path) -> str | None:
 def needs_model(folder: Path) -> bool:
     """Whether `read_record` needs the base model as well: the files are of version 0.1.0."""
     try:
-        return bool(parse_json((folder / MARKER).read_text(encoding="utf-8"))["format"] == 1)
+        return bool(parse_json(read_text(folder / MARKER))["format"] == 1)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -253,7 +253,7 @@ def read_record(adapter: AdapterFolder, model: nn.Module | None = None) -> Recor
             "load it with peft.PeftModel.from_pretrained"
         )
     try:
-        stored = parse_json(marker.read_text(encoding="utf-8"))
+        stored = parse_json(read_text(marker))
         form = stored["format"]
         if form == FORMAT:
             return _record(adapter, stored)

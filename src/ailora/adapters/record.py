@@ -28,7 +28,7 @@ from ailora.adapters.config import AILoRAConfig, as_json
 from ailora.adapters.factors import Block, cut
 from ailora.adapters.fingerprints import Base
 from ailora.adapters.peft_insides import from_pattern, pattern, pattern_fits
-from ailora.files import parse_json, usual_mode, write_atomic, write_json
+from ailora.files import open_file, parse_json, read_text, usual_mode, write_atomic, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -273,7 +273,7 @@ def _describes(folder: Path) -> bool:
     try:
         if (folder / CONFIG).stat().st_mtime_ns < (folder / WEIGHTS).stat().st_mtime_ns:
             return False
-        return not parse_json((folder / CONFIG).read_text(encoding="utf-8"))["alpha_pattern"]
+        return not parse_json(read_text(folder / CONFIG))["alpha_pattern"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -299,7 +299,7 @@ def write_record(folder: Path, record: Record) -> None:
 
 def say_start(readme: Path, record: Record) -> None:
     """Add to a card how the adapter started, where it does not say so yet."""
-    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    text = read_text(readme) if readme.exists() else ""
     missing = [part for part in _lines(record) if part not in text]
     if missing:
         write_atomic(readme, "\n\n".join([text.rstrip(), *missing]) + "\n")
@@ -309,7 +309,7 @@ def unsay_start(readme: Path, record: Record) -> None:
     """Take those lines out of a card that was written for an earlier save."""
     if not readme.exists():
         return
-    text = readme.read_text(encoding="utf-8")
+    text = read_text(readme)
     for part in _lines(record):
         text = text.replace(f"\n\n{part}", "")
     write_atomic(readme, text)
@@ -340,6 +340,7 @@ def folder_mismatch(folder: Path, record: Record, ratios: Mapping[str, float]) -
     try:
         if path.stat().st_mtime < record.born:
             return None
+        open_file(path).close()  # a pipe would never end
         with safe_open(path, framework="pt") as file:
             found = {name.removeprefix(PREFIX): name for name in file.keys()}  # noqa: SIM118
             for layer, blocks in record.layers.items():

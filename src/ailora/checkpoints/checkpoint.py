@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ailora.checkpoints.header import Entry, Header, read_header
 from ailora.errors import UserError
-from ailora.files import check_unchanged, parse_json
+from ailora.files import check_unchanged, parse_json, read_text
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -149,7 +149,7 @@ def as_recorded(model: str) -> str:
 def read_origin(folder: Path) -> str | None:
     """The model that an adapter's start was made from, by a file in its folder; None without."""
     try:
-        return str(parse_json((folder / ORIGIN).read_text(encoding="utf-8"))["base_model"])
+        return str(parse_json(read_text(folder / ORIGIN))["base_model"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -167,7 +167,7 @@ def _from_hub(name: str) -> Path:
 
 def _read_index(index: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = parse_json(index.read_text(encoding="utf-8"))
+        content: dict[str, Any] = parse_json(read_text(index))
         files = content["weight_map"].values()
         if any(not _is_file_name(file) for file in files) or not files:
             raise ValueError("its weight_map names no files of this folder")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ailora.errors import UserError
-from ailora.files import Seen, parse_json, seen
+from ailora.files import Seen, open_file, parse_json, seen
 
 FLOATS: dict[str, torch.dtype] = {
     "F16": torch.float16,
@@ -85,7 +85,7 @@ def read_header(path: Path) -> Header:
         UserError: The file is missing, unreadable, cut off or not a safetensors file.
     """
     try:
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             (length,) = _LENGTH.unpack(stream.read(_LENGTH.size))
             if length > _LARGEST:
                 raise ValueError("its first bytes are no header length")

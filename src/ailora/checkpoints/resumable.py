@@ -30,7 +30,9 @@ from torch import Tensor
 from ailora.checkpoints.checkpoint import Checkpoint
 from ailora.errors import UserError
 from ailora.files import (
+    open_file,
     parse_json,
+    read_text,
     remove_temporary,
     sync_tree,
     unwritable,
@@ -155,7 +157,7 @@ def begin(out: Path, file: str, plan: Mapping[str, Any], sources: Sequence[Sourc
         write_json(path, {"format": FORMAT, "plan": plan, "report": None})
         return Work(out=out, plan_file=path, plan=plan, sources=sources)
     try:
-        stored = parse_json(path.read_text(encoding="utf-8"))
+        stored = parse_json(read_text(path))
         before, report = stored["plan"], stored["report"]
         if report is not None and not _are_rows(report):
             raise ValueError("its report is no list of tables")
@@ -172,6 +174,8 @@ def begin(out: Path, file: str, plan: Mapping[str, Any], sources: Sequence[Sourc
         )
     try:
         remove_temporary(out)
+        if report is not None:  # by a run that was killed right after its report
+            shutil.rmtree(out / _RECORDS, ignore_errors=True)
     except OSError as error:
         raise unwritable(out, error) from error
     return Work(
@@ -248,7 +252,7 @@ def fingerprint(checkpoint: Checkpoint) -> dict[str, Any]:
     files = {"config.json": hashlib.sha256(config).hexdigest()}
     for shard in checkpoint.shards:
         about = shard.path.stat()
-        with shard.path.open("rb") as stream:
+        with open_file(shard.path) as stream:
             head = hashlib.sha256(stream.read(shard.data_start)).hexdigest()
         files[shard.path.name] = f"{about.st_size} {about.st_mtime_ns} {head}"
     return files

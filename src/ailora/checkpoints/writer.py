@@ -15,7 +15,7 @@ from ailora.checkpoints.checkpoint import INDEX, Checkpoint, opened
 from ailora.checkpoints.header import NAMES, Entry, Header, header_bytes
 from ailora.checkpoints.resumable import Record, Row, Work, require_room
 from ailora.errors import UserError
-from ailora.files import parse_json, write_atomic, write_json, written_whole
+from ailora.files import open_file, parse_json, write_atomic, write_json, written_whole
 from ailora.linalg import LowRank
 
 OnProgress = Callable[[str, int, int], None]
@@ -215,7 +215,7 @@ def write_shard(
     entries = new_entries(source, new)
     with (
         written_whole(target) as out,
-        source.path.open("rb") as file,
+        open_file(source.path) as file,
         opened(source.path) as slices,
     ):
         if new:

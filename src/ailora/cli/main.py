@@ -54,7 +54,10 @@ app.command("cache", rich_help_panel=PANEL)(one_line(cache.cache))
 
 
 def main() -> None:
-    """Run the command line; bad input ends in one line and exit code 2, SIGTERM in 143."""
+    """Run the command line; bad input ends in one line and exit code 2, SIGTERM in 143.
+
+    A terminal that is closed (SIGHUP) ends it as SIGTERM does, with 129.
+    """
     # On some processors it asks for a package of kernels as soon as PEFT imports it.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     whole_output()

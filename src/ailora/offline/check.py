@@ -28,7 +28,7 @@ from ailora.checkpoints import Checkpoint, Structure, open_checkpoint, read_stru
 from ailora.checkpoints.checkpoint import START_FOLDER, read_origin
 from ailora.checkpoints.writer import OnProgress
 from ailora.errors import UserError
-from ailora.files import parse_json
+from ailora.files import parse_json, read_text
 from ailora.roles.projection import shape_of
 
 Result = Literal["fine", "wrong", "cannot tell"]
@@ -126,7 +126,7 @@ def _is_quantised(checkpoint: Checkpoint) -> bool:
 def _config(checkpoint: Checkpoint) -> Mapping[str, object]:
     path = checkpoint.folder / "config.json"
     try:
-        config = parse_json(path.read_text(encoding="utf-8"))
+        config = parse_json(read_text(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); copy the model again") from error
     if not isinstance(config, dict):

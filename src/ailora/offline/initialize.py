@@ -36,7 +36,7 @@ from ailora.checkpoints.resumable import (
 from ailora.checkpoints.structure import task_type_of
 from ailora.checkpoints.writer import OnProgress, stream
 from ailora.errors import UserError
-from ailora.files import write_atomic, write_json
+from ailora.files import read_text, write_atomic, write_json
 from ailora.offline.folded_weights import DTYPES, Folded, Folding, report_loss
 from ailora.offline.init_readme import anchored_uses, folded_uses
 
@@ -319,5 +319,5 @@ def _save(wrapped: PeftModel, folder: Path, note: str, source: Checkpoint) -> No
     with whole_folder(folder) as temporary:
         wrapped.save_pretrained(str(temporary))
         readme = temporary / "README.md"
-        write_atomic(readme, readme.read_text(encoding="utf-8") + note)
+        write_atomic(readme, read_text(readme) + note)
         source.check_unchanged()

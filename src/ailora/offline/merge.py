@@ -26,7 +26,7 @@ from ailora.checkpoints.writer import (
     stream,
 )
 from ailora.errors import UserError
-from ailora.files import parse_json, sha256_of, write_json
+from ailora.files import parse_json, read_text, sha256_of, write_json
 from ailora.linalg import LowRank
 from ailora.offline.export import plain_updates, refuse_residual
 from ailora.offline.plain_lora import Rank, base_copies, read_plain, without_copies
@@ -148,7 +148,7 @@ class _Merging:
     def write_config(self, path: Path) -> None:
         """Change what the model's new tensors need in the copied config.json."""
         if self.whole.config:
-            content = parse_json(path.read_text(encoding="utf-8"))
+            content = parse_json(read_text(path))
             write_json(path, {**content, **self.whole.config})
 
     def _usual_dtype(self) -> torch.dtype:

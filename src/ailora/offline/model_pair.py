@@ -18,7 +18,7 @@ from ailora.checkpoints.checkpoint import START_FOLDER
 from ailora.checkpoints.header import FLOATS, Entry
 from ailora.checkpoints.structure import build_model
 from ailora.errors import UserError
-from ailora.files import parse_json
+from ailora.files import parse_json, read_text
 
 _BLOCK = 1 << 21  # values per block: 16 MB in fp64
 
@@ -245,7 +245,7 @@ def _check_models(base: Checkpoint, tuned: Checkpoint) -> None:
 
 def _model_type(checkpoint: Checkpoint) -> object:
     try:
-        content = parse_json((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
+        content = parse_json(read_text(checkpoint.folder / "config.json"))
         return content.get("model_type")
     except (OSError, ValueError, AttributeError):
         return None  # `read_structure` says why

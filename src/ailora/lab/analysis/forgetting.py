@@ -23,6 +23,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from ailora.errors import UserError
+from ailora.files import read_text
 from ailora.lab.analysis.runs import Run
 from ailora.lab.training.model import load_pretrained
 from ailora.roles import unwrapped
@@ -121,7 +122,7 @@ def read_texts(path: Path) -> list[str]:
         UserError: It cannot be read as UTF-8, or has no text.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give a text file in UTF-8") from error
     texts = [line.strip() for line in lines if line.strip()]

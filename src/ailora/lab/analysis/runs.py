@@ -17,7 +17,7 @@ from transformers import (
 
 from ailora.checkpoints.structure import CLASS_OF_TASK
 from ailora.errors import UserError
-from ailora.files import parse_json
+from ailora.files import parse_json, read_text
 from ailora.lab import methods
 from ailora.lab.analysis.changes import Change, adapter_changes, changes_between
 from ailora.lab.methods.houlsby import houlsby
@@ -61,7 +61,7 @@ class Run:
 def is_run(path: Path) -> bool:
     """Whether a folder is, or was to become, a run's: a model's folder has a config.json too."""
     try:
-        made_of = parse_json((path / "config.json").read_text(encoding="utf-8"))
+        made_of = parse_json(read_text(path / "config.json"))
     except (OSError, ValueError):
         return RunFolder(path).result() is not None
     return isinstance(made_of, dict) and {"config", "data"} <= made_of.keys()

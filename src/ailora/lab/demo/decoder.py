@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ailora.files import cache_path, parse_json, sha256_of, write_json
+from ailora.files import cache_path, parse_json, read_text, sha256_of, write_json
 from ailora.lab.demo.asset_cache import ensure_folder, obtain
 from ailora.lab.demo.assets import DECODER
 
@@ -41,7 +41,7 @@ def _convert(scratch: Path) -> Path:
 
 def _is_whole(folder: Path) -> bool:
     try:
-        hashes = parse_json((folder / _MANIFEST).read_text(encoding="utf-8"))
+        hashes = parse_json(read_text(folder / _MANIFEST))
         same = [sha256_of(folder / name) == wanted for name, wanted in hashes.items()]
     except (OSError, ValueError, AttributeError):
         return False

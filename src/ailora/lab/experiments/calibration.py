@@ -13,7 +13,7 @@ from statistics import fmean
 
 import torch
 
-from ailora.files import parse_json, write_json
+from ailora.files import parse_json, read_text, write_json
 from ailora.lab.experiments.engines.memory import available, peak
 from ailora.lab.experiments.jobs import Job
 from ailora.lab.tasks import load_task
@@ -61,7 +61,7 @@ class Calibration:
     def read(cls, folder: Path) -> Calibration:
         """What a store remembers; empty if it was measured on another number of cores."""
         try:
-            found = parse_json(_file(folder).read_text(encoding="utf-8"))
+            found = parse_json(read_text(_file(folder)))
             if found["cores"] == cores():
                 layouts = {name: Layout(**made_of) for name, made_of in found["layouts"].items()}
                 costs = {name: Cost(**made_of) for name, made_of in found["costs"].items()}

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ailora.errors import UserError
-from ailora.files import parse_json, write_json
+from ailora.files import parse_json, read_text, write_json
 from ailora.lab.experiments.fair import Protocol, Search, fair, setting_key
 from ailora.lab.experiments.store import Stored
 from ailora.lab.settings import RunConfig
@@ -39,7 +39,7 @@ class Record:
     def read(cls, folder: Path) -> Record | None:
         """The record in a folder of runs; None if there is none, or something else in its place."""
         try:
-            found = parse_json((folder / RECORD).read_text(encoding="utf-8"))
+            found = parse_json(read_text(folder / RECORD))
             protocol = Protocol(
                 settings=[RunConfig.from_json(one) for one in found["settings"]],
                 choose=[int(seed) for seed in found["choose"]],

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ailora.errors import UserError, is_out_of_memory
-from ailora.files import parse_json, write_json
+from ailora.files import parse_json, read_text, write_json
 from ailora.lab.settings import RunConfig, current_settings
 from ailora.lab.training.folder import FAILED, RunFolder
 from ailora.lab.training.results import DamagedError, DivergedError, read_result, settings_damage
@@ -215,7 +215,7 @@ def _settings(path: Path) -> dict[str, Any]:
 
 def _json(path: Path) -> Any:
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
+        return parse_json(read_text(path))
     except (OSError, ValueError):
         return None
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ailora.files import parse_json, write_json
+from ailora.files import parse_json, read_text, write_json
 from ailora.html_table import html_table
 from ailora.lab.experiments.best_rates import at_best_rates, best_rates
 from ailora.lab.experiments.jobs import (
@@ -138,7 +138,7 @@ class Agenda:
     def read(cls, folder: Path) -> Agenda | None:
         """The agenda in a folder of runs; None if there is none, or something else in its place."""
         try:
-            found = parse_json((folder / AGENDA).read_text(encoding="utf-8"))
+            found = parse_json(read_text(folder / AGENDA))
             agenda = cls(
                 runs=tuple(map(str, found["runs"])),
                 ended=int(found["ended"]),

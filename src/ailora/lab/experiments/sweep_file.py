@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ailora.errors import UserError
+from ailora.files import read_text
 from ailora.lab.experiments.grid import Grid
 from ailora.lab.experiments.wording import number_words
 from ailora.lab.methods.table import METHODS
@@ -55,7 +56,7 @@ def read_search_table(path: Path) -> Any:
 
 def _toml_of(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        found: dict[str, Any] = tomllib.loads(read_text(path, "utf-8-sig"))
     except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read as TOML: {error}; correct it there") from error
     return found

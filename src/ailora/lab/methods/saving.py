@@ -22,7 +22,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from ailora.adapters import load_adapter
 from ailora.adapters.folder import is_started
 from ailora.errors import UserError
-from ailora.files import parse_json, write_atomic, write_json
+from ailora.files import open_file, parse_json, read_text, write_atomic, write_json
 from ailora.lab.methods.table import method_named
 from ailora.lab.methods.targets import head_parameters
 from ailora.lab.settings import RunConfig
@@ -158,7 +158,7 @@ def read_record(folder: Path) -> MethodRecord:
     if not path.exists():
         raise UserError(f"{folder}: no method is saved there; give the folder of a finished run")
     try:
-        record = parse_json(path.read_text(encoding="utf-8"))
+        record = parse_json(read_text(path))
         if record.pop("format") != _FORMAT:
             raise UserError(f"{path}: made by a newer ailora; update ailora to load it")
         return MethodRecord(**record)
@@ -185,6 +185,7 @@ def _read(
     """
     path = folder / WEIGHTS
     try:
+        open_file(path).close()  # a pipe would never end
         saved = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({error}); {_AGAIN}") from error

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ailora.errors import UserError
-from ailora.files import parse_json
+from ailora.files import parse_json, read_text
 from ailora.lab.tasks import METRICS, compute
 
 BLOCKS = 50
@@ -75,7 +75,7 @@ def pseudo_values(score: Callable[[_Array], float], rows: int) -> npt.NDArray[np
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    return [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [parse_json(line) for line in read_text(path).splitlines()]
 
 
 def _own(rows: Sequence[Mapping[str, Any]], metric: str) -> npt.NDArray[np.float64]:

@@ -15,7 +15,15 @@ from zipfile import is_zipfile
 from safetensors import SafetensorError, safe_open
 
 from ailora.errors import UserError
-from ailora.files import append_line, parse_json, remove_temporary, write_atomic, write_json
+from ailora.files import (
+    append_line,
+    open_file,
+    parse_json,
+    read_text,
+    remove_temporary,
+    write_atomic,
+    write_json,
+)
 from ailora.lab.settings import RunConfig
 from ailora.lab.training.results import read_result, stamped
 from ailora.lock import LOCK, held
@@ -71,7 +79,8 @@ class RunFolder:
         """Write the result, drop the checkpoints, and return the result as it will be read."""
         remove_temporary(self.path)
         write_json(self.path / "result.json", stamped(result))
-        (self.path / FAILED).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is finished, whatever else is left
+            (self.path / FAILED).unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         return self.result() or result
 
@@ -100,7 +109,7 @@ class RunFolder:
     def history(self) -> list[dict[str, Any]]:
         """The evaluations written so far; a last line cut off by a kill is left out."""
         path = self.path / "metrics.jsonl"
-        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        text = read_text(path, errors="replace") if path.is_file() else ""
         entries = [parse_json(line) for line in text.splitlines() if _parses(line)]
         return [
             entry
@@ -137,8 +146,10 @@ def check_writable(folder: Path) -> None:
 
 def _is_whole(checkpoint: Path) -> bool:
     """Whether its last file is there and no file is cut short, as a crashed machine leaves them."""
-    state = checkpoint / STATE
-    if not state.exists() or not _parses(state.read_text(encoding="utf-8", errors="replace")):
+    try:
+        if not _parses(read_text(checkpoint / STATE, errors="replace")):
+            return False
+    except OSError:
         return False
     torches = (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth"))
     return all(map(is_zipfile, torches)) and all(map(_opens, checkpoint.glob("*.safetensors")))
@@ -146,6 +157,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 def _opens(path: Path) -> bool:
     try:
+        open_file(path).close()  # a pipe would never end
         with safe_open(path, framework="pt"):
             return True
     except (OSError, SafetensorError):

@@ -1,4 +1,4 @@
-"""What is watched while a run trains: steps, scores, that both stay numbers, and SIGTERM."""
+"""What is watched while a run trains: steps, scores, that both stay numbers, and a wish to end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ailora.files import sync_tree
+from ailora.files import sync_tree, unwritable
 from ailora.lab.training.folder import RunFolder
 from ailora.lab.training.machine import anywhere
 from ailora.lab.training.results import DivergedError
@@ -157,7 +157,7 @@ class CheckpointOnRequest(TrainerCallback):  # type: ignore[misc]
     def on_save(self, *_: Any, **__: Any) -> None:
         """The checkpoint is whole."""
         if anywhere(self.request.asked):
-            raise Terminated
+            raise Terminated(self.request.number)
 
 
 class OnDisk(TrainerCallback):  # type: ignore[misc]
@@ -168,7 +168,11 @@ class OnDisk(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """The checkpoint of this step has been written."""
         if args.should_save:
-            sync_tree(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            try:
+                sync_tree(checkpoint)
+            except OSError as error:
+                raise unwritable(checkpoint, error) from error
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]

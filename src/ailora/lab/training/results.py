@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ailora.errors import UserError
-from ailora.files import parse_json
+from ailora.files import parse_json, read_text
 from ailora.html_table import html_table
 from ailora.lab.methods.variants import in_words, variant_of
 from ailora.lab.settings import SETTINGS, current_settings
@@ -63,7 +63,7 @@ def read_result(path: Path) -> Result | None:
             schema that this version does not know.
     """
     try:
-        result = parse_json(path.read_text(encoding="utf-8"))
+        result = parse_json(read_text(path))
     except (OSError, ValueError):
         return None
     if not (isinstance(result, dict) and ("metrics" in result or result.keys() >= _OURS)):

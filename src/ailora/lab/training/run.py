@@ -76,7 +76,7 @@ def train(
             not fit the model; then nothing has been written.
         LockedError: Another process does this run.
         DivergedError: The loss or the outputs are no longer numbers.
-        Terminated: SIGTERM came while it trained; a checkpoint of that step is there.
+        Terminated: SIGTERM or SIGHUP came while it trained; a checkpoint of that step is there.
     """
     config = checked(config)
     settle_fsdp()

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from ailora.errors import UserError
-from ailora.files import parse_json
+from ailora.files import parse_json, read_text
 from ailora.lab import methods
 from ailora.lab.settings import RunConfig
 from ailora.lab.tasks import Task
@@ -25,7 +25,7 @@ def settings_in(folder: Path) -> RunConfig:
     """
     path = folder / "config.json"
     try:
-        made_of = dict(parse_json(path.read_text(encoding="utf-8"))["config"])
+        made_of = dict(parse_json(read_text(path))["config"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: no run's folder ({path.name} cannot be read)") from error
     try:

@@ -167,7 +167,7 @@ def run_to_end(trainer: Trainer, checkpoint: Path | None) -> None:
     """Train from the start or from a checkpoint; the model then has the run's end weights.
 
     Raises:
-        Terminated: SIGTERM came. A checkpoint of the step that was under way has been written.
+        Terminated: SIGTERM or SIGHUP came. A checkpoint of the step that was under way is there.
     """
     with on_request() as request:
         trainer.add_callback(CheckpointOnRequest(request))

@@ -11,6 +11,7 @@ from typing import Any
 from datasets import Features, Value
 
 from ailora.errors import UserError
+from ailora.files import read_text
 from ailora.lab.tasks.generation.pairs import (
     FEATURES,
     Pair,
@@ -150,7 +151,7 @@ def load_conversations(
 
 def _read_template(path: Path) -> str:
     try:
-        text = path.expanduser().read_text(encoding="utf-8")
+        text = read_text(path.expanduser())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"chat_template={str(path)!r}: cannot be read: {error}") from error
     if not text.strip():

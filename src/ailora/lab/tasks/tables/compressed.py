@@ -16,6 +16,7 @@ from typing import IO, Any, cast
 import pyarrow as pa
 
 from ailora.errors import UserError
+from ailora.files import open_file
 from ailora.lab.tasks.tables.watching import tell
 
 _EVERY = 1000  # lines
@@ -33,13 +34,13 @@ def bare_name(path: Path | str) -> str:
 
 def opened(path: Path) -> AbstractContextManager[IO[bytes]]:
     """Open a file for reading; what is read is decompressed, by the suffix of its name."""
-    return _decompressed(path.open("rb"), path.suffix.lower())
+    return _decompressed(open_file(path), path.suffix.lower())
 
 
 def lines_of(path: Path) -> Iterator[bytes]:
     """Yield the lines of a file, and tell whoever watches how much of it is read."""
     size = path.stat().st_size
-    raw = path.open("rb")
+    raw = open_file(path)
     with _decompressed(raw, path.suffix.lower()) as stream:
         for number, line in enumerate(stream):
             if number % _EVERY == 0:
