@@ -1,4 +1,4 @@
-"""Many cases by one command: ``python -m tests.hostile --cases 20000``.
+"""Many cases by one command: ``python -m tests.hostile --cases 20000 --log hostile.jsonl``.
 
 Each case is appended to a file, so that the command can be broken off and goes on from there.
 """
@@ -29,21 +29,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
     parser.add_argument("--cases", type=int, default=20_000, help="how many in all")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other cases")
-    parser.add_argument("--out", type=Path, help="results; default: a file in the temporary folder")
+    parser.add_argument("--log", type=Path, default=Path("hostile.jsonl"), help="one line per case")
     parser.add_argument("--summary", type=Path, help="a file for the counts, as JSON")
     parser.add_argument("--only", type=int, help="run this case alone, and show it")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
-    out = asked.out or Path(tempfile.gettempdir()) / f"hostile-{asked.seed}.jsonl"
     with tempfile.TemporaryDirectory() as scratch:
         if asked.only is not None:
             print(run_case(asked.only, asked.seed, Path(scratch)))  # noqa: T201
             return 0
-        done = _read(out)
+        done = _read(asked.log)
+        missing = sorted(set(range(asked.cases)) - {case.number for case in done})
         install()
-        with out.open("a", encoding="utf-8") as stream:
-            for number in tqdm(range(len(done), asked.cases), initial=len(done), total=asked.cases):
+        with asked.log.open("a", encoding="utf-8") as stream:
+            for number in tqdm(missing):
                 done.append(run_case(number, asked.seed, Path(scratch)))
                 stream.write(json.dumps(asdict(done[-1])) + "\n")
                 stream.flush()
@@ -65,8 +65,8 @@ def counts(cases: list[Case], seed: int) -> dict[str, Any]:
     }
 
 
-def _read(out: Path) -> list[Case]:
-    lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
+def _read(log: Path) -> list[Case]:
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     return [Case(**json.loads(line)) for line in lines]
 
 

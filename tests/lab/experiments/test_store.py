@@ -144,6 +144,13 @@ def test_a_run_that_was_killed_before_it_wrote_anything_is_interrupted(store: St
     assert [run.state for run in store.runs()] == ["interrupted"]
 
 
+def test_links_that_lead_round_in_a_circle_are_no_runs(store: Store) -> None:
+    write(store.path / ID / "result.json", RESULT)
+    (store.path / "round.json").symlink_to("round.json")
+    (store.path / f"lora-{'0' * 10}").symlink_to(f"lora-{'0' * 10}")
+    assert [run.run_id for run in store.runs()] == [ID]
+
+
 def test_the_runs_below_a_comparison_are_found(store: Store) -> None:
     write(store.path / "runs" / ID / "result.json", RESULT)
     assert [run.run_id for run in Store.within(store.path).runs()] == [ID]

@@ -199,8 +199,9 @@ def _uncollected() -> Iterator[None]:
 
 def _named(entry: os.DirEntry[str]) -> str:
     """The run that a folder or a result is named for; empty for another file."""
-    if entry.is_dir():
-        return entry.name
+    with contextlib.suppress(OSError):  # links that lead round in a circle
+        if entry.is_dir():
+            return entry.name
     return entry.name.removesuffix(".json") if entry.name.endswith(".json") else ""
 
 
