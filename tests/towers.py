@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import torch
 import transformers as hf
-from torch import Tensor
 
-Inputs = Callable[[int], Mapping[str, Tensor]]
+from tests import more_towers
+from tests.more_towers import Inputs
 
 _OLD = hf.__version__.startswith("4.")
 _ROPE, _THETA = ("rope_scaling", {}) if _OLD else ("rope_parameters", {"rope_theta": 10000.0})
@@ -142,6 +142,7 @@ TOWERS: Mapping[str, Callable[[], hf.PreTrainedModel]] = {
     "qwen3_vl": lambda: _qwen("qwen3_vl"),
     "vjepa2": lambda: hf.VJEPA2Model(hf.VJEPA2Config(**_VIDEO)),
     **{name: partial(_inside, name) for name in _INSIDE if is_there(name)},
+    **more_towers.TOWERS,
 }
 
 
@@ -182,7 +183,7 @@ def build_tower(name: str) -> hf.PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = TOWERS[name]().eval()
-    if name not in _QWEN:
+    if name not in _QWEN and name not in more_towers.TOWERS:
         model.set_attn_implementation("eager")
     return model
 
@@ -196,6 +197,8 @@ def language_model(name: str) -> Any:
 
 def tower_inputs(name: str) -> Inputs:
     """What makes inputs of a number of rows, all alike."""
+    if name in more_towers.TOWERS:
+        return more_towers.inputs(name)
     generator = torch.Generator().manual_seed(1)
     key = "hidden_states" if name in _QWEN else _INSIDE[name][1] if name in _INSIDE else ""
     if key:

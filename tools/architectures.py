@@ -89,7 +89,8 @@ _TOWERS = """
 
 Models of one kind of input are adapted whole, and towers of larger ones with `parts=["vision"]`,
 which without it have their language part adapted. `tests/roles/test_parts.py` nudges the channels
-of each of these as above, cross-attention's too.
+of each of these as above, cross-attention's too. Three that read text and have layouts of their own
+are here as well.
 
 | model | part | attention | feed-forward | fused |
 |---|---|---|---|---|

@@ -20,9 +20,10 @@ from ailora import AILoRAConfig, Role
 from ailora.adapters.selection import select
 from ailora.errors import UserError
 from tests.adapters.models import parts
-from tests.towers import HALVES, build_tower, language_model, tower_inputs
+from tests.towers import HALVES, TOWERS, build_tower, language_model, tower_inputs
 
-MODELS = ["vit", "whisper", "wav2vec2", "siglip"]
+_FURTHER = ["blip", "hiera", "parakeet", "sam", "segformer", "swinv2", "timesformer"]
+MODELS = ["vit", "whisper", "wav2vec2", "siglip", *(n for n in _FURTHER if n in TOWERS)]
 ALL = {"*": Role(init="principal")}
 
 
@@ -96,7 +97,7 @@ def test_start_disable_merge_and_reload_of_the_vision_tower_of_qwen(tmp_path: Pa
     torch.testing.assert_close(_look(merged), trained, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["vit", "qwen2_5_vl"])
+@pytest.mark.parametrize("name", ["vit", "qwen2_5_vl", *(n for n in _FURTHER if n in TOWERS)])
 def test_step_0_and_a_disabled_adapter_are_the_base_bit_for_bit_in_bf16(name: str) -> None:
     def look(model: torch.nn.Module) -> Tensor:
         rows = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs(2).items()}

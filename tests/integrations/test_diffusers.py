@@ -30,6 +30,7 @@ CONFIGS = {
     "default": AILoRAConfig(r=4),
     "all-linear": AILoRAConfig(r=4, target_modules="all-linear"),  # of two ranks in the file
     "ranks": AILoRAConfig(r=4, roles={"q": Role(init="principal", r=2), "v": Role(init="minor")}),
+    "published": ailora.presets.pissa(4, published=True),
     "dora": AILoRAConfig(r=4, use_dora=True),
 }
 

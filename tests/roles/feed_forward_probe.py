@@ -59,6 +59,7 @@ class Site:
 class _Seen:
     read: Tensor | None = None
     tried: set[int] = field(default_factory=set)
+    any_length: bool = False
 
 
 def sites(found: Sequence[Projection]) -> list[Site]:
@@ -72,7 +73,7 @@ def sites(found: Sequence[Projection]) -> list[Site]:
 
 
 def observed(
-    model: nn.Module, inputs: Mapping[str, Tensor], site: Site
+    model: nn.Module, inputs: Mapping[str, Tensor], site: Site, *, any_length: bool = False
 ) -> dict[int, dict[int, Kind]]:
     """For each matrix before the activation, by ``id``, what its channels were found to do.
 
@@ -80,13 +81,14 @@ def observed(
         model: In eval mode.
         inputs: One row (1, LENGTH) each.
         site: One block.
+        any_length: Whether the block may run on a sequence of another length, or on a grid.
 
     Raises:
         NotRunError: The block did not run on a sequence of LENGTH.
     """
     tried = [(module, channel) for module in site.inputs for channel in _channels(module)]
     batch = 1 + 2 * len(tried)  # the first row is left as it is
-    seen = _Seen()
+    seen = _Seen(any_length=any_length)
     with ExitStack() as stack:
         for module in site.inputs:
             nudges = [(1 + 2 * i, c) for i, (at, c) in enumerate(tried) if at is module]
@@ -104,10 +106,14 @@ def observed(
 
 
 def _run(model: nn.Module, inputs: Mapping[str, Tensor], site: Site, batch: int) -> None:
-    block = model.get_submodule(_owner([p.name for p in site.projections]))
-    if len(inspect.signature(block.forward).parameters) == 1 and not any(
-        "att" in name.lower() for name, _ in block.named_modules()
-    ):
+    owner = _owner([p.name for p in site.projections])
+    while isinstance(model.get_submodule(owner), nn.ModuleList):
+        owner = owner.rpartition(".")[0]
+    block = model.get_submodule(owner)
+    arguments = inspect.signature(block.forward).parameters.values()
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [a for a in arguments if a.default is a.empty and a.kind not in variable]
+    if len(needed) == 1 and not any("att" in name.lower() for name, _ in block.named_modules()):
         width = shape_of(site.inputs[0])[1]
         noise = torch.randn(1, LENGTH, width, generator=torch.Generator().manual_seed(2))
         block(noise.repeat(batch, 1, 1))
@@ -165,8 +171,12 @@ def _reader(model: nn.Module, down: Projection) -> nn.Module:
     return next((module for name, module in beside if "sub_norm" in name), down.module)
 
 
-def _rows(value: Tensor, batch: int) -> Tensor:
+def _rows(value: Tensor, batch: int, any_length: bool) -> Tensor:
     """(batch, LENGTH, m) of what may have both in one dimension, or time first; a view."""
+    if any_length and value.shape[0] % batch == 0:
+        if value.ndim == 2:
+            return value.unflatten(0, (batch, -1))
+        return value.flatten(1, 2) if value.ndim == 4 else value
     if value.ndim == 2 and value.shape[0] == batch * LENGTH:
         return value.unflatten(0, (batch, LENGTH))
     if value.ndim == 3 and value.shape[:2] == (LENGTH, batch):
@@ -184,7 +194,7 @@ def _nudging(
             return None
         seen.tried.add(id(module))
         changed = output.clone()
-        rows = _rows(changed, batch)
+        rows = _rows(changed, batch, seen.any_length)
         for row, channel in nudges:
             nudge = _NUDGE + rows[0, POSITION, channel].abs()  # across zero, where a ReLU bends
             rows[row, POSITION, channel] += nudge
@@ -197,6 +207,6 @@ def _nudging(
 def _reading(seen: _Seen, batch: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if seen.read is None and seen.tried:
-            seen.read = _rows(inputs[0].detach(), batch)[:, POSITION].clone()
+            seen.read = _rows(inputs[0].detach(), batch, seen.any_length)[:, POSITION].clone()
 
     return hook

@@ -57,6 +57,7 @@ class _Seen:
 
     batch: int
     length: int
+    fewer_keys: bool = False
     probabilities: list[Tensor] = field(default_factory=list)
     read: Tensor | None = None
     tried: set[int] = field(default_factory=set)
@@ -77,6 +78,8 @@ def observed(
     inputs: Mapping[str, Tensor] | Callable[[int], Mapping[str, Tensor]],
     site: Site,
     length: int = LENGTH,
+    *,
+    fewer_keys: bool = False,
 ) -> dict[int, list[str]]:
     """For each layer of the site, by ``id``, what each of its channels is found to be.
 
@@ -87,6 +90,7 @@ def observed(
         inputs: One row each, or what makes as many as are asked for.
         site: One attention block.
         length: Of the sequence that the block sees.
+        fewer_keys: Whether keys and values may be of a shorter sequence (PVT).
 
     Raises:
         LookupError: The block did not run on a sequence of that length.
@@ -101,11 +105,12 @@ def observed(
         rows = dict(inputs(batch))
     else:
         rows = {name: value.expand(batch, *value.shape[1:]) for name, value in inputs.items()}
-    seen = _Seen(batch=batch, length=length)
+    seen = _Seen(batch=batch, length=length, fewer_keys=fewer_keys)
     before = _run(model, rows, site, {}, seen)
     if before.read is None or before.tried != set(nudges):
         raise LookupError("the block did not run, or on a sequence of another length")
-    after = _run(model, rows, site, nudges, _Seen(batch=batch, length=length))
+    after = _Seen(batch=batch, length=length, fewer_keys=fewer_keys)
+    _run(model, rows, site, nudges, after)
     kinds = _kinds(before, after, batch)
     return {module: [kinds[row] for row, _ in pairs] for module, pairs in nudges.items()}
 
@@ -152,10 +157,13 @@ def _kinds(before: _Seen, after: _Seen, batch: int) -> list[str]:
 
 
 def _rows(value: Tensor, seen: _Seen) -> Tensor:
-    """(batch, length, m) of what has both in one dimension (towers of Qwen-VL); a view."""
+    """(batch, length, m) of what has both in one dimension (towers of Qwen-VL), or a grid; a view.
+
+    Of grids a batch may hold several windows for each row (SAM).
+    """
     if value.ndim == 2 and value.shape[0] == seen.batch * seen.length:
         return value.unflatten(0, (seen.batch, seen.length))
-    return value
+    return value.flatten(1, 2) if value.ndim == 4 and value.shape[1] > 1 else value
 
 
 def _joined(seen: _Seen) -> list[Tensor]:
@@ -219,10 +227,11 @@ def _nudging(seen: _Seen, nudges: Nudges) -> Callable[[nn.Module, Any, Tensor], 
         changed = _rows(output.clone(), seen)
         if output.ndim == 4 and output.shape[1] == 1:  # the one head of a latent
             changed = changed.squeeze(1)
-        if (
-            seen.ended or seen.length not in changed.shape[:2]
-        ):  # tables of relative positions (DeBERTa)
+        if seen.ended:
             return None
+        fewer = seen.fewer_keys and changed.shape[0] % seen.batch == 0
+        if seen.length not in changed.shape[:2] and not fewer:
+            return None  # a table of relative positions (DeBERTa)
         seen.began = True
         seen.tried.add(id(module))
         time_first = changed.shape[0] == seen.length != changed.shape[1]
@@ -252,9 +261,15 @@ class _SoftmaxSeen(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        wanted = func in _SOFTMAX and self._seen.began and not self._seen.ended
-        if wanted and result.ndim > 2 and result.shape[-2] == self._seen.length:
-            self._seen.probabilities.append(result.detach().clone())
+        if self._seen.began and not self._seen.ended:
+            found = result
+            if func is nn.functional.scaled_dot_product_attention:  # blocks that have nothing else
+                query, key = (args + tuple((kwargs or {}).values()))[:2]
+                found = torch.softmax(query @ key.transpose(-1, -2), dim=-1)
+            elif func not in _SOFTMAX:
+                return result
+            if found.ndim > 2 and found.shape[-2] == self._seen.length:
+                self._seen.probabilities.append(found.detach().clone())
         return result
 
 

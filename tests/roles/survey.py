@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from ailora.errors import UserError
 from ailora.roles import FEED_FORWARD_ROLES, Projection, assign_roles, find_projections
 from ailora.roles.architectures import UNDERSTOOD, known_class
-from ailora.roles.feedforward import UNDERSTOOD as UNDERSTOOD_FEED_FORWARD
+from ailora.roles.feed_forward_names import UNDERSTOOD as UNDERSTOOD_FEED_FORWARD
 from ailora.roles.feedforward import has_experts
 from ailora.roles.walk import walk
 from tests.architectures import HEADS_OF, build

@@ -10,8 +10,9 @@ from torch import nn
 from ailora.errors import UserError
 from ailora.roles import find_projections
 from tests.diffusion import MODELS, build
-from tests.roles import diffusion_models
+from tests.roles import diffusion_models, feed_forward_probe
 from tests.roles.diffusion_probe import observed
+from tests.roles.survey import feed_forward
 
 pytest.importorskip("diffusers", reason="an optional dependency of the tests")
 
@@ -25,6 +26,30 @@ def test_every_channel_does_what_its_role_says(kind: str) -> None:
         block = model.get_submodule(projection.name.partition(".to_")[0].partition(".add_")[0])
         found = observed(model, inputs, block, projection.module)
         assert found == [projection.role] * len(found), projection.name
+
+
+@pytest.mark.parametrize("kind", [*MODELS, *diffusion_models.MODELS])
+def test_feed_forward_blocks_are_what_their_behaviour_shows(kind: str) -> None:
+    model, _ = build(kind) if kind in MODELS else diffusion_models.build(kind)
+    sites = feed_forward_probe.sites(feed_forward(model))
+    blocks = [name for name, m in model.named_modules() if type(m).__name__ == "FeedForward"]
+    layers = [name for name in blocks if re.search(r"\.\d+\.\w+$", name)]
+    assert {site.down.name.removesuffix(".net.2") for site in sites} >= set(layers)
+    for site in sites:
+        seen = feed_forward_probe.observed(model, {}, site, any_length=True)
+        assert feed_forward_probe.contradictions(site, seen) == []
+
+
+def test_a_gated_block_of_diffusers_holds_up_first() -> None:
+    model, _ = build("unet")
+    roles = {
+        p.key.partition(".ff.")[2]: p.rows for p in feed_forward(model) if "mid_block" in p.name
+    }
+    assert roles == {
+        "net.0.proj.up": ((0, 64),),
+        "net.0.proj.gate": ((64, 128),),
+        "net.2": None,
+    }
 
 
 @pytest.mark.parametrize("kind", MODELS)

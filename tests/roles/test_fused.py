@@ -10,7 +10,7 @@ from torch import nn
 
 from ailora.errors import UserError
 from ailora.roles import find_projections, inspect
-from ailora.roles.architectures import Layout
+from ailora.roles.layouts import Layout
 from tests.architectures import build
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers as hf
 from torch import nn
+from torch.nn.utils import parametrizations, prune, weight_norm
 
 from ailora.errors import UserError
 from ailora.roles import find_projections
@@ -145,3 +146,25 @@ def test_a_role_that_is_absent_from_a_chosen_layer_is_not_dropped_in_silence() -
     modules = {"v": ["layer.0.attention.self.value"]}
     message = _complaint(FAMILIES["bert"](), ["q", "v"], modules=modules, layers=[1])
     assert message == "layers has 1, but the projections of role 'v' are in layers 0"
+
+
+def _l1(layer: nn.Module) -> None:
+    prune.l1_unstructured(layer, "weight", 3)
+
+
+@pytest.mark.parametrize("compute", [weight_norm, _l1])
+def test_a_weight_that_is_computed_at_each_call_is_refused_and_said(compute: Any) -> None:
+    model = FAMILIES["llama"]()
+    for layer in model.model.layers:
+        compute(layer.self_attn.q_proj)
+    message = _complaint(model, ["q"])
+    assert "'model.layers.0.self_attn.q_proj' has a weight that torch computes from" in message
+    assert "torch computes from" in _complaint(model, ["v"], modules={"v": ["q_proj"]})
+    assert len(find_projections(model, ["v"])) == 2
+
+
+def test_a_parametrised_layer_is_no_projection() -> None:
+    model = FAMILIES["llama"]()
+    parametrizations.weight_norm(model.model.layers[1].self_attn.q_proj)
+    assert "q_proj.parametrizations.weight' in it is not understood" in _complaint(model, ["q"])
+    assert "torch computes from" in _complaint(model, ["v"], modules={"v": ["1.self_attn.q_proj"]})

@@ -20,9 +20,12 @@ from ailora.roles import (
     assign_roles,
     find_projections,
     inspect,
+    layouts,
 )
+from ailora.roles.projection import shape_of
 from ailora.roles.walk import walk
 from tests.architectures import small_settings
+from tests.more_towers import is_newest
 from tests.roles import feed_forward_probe, probe
 from tests.towers import HALVES, TOWERS, build_tower, is_there, language_model, tower_inputs
 
@@ -34,7 +37,14 @@ def _length(model: nn.Module, inputs: Callable[[int], Mapping[str, Tensor]], at:
     with torch.no_grad():
         model(**inputs(2))
     handle.remove()
+    if seen[0].ndim == 4 and seen[0].shape[1] > 1:  # a grid
+        return seen[0].shape[1] * seen[0].shape[2]
     return seen[0].shape[0] // 2 if seen[0].ndim == 2 else seen[0].shape[1]
+
+
+# Softmax is over pieces of the sequence here, so that keys are not told from values.
+_NO_PROBABILITIES = {"gemma4_audio"}
+_KEY_OR_VALUE = {"k": "kv", "v": "kv"}
 
 
 @pytest.mark.parametrize("name", TOWERS)
@@ -47,11 +57,15 @@ def test_attention_of_towers_is_what_its_behaviour_shows(name: str) -> None:
     for site in sites:
         assert {p.role for p in site.projections} == set(ATTENTION_ROLES)
         length = _length(model, inputs, site.inputs[0])
-        assert probe.observed(model, inputs, site, length) == probe.claimed(site)
+        claimed = probe.claimed(site)
+        if name in _NO_PROBABILITIES:
+            claimed = {at: [_KEY_OR_VALUE.get(r, r) for r in said] for at, said in claimed.items()}
+        assert probe.observed(model, inputs, site, length, fewer_keys=True) == claimed
 
 
+@pytest.mark.skipif(not is_newest(), reason="not all can be built with this transformers")
 def test_every_fused_layout_of_towers_is_of_a_tower_that_was_tried() -> None:
-    fused = {name for name, layouts in architectures._FUSED.items() if "qkv" in layouts}
+    fused = {name for name, layouts in layouts._FUSED.items() if "qkv" in layouts}
     listed = {name for name in fused if is_there(name.split(".")[0].removeprefix("modeling_"))}
     tried = {
         architectures.known_class(module, listed)
@@ -129,16 +143,12 @@ def test_feed_forward_blocks_of_towers_are_what_their_behaviour_shows(name: str)
     model = build_tower(name)
     probe.randomise(model)
     names = [place.name for place in walk(model)]
-    if name == "swin" and not any(place.endswith(".mlp") for place in names):  # older transformers
-        with pytest.raises(UserError, match="one of several in its layer"):
-            assign_roles(model, names, FEED_FORWARD_ROLES)
-        return
     found = [p for p in assign_roles(model, names, FEED_FORWARD_ROLES) if p.role != "*"]
     sites = feed_forward_probe.sites(found)
     assert len(sites) > 1
     for site in sites:
-        assert site.down.module.out_features == site.inputs[0].in_features
-        seen = feed_forward_probe.observed(model, tower_inputs(name)(1), site)
+        assert shape_of(site.down.module)[0] == shape_of(site.inputs[0])[1]
+        seen = feed_forward_probe.observed(model, tower_inputs(name)(1), site, any_length=True)
         assert feed_forward_probe.contradictions(site, seen) == []
 
 

@@ -34,9 +34,45 @@ class _Calls(_Reads):
         return self.read(x)  # type: ignore[no-any-return]
 
 
+class _Hands(_Reads):
+    def _last(self, x: Tensor) -> Tensor:
+        return linear(x, self.read.weight) + _processor(self, x)
+
+
+class _Looks(_Reads):
+    def _last(self, x: Tensor) -> Tensor:
+        return self._look_up(x, self.read)
+
+    def _look_up(self, x: Tensor, table: nn.Linear) -> Tensor:
+        return x + table.weight.t()[:1]
+
+
+class _Applies(_Looks):
+    def _look_up(self, x: Tensor, table: nn.Linear) -> Tensor:
+        return table(x)  # type: ignore[no-any-return]
+
+
+class _Fuses(_Calls):
+    def fuse(self) -> Tensor:
+        return torch.cat([self.read.weight, self.called.weight])
+
+
+def _processor(module: _Reads, x: Tensor) -> Tensor:
+    return module.read(x)  # type: ignore[no-any-return]
+
+
 def test_a_weight_that_is_read_where_its_layer_is_never_called_is_told() -> None:
     assert uncalled(_Reads()) == {"read"}
-    assert uncalled(_Calls()) == frozenset()
+    assert uncalled(_Calls()) == uncalled(_Fuses()) == frozenset()
+
+
+def test_a_child_is_followed_into_a_method_that_it_is_handed_to() -> None:
+    assert uncalled(_Looks()) == {"read"}
+    assert uncalled(_Applies()) == frozenset()
+
+
+def test_a_module_that_is_handed_to_a_function_may_be_called_there() -> None:
+    assert uncalled(_Hands()) == frozenset()
 
 
 class _ReadsInstead(_Calls):

@@ -113,8 +113,9 @@ def _unfit(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
             f"PEFT takes that name for the experts of this {kind}, so a saved adapter would adapt "
             "those instead"
         )
+    wanted = set(names)
     for place in walk(model):
-        if not place.called and place.name in set(names):
+        if not place.called and place.name in wanted:
             found[place.name] = (
                 "the module around it reads its weight itself and never calls the layer, so an "
                 "adapter of it would do nothing until it is merged"
@@ -145,7 +146,7 @@ def _heads(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
 def _has_embeddings(model: Any) -> bool:
     try:
         return not hasattr(model, "get_input_embeddings") or bool(model.get_input_embeddings())
-    except NotImplementedError:
+    except (NotImplementedError, AttributeError):
         return False
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ailora.roles import architectures
+from ailora.roles import architectures, layouts
 from ailora.roles.projection import ATTENTION_ROLES, RoleKey, RoleName, is_projection, shape_of
 from ailora.roles.reading import (
     NotReadableError,
@@ -55,7 +55,7 @@ def _keys_without_values(blocks: Sequence[tuple[Place, list[Part]]]) -> list[Pro
 
 
 def _has_no_softmax(block: Place) -> bool:
-    if architectures.layouts_of(block.module):  # KimiLinearAttention is none of the linear ones
+    if layouts.layouts_of(block.module):  # KimiLinearAttention is none of the linear ones
         return False
     parameters = [name for name, _ in block.module.named_parameters(recurse=False)]
     # What diffusers' class of attention computes is up to its processor, which Sana's is linear in.
@@ -80,7 +80,7 @@ def _parts_of(block: Place, tree: Tree) -> list[Part]:
         found.append(Part(role="o", place=output, attention=kind))
     check_called(found)
     by_role = {part.role: part for part in found}
-    latent = architectures.latent_heads(block.module)
+    latent = layouts.latent_heads(block.module)
     if latent is not None:
         _check_latent(by_role, *latent)
     if type(block.module).__name__ not in architectures.UNDERSTOOD:
@@ -94,7 +94,7 @@ def _parts_of(block: Place, tree: Tree) -> list[Part]:
 def _fused_parts(block: Place, tree: Tree) -> list[Part]:
     kind = architectures.kind_of(block.module, block.name)
     parts: list[Part] = []
-    for child, layout in architectures.layouts_of(block.module).items():
+    for child, layout in layouts.layouts_of(block.module).items():
         place = tree.at(block.name, child)
         if place is None or not is_projection(place.module):
             continue
@@ -152,7 +152,7 @@ def _output_of(block: Place, tree: Tree) -> Place | None:
 
 
 def _refuse_unknown_latent(block: Place, tree: Tree) -> None:
-    if architectures.latent_heads(block.module) is not None:
+    if layouts.latent_heads(block.module) is not None:
         return
     for child in tree.children(block.name):
         if architectures.is_latent(child):
@@ -177,11 +177,11 @@ def _refuse_unknown_layouts(block: Place, tree: Tree, found: Sequence[Part]) -> 
 
 def _refuse_strangers(block: Place, tree: Tree, known: set[str]) -> None:
     for place in tree.below(block.name):
-        last = place.name.rpartition(".")[2]
-        if place.name in known or last in architectures.HARMLESS or not has_matrix(place.module):
+        name = place.name.removeprefix(f"{block.name}.")
+        harmless = architectures.HARMLESS.intersection(name.split("."))
+        if place.name in known or harmless or not has_matrix(place.module):
             continue
         if place.module is not block.module:
-            name = place.name.removeprefix(f"{block.name}.")
             raise NotReadableError(f"{name!r} in it is not understood")
 
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 from torch.nn.modules import activation as torch_activations
 
-from ailora.roles import architectures
+from ailora.roles import architectures, feed_forward_names
 from ailora.roles.projection import (
     FEED_FORWARD_ROLES,
     RoleName,
@@ -40,80 +40,12 @@ from ailora.roles.reading import (
 )
 from ailora.roles.walk import Place
 
-# The children of a block that are its gate, up and down.
-_GATED: tuple[tuple[str, str, str], ...] = (
-    ("gate_proj", "up_proj", "down_proj"),  # LLaMA, ...
-    ("wi_0", "wi_1", "wo"),  # T5 1.1
-    ("w1", "w3", "w2"),  # LFM2
-    ("w_in.w_0", "w_in.w_1", "w_out"),  # CPM-Ant
-    ("proj_up_gate", "proj_up", "proj_down"),  # xLSTM
-)
-# The children of a block without a gate that are its up and down.
-_PLAIN: tuple[tuple[str, str], ...] = (
-    ("up_proj", "down_proj"),  # MPT, Nemotron, ...
-    ("fc1", "fc2"),  # BART, OPT, Phi, ...
-    ("c_fc", "c_proj"),  # GPT-2
-    ("dense_h_to_4h", "dense_4h_to_h"),  # BLOOM, GPT-NeoX, Falcon
-    ("intermediate.dense", "output.dense"),  # BERT
-    ("fc_in", "fc_out"),  # GPT-J
-    ("wi", "wo"),  # T5
-    ("lin1", "lin2"),  # DistilBERT, XLM
-    ("linear1", "linear2"),  # torch's own layers
-    ("linear_1", "linear_2"),  # Funnel
-    ("linear_fc1", "linear_fc2"),  # the vision tower of Qwen3-VL
-    ("intermediate_dense", "output_dense"),  # wav2vec2, HuBERT
-    ("layer_1", "layer_2"),  # XLNet
-    ("dense1", "dense2"),  # Perceiver
-    ("dense.dense", "output.dense"),  # Reformer
-    ("ffn", "ffn_output"),  # ALBERT
-    ("intermediate", "output"),  # ProphetNet
-    ("ffn.0", "ffn.2"),  # CTRL
-    ("w_1", "w_2"),
-    ("Wi", "Wo"),
-    ("input_linear", "output_linear"),
-)
-# Names that say nothing of what is multiplied with what: two square ones could be exchanged.
-_NUMBERED = frozenset({"w1", "w2", "w3"})
-# A child that holds gate and up in one weight, and the one that is down.
-_FUSED: tuple[tuple[str, str], ...] = (("gate_up_proj", "down_proj"), ("w12", "w3"))
-# Classes whose first matrix holds the gate in its first half of rows and up in its second.
-_HALVES: Mapping[str, tuple[str, str]] = {
-    "modeling_glm.GlmMLP": ("gate_up_proj", "down_proj"),
-    "modeling_glm4.Glm4MLP": ("gate_up_proj", "down_proj"),
-    "modeling_glm4v.Glm4vTextMLP": ("gate_up_proj", "down_proj"),
-    "modeling_glm_ocr.GlmOcrTextMLP": ("gate_up_proj", "down_proj"),
-    "modeling_granitemoe_swa.GraniteMoeSWAMLP": ("input_linear", "output_linear"),
-    "modeling_granitemoehybrid.GraniteMoeHybridMLP": ("input_linear", "output_linear"),
-    "modeling_granitemoeshared.GraniteMoeSharedMLP": ("input_linear", "output_linear"),
-    "modeling_minimax_m3_vl.MiniMaxM3VLDenseMLP": ("gate_up_proj", "down_proj"),
-    "modeling_modernbert.ModernBertMLP": ("Wi", "Wo"),
-    "modeling_modernbert_decoder.ModernBertDecoderMLP": ("Wi", "Wo"),
-    "modeling_moshi.MoshiGatingMLP": ("fc1", "fc2"),
-    "modeling_phi3.Phi3MLP": ("gate_up_proj", "down_proj"),
-    "modeling_phi4_multimodal.Phi4MultimodalMLP": ("gate_up_proj", "down_proj"),
-    "modeling_zamba2.Zamba2MLP": ("gate_up_proj", "down_proj"),
-}
-# Classes whose further matrices were looked at, and what there is to know about them.
-UNDERSTOOD: Mapping[str, str] = {
-    "modeling_lilt.LiltLayer": "layout_intermediate and layout_output are left alone",
-    "modeling_mobilebert.MobileBertLayer": "bottlenecks are left alone",
-    "modeling_xmod.XmodLayer": "adapters of languages are left alone",
-    "modeling_zamba2.Zamba2MLP": "low-rank adapters on the shared block are left alone",
-}
-# Classes of which a layer has several, one after the other.
-_IN_A_ROW = frozenset(
-    {
-        "modeling_albert.AlbertLayer",
-        "modeling_longcat_flash.LongcatFlashMLP",
-        "modeling_mobilebert.FFNLayer",
-    }
-)
-
 _EXPERT = re.compile(r"expert", re.IGNORECASE)
 _SHARED = re.compile(r"shared", re.IGNORECASE)
 _MIXTURE = re.compile(r"expert|moe|router|mixture", re.IGNORECASE)
 _NO_BLOCK = re.compile(
-    r"router|norm|head|adapter|lora|pool|embed|projector|connect|indexer|compressor|bottleneck",
+    r"router|norm|head|adapter|lora|pool|embed|projector|connect|indexer|compressor|bottleneck|"
+    r"hypernetwork",
     re.IGNORECASE,
 )
 _FEED_FORWARD = re.compile(r"mlp|feed_?forward|ffn", re.IGNORECASE)
@@ -164,7 +96,7 @@ def has_experts(places: Sequence[Place]) -> bool:
 
 def looks_fused(child: str) -> bool:
     """Whether a layer is named as one that holds gate and up."""
-    return child.rpartition(".")[2] in {first for first, _ in _FUSED}
+    return child.rpartition(".")[2] in {first for first, _ in feed_forward_names.FUSED}
 
 
 def _may_be_one(path: str, tree: Tree) -> bool:
@@ -173,7 +105,8 @@ def _may_be_one(path: str, tree: Tree) -> bool:
     if any("merger" in name for name in names):  # a projector, in a tower on its own too
         return False
     numbers = _numbers(names)
-    if any(_NO_BLOCK.search(name) for name in (names[numbers[0] :] if numbers else names)):
+    inside = names[max(numbers[0] - 1, 0) :] if numbers else names  # of a list, with its name
+    if any(map(_NO_BLOCK.search, inside)):
         return False
     if _is_expert(path):
         return False
@@ -195,9 +128,18 @@ def _is_called_attention(name: str) -> bool:
 
 def _parts_of(block: Place, tree: Tree, *, several: bool = False) -> list[Part]:
     """The parts of one block, which may be one of several in a list where that is said."""
-    halves = architectures.known_class(block.module, _HALVES)
+    gate_first = _by_class(block, feed_forward_names.HALVES)
+    up_first = _by_class(block, feed_forward_names.UP_FIRST) or _of_diffusers(
+        block, tree, feed_forward_names.DIFFUSERS_GATED
+    )
+    plain = _by_class(block, feed_forward_names.PLAIN_BY_CLASS) or _of_diffusers(
+        block, tree, feed_forward_names.DIFFUSERS_PLAIN
+    )
+    halves = gate_first or up_first
     if halves is not None:
-        found = _halves(block, tree, *_HALVES[halves])
+        found = _halves(block, tree, halves, ("gate", "up") if gate_first else ("up", "gate"))
+    elif plain is not None:
+        found = _spelled(block, tree, FEED_FORWARD_ROLES[1:], plain)
     else:
         _refuse_fused(block, tree)
         found = _whole(block, tree)
@@ -211,7 +153,30 @@ def _parts_of(block: Place, tree: Tree, *, several: bool = False) -> list[Part]:
     return found
 
 
-def _halves(block: Place, tree: Tree, first: str, second: str) -> list[Part]:
+def _by_class(block: Place, known: Mapping[str, tuple[str, str]]) -> tuple[str, str] | None:
+    cls = architectures.known_class(block.module, known)
+    return None if cls is None else known[cls]
+
+
+def _of_diffusers(block: Place, tree: Tree, kinds: Collection[str]) -> tuple[str, str] | None:
+    """The names in a block of diffusers whose first matrix is in a class of one of these kinds."""
+    first = tree.at(block.name, "net.0")
+    if (
+        first is None
+        or architectures.known_class(block.module, {feed_forward_names.DIFFUSERS}) is None
+    ):
+        return None
+    return (
+        feed_forward_names.DIFFUSERS_NAMES
+        if architectures.known_class(first.module, kinds)
+        else None
+    )
+
+
+def _halves(
+    block: Place, tree: Tree, children: tuple[str, str], roles: tuple[RoleName, RoleName]
+) -> list[Part]:
+    first, second = children
     fused, down = (_matrix(block, tree, child) for child in (first, second))
     if fused is None or down is None:
         return []
@@ -222,8 +187,8 @@ def _halves(block: Place, tree: Tree, first: str, second: str) -> list[Part]:
             f"{second!r}"
         )
     return [
-        Part(role="gate", place=fused, rows=((0, middle),)),
-        Part(role="up", place=fused, rows=((middle, 2 * middle),)),
+        Part(role=roles[0], place=fused, rows=((0, middle),)),
+        Part(role=roles[1], place=fused, rows=((middle, 2 * middle),)),
         Part(role="down", place=down),
     ]
 
@@ -236,17 +201,26 @@ def _shape(place: Place) -> tuple[int, int]:
 
 
 def _whole(block: Place, tree: Tree) -> list[Part]:
-    roles: tuple[RoleName, ...]
-    for roles, spellings in ((FEED_FORWARD_ROLES, _GATED), (FEED_FORWARD_ROLES[1:], _PLAIN)):
+    for roles, spellings in (
+        (FEED_FORWARD_ROLES, feed_forward_names.GATED),
+        (FEED_FORWARD_ROLES[1:], feed_forward_names.PLAIN),
+    ):
         for spelling in spellings:
-            places = [_matrix(block, tree, child) for child in spelling]
-            found = [place for place in places if place is not None]
-            if len(found) == len(spelling):
-                _check_shapes(spelling, found)
-                return [
-                    Part(role=role, place=place) for role, place in zip(roles, found, strict=True)
-                ]
+            found = _spelled(block, tree, roles, spelling)
+            if found:
+                return found
     return []
+
+
+def _spelled(
+    block: Place, tree: Tree, roles: Sequence[RoleName], spelling: Sequence[str]
+) -> list[Part]:
+    places = [_matrix(block, tree, child) for child in spelling]
+    found = [place for place in places if place is not None]
+    if len(found) < len(spelling):
+        return []
+    _check_shapes(spelling, found)
+    return [Part(role=role, place=place) for role, place in zip(roles, found, strict=True)]
 
 
 def _matrix(block: Place, tree: Tree, child: str) -> Place | None:
@@ -255,11 +229,11 @@ def _matrix(block: Place, tree: Tree, child: str) -> Place | None:
 
 
 def _refuse_fused(block: Place, tree: Tree) -> None:
-    for first, second in (*_FUSED, *_PLAIN):
+    for first, second in (*feed_forward_names.FUSED, *feed_forward_names.PLAIN):
         fused, down = (_matrix(block, tree, child) for child in (first, second))
         if fused is None or down is None:
             continue
-        if _shape(fused)[0] == 2 * _shape(down)[1] or (first, second) in _FUSED:
+        if _shape(fused)[0] == 2 * _shape(down)[1] or (first, second) in feed_forward_names.FUSED:
             raise NotReadableError(
                 f"{first!r} holds gate and up in one weight, in a layout that is not known"
             )
@@ -271,22 +245,31 @@ def _check_shapes(spelling: Sequence[str], found: Sequence[Place]) -> None:
     listed = ", ".join("{} {} x {}".format(n, *s) for n, s in zip(spelling, shapes, strict=True))
     if any(shape != shapes[-1][::-1] for shape in shapes[:-1]):
         raise NotReadableError(f"its matrices do not fit one another: {listed}")
-    if len(spelling) == 3 and _NUMBERED.issuperset(spelling) and len(set(shapes[0])) == 1:
+    if (
+        len(spelling) == 3
+        and feed_forward_names.NUMBERED.issuperset(spelling)
+        and len(set(shapes[0])) == 1
+    ):
         raise NotReadableError(f"neither names nor shapes tell its matrices apart: {listed}")
 
 
 def _refuse_several(block: Place, tree: Tree) -> None:
-    """Raise for one of several blocks in a list inside a layer, which may be experts."""
+    """Raise for one of several blocks in a list inside a layer, which may be experts.
+
+    One with attention in it is a layer itself, of several in a stage (Swin).
+    """
+    if any(_is_attention(place) for place in tree.below(block.name) if place is not block):
+        return
     owner, _, last = block.name.rpartition(".")
     in_a_layer = last.isdigit() and _numbers(owner.split(".")[:-1])
     if not in_a_layer or len(tree.children(owner)) == 1:
         return
-    if architectures.known_class(block.module, _IN_A_ROW) is None:
+    if architectures.known_class(block.module, feed_forward_names.IN_A_ROW) is None:
         raise NotReadableError("it is one of several in its layer, which may be experts")
 
 
 def _refuse_strangers(block: Place, tree: Tree, known: set[str]) -> None:
-    if architectures.known_class(block.module, UNDERSTOOD) is not None:
+    if architectures.known_class(block.module, feed_forward_names.UNDERSTOOD) is not None:
         return
     for place in _own(block, tree):
         if place.name not in known and has_matrix(place.module):

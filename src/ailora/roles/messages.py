@@ -10,7 +10,13 @@ from ailora.errors import nearest
 from ailora.roles.architectures import is_attention
 from ailora.roles.feedforward import has_experts
 from ailora.roles.parts import PartName
-from ailora.roles.projection import ATTENTION_ROLES, FEED_FORWARD_ROLES, RoleKey, RoleName
+from ailora.roles.projection import (
+    ATTENTION_ROLES,
+    FEED_FORWARD_ROLES,
+    RoleKey,
+    RoleName,
+    is_computed,
+)
 from ailora.roles.reading import Problem, Reading, is_matrix
 from ailora.roles.walk import Place, model_type
 
@@ -128,6 +134,11 @@ def _attention_classes(places: Iterable[Place]) -> list[str]:
 
 
 def _unfit(place: Place) -> str:
+    if is_computed(place.module):
+        return (
+            f"{place.name!r} has a weight that torch computes from others at each call (weight "
+            "norm, pruning), so that an update could not be merged into it"
+        )
     weight = getattr(place.module, "weight", None)
     dtype = f" with a {weight.dtype} weight" if weight is not None else ""
     return (

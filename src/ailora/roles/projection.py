@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
 from ailora.errors import UserError
@@ -119,11 +120,20 @@ def row_index(rows: Rows) -> Tensor:
 
 
 def is_projection(module: nn.Module) -> bool:
-    """Whether the layer computes y = W x (+ b) with a 2-D floating-point or quantised W."""
-    if not isinstance(module, nn.Linear | Conv1D):
+    """Whether the layer computes y = W x (+ b) with a 2-D floating-point or quantised W.
+
+    One that torch computes at each call (weight norm) is none: an update could not be merged.
+    """
+    if not isinstance(module, nn.Linear | Conv1D) or is_computed(module):
         return False
     weight: Any = module.weight
     return is_quantised(module) or (len(whole_shape(weight)) == 2 and weight.is_floating_point())
+
+
+def is_computed(module: nn.Module) -> bool:
+    """Whether torch computes the weight from others at each call."""
+    older = {"weight_g", "weight_orig"} & set(module._parameters)  # weight_norm, prune
+    return parametrize.is_parametrized(module, "weight") or bool(older)
 
 
 def shape_of(module: nn.Module) -> tuple[int, int]:
