@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import logging
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from ailora.files import write_json
 from tests.hostile.cases import Case, endings, run_case
 from tests.hostile.guard import install
+from tests.peft_suite.lines import add_line, read_lines
 
 
 def main() -> int:
@@ -29,24 +29,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
     parser.add_argument("--cases", type=int, default=20_000, help="how many in all")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other cases")
-    parser.add_argument("--out", type=Path, help="results; default: a file in the temporary folder")
+    parser.add_argument("--log", type=Path, default=Path("hostile.jsonl"), help="one line per case")
     parser.add_argument("--summary", type=Path, help="a file for the counts, as JSON")
     parser.add_argument("--only", type=int, help="run this case alone, and show it")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
-    out = asked.out or Path(tempfile.gettempdir()) / f"hostile-{asked.seed}.jsonl"
     with tempfile.TemporaryDirectory() as scratch:
         if asked.only is not None:
             print(run_case(asked.only, asked.seed, Path(scratch)))  # noqa: T201
             return 0
-        done = _read(out)
+        done = [Case(**line) for line in read_lines(asked.log)]
         install()
-        with out.open("a", encoding="utf-8") as stream:
-            for number in tqdm(range(len(done), asked.cases), initial=len(done), total=asked.cases):
-                done.append(run_case(number, asked.seed, Path(scratch)))
-                stream.write(json.dumps(asdict(done[-1])) + "\n")
-                stream.flush()
+        known = {case.number for case in done}
+        for number in tqdm([n for n in range(asked.cases) if n not in known]):
+            done.append(run_case(number, asked.seed, Path(scratch)))
+            add_line(asked.log, asdict(done[-1]))
     if asked.summary:
         write_json(asked.summary, counts(done, asked.seed))
     return _report(done)
@@ -63,11 +61,6 @@ def counts(cases: list[Case], seed: int) -> dict[str, Any]:
         "endings": len(endings(cases)),
         "subjects": dict(Counter(case.subject for case in cases).most_common()),
     }
-
-
-def _read(out: Path) -> list[Case]:
-    lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
-    return [Case(**json.loads(line)) for line in lines]
 
 
 def _report(cases: list[Case]) -> int:
