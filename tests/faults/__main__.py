@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,9 @@ def main() -> int:
 
     import torch
 
-    from ailora.files import append_line, write_json
-    from tests.faults.cases import Ground, as_line, read_log
+    from ailora.files import write_json
+    from tests.faults.cases import Ground, read_log
+    from tests.peft_suite.lines import add_line
 
     torch.set_num_threads(1)
     done = [case for case in read_log(asked.log) if case.seed == asked.seed]
@@ -41,7 +43,7 @@ def main() -> int:
         ground = Ground(Path(folder))
         for count, number in enumerate(missing, 1):
             case = ground.draw(asked.seed, number)
-            append_line(asked.log, as_line(case))
+            add_line(asked.log, asdict(case))
             done.append(case)
             where = f"{case.operation}, {case.fault} at {case.at} of {case.of}"
             say(f"{count}/{len(missing)} {where}: {case.why or 'held'}")

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from tests.checkpoints.models import files
 from tests.faults.child import Child, Ending, Fault
 from tests.faults.operations import EVENTS, Operation, make_inputs, operations
+from tests.peft_suite.lines import read_lines
 
 _SAID = {"term": "ailora: terminated", "hup": "ailora: terminated", "int": "ailora: stopped"}
 _CODES = {
@@ -225,13 +226,7 @@ class Ground:
 
 def read_log(path: Path) -> list[Case]:
     """The cases of a log; a last line that was cut off is left out."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [Case(**json.loads(line)) for line in text.splitlines() if line.endswith("}")]
-
-
-def as_line(case: Case) -> str:
-    """A case as the log has it."""
-    return json.dumps(asdict(case))
+    return [Case(**line) for line in read_lines(path)]
 
 
 def _misspoken(fault: Fault, ended: Ending) -> Iterator[str]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,9 +15,10 @@ from unittest.mock import patch
 import pytest
 
 from ailora import files
-from tests.faults.cases import Case, Ground, as_line, read_log
+from tests.faults.cases import Case, Ground, read_log
 from tests.faults.child import Child, Fault
 from tests.faults.operations import Operation
+from tests.peft_suite.lines import add_line
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork, mounts and /proc")
 CASES = 60
@@ -143,5 +145,9 @@ def test_a_log_that_was_cut_off_is_read_without_its_last_line(tmp_path: Path) ->
     one = Case(
         seed=0, case=1, operation="x", fault="kill", at=1, of=2, code=-9, seconds=0.1, why=""
     )
-    (tmp_path / "log").write_text(as_line(one) + "\n" + as_line(one)[:-5])
-    assert read_log(tmp_path / "log") == [one]
+    log = tmp_path / "log"
+    add_line(log, asdict(one))
+    log.write_text(log.read_text() + log.read_text()[:-6])
+    assert read_log(log) == [one]
+    add_line(log, asdict(one))  # on a line of its own
+    assert read_log(log) == [one, one]

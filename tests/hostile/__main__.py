@@ -1,4 +1,4 @@
-"""Many cases by one command: ``python -m tests.hostile --cases 20000 --log hostile.jsonl``.
+"""Many cases by one command: ``python -m tests.hostile --cases 20000``.
 
 Each case is appended to a file, so that the command can be broken off and goes on from there.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import logging
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from ailora.files import write_json
 from tests.hostile.cases import Case, endings, run_case
 from tests.hostile.guard import install
+from tests.peft_suite.lines import add_line, read_lines
 
 
 def main() -> int:
@@ -39,14 +39,12 @@ def main() -> int:
         if asked.only is not None:
             print(run_case(asked.only, asked.seed, Path(scratch)))  # noqa: T201
             return 0
-        done = _read(asked.log)
-        missing = sorted(set(range(asked.cases)) - {case.number for case in done})
+        done = [Case(**line) for line in read_lines(asked.log)]
         install()
-        with asked.log.open("a", encoding="utf-8") as stream:
-            for number in tqdm(missing):
-                done.append(run_case(number, asked.seed, Path(scratch)))
-                stream.write(json.dumps(asdict(done[-1])) + "\n")
-                stream.flush()
+        known = {case.number for case in done}
+        for number in tqdm([n for n in range(asked.cases) if n not in known]):
+            done.append(run_case(number, asked.seed, Path(scratch)))
+            add_line(asked.log, asdict(done[-1]))
     if asked.summary:
         write_json(asked.summary, counts(done, asked.seed))
     return _report(done)
@@ -63,11 +61,6 @@ def counts(cases: list[Case], seed: int) -> dict[str, Any]:
         "endings": len(endings(cases)),
         "subjects": dict(Counter(case.subject for case in cases).most_common()),
     }
-
-
-def _read(log: Path) -> list[Case]:
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    return [Case(**json.loads(line)) for line in lines]
 
 
 def _report(cases: list[Case]) -> int:

@@ -10,6 +10,7 @@ import datetime
 import logging
 import sys
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from ailora.files import write_json
 from ailora.linalg import SOLVER_VERSION
 from tests.numbers.cases import REFUSED, SAID, SOLVED, WRONG, Case, as_line, read_log, run_case
+from tests.peft_suite.lines import add_line
 
 
 def main() -> int:
@@ -38,11 +40,9 @@ def main() -> int:
     done = [case for case in read_log(asked.log) if case.seed == asked.seed]
     part, parts = map(int, asked.part.split("/"))
     missing = sorted(set(range(part, asked.cases, parts)) - {case.number for case in done})
-    with asked.log.open("a", encoding="utf-8") as stream:
-        for number in tqdm(missing):
-            done.append(run_case(number, asked.seed))
-            stream.write(as_line(done[-1]) + "\n")
-            stream.flush()
+    for number in tqdm(missing):
+        done.append(run_case(number, asked.seed))
+        add_line(asked.log, asdict(done[-1]))
     if asked.summary:
         write_json(asked.summary, counts(done, asked.seed))
     for line in summary(done):

@@ -19,6 +19,7 @@ from ailora.errors import UserError
 from ailora.linalg import Part, Triplets, decompose, decompose_batch, decompose_share, decomposition
 from tests.numbers.judge import Truth, faults
 from tests.numbers.matrices import DTYPES, laid_out, matrix, shape
+from tests.peft_suite.lines import read_lines
 
 SOLVED, SAID, REFUSED, WRONG = "solved", "said", "refused", "wrong"
 TOLS = (1e-8, 1e-8, 1e-8, 5e-324, 1e-30, 1e-16, 1e-12, 1e-6, 2e-5, 3e-5, 1e-3, 0.1, 0.5, 0.999)
@@ -155,5 +156,4 @@ def as_line(case: Case) -> str:
 
 def read_log(path: Path) -> list[Case]:
     """The cases of a log, but for a last line that was cut off."""
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    return [Case(**json.loads(line)) for line in lines]
+    return [Case(**line) for line in read_lines(path)]
