@@ -68,7 +68,7 @@ def always_positive(run: Mapping[str, Any], folder: Path) -> tuple[float, str] |
         None for other scores than the F1 of two classes, and where no rows are kept.
     """
     data = run["data"]
-    labels = data.get("labels") or ()
+    labels: Sequence[str] = data.get("labels") or ()
     if data["metric"] != "f1" or len(labels) != 2:
         return None
     positive = str(data.get("positive") or labels[-1])
