@@ -178,6 +178,10 @@ def test_the_curves_so_far_are_shown_before_any_score_is_reported(call: Call) ->
     assert "accuracy on selection rows" in page  # the picture's axis
     assert "Best to best" not in page
     assert page.count("Learning rates") == 1
+    assert call("report fair --format md").code == 0
+    words = Path("fair/report.md").read_text(encoding="utf-8")
+    assert "| LoRA | 0.001 |" in words
+    assert "verdict" not in words  # no empty table
 
 
 def test_a_copied_folder_has_the_same_page(call: Call) -> None:

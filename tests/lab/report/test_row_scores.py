@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ailora.lab.report.best_to_best import Reported, best_to_best
-from ailora.lab.report.row_scores import BLOCKS, pseudo_values, row_scores
+from ailora.lab.report.row_scores import BLOCKS, always_positive, pseudo_values, row_scores
 from ailora.lab.tasks import compute
 from tests.lab.report.test_best_to_best import BANK, DRAWS, Table, bits
 
@@ -139,6 +139,18 @@ def test_classes_and_numbers_are_scored_again_without_some_rows(tmp_path: Path) 
     rows = row_scores(run("spearman", score, labels=None), folder_of(tmp_path, numbers))
     assert rows is not None
     assert len(rows) == 50
+
+
+def test_f1_is_held_against_always_answering_its_class(tmp_path: Path) -> None:
+    labels = ["a"] * 6 + ["b"] * 4
+    folder = folder_of(tmp_path, [{"label": one, "predicted": "b"} for one in labels])
+    right, answers = np.array([one == "b" for one in labels], dtype=int), np.eye(2)[[1] * 10]
+    score = compute(["f1"], answers, right)["f1"]
+    data = {"labels": ["a", "b"], "positive": "b"}
+    assert always_positive(run("f1", score, **data), folder) == (pytest.approx(score), "b")
+    assert always_positive(run("accuracy", 0.4, **data), folder) is None
+    assert always_positive(run("f1", score, labels=["a", "b", "c"]), folder) is None
+    assert always_positive(run("f1", score, **data), tmp_path / "none") is None
 
 
 def test_scores_beside_the_answers_are_taken_as_they_are_and_groups_weigh_alike(

@@ -138,7 +138,8 @@ def as_markdown(report: FairReport) -> str:
     lines = [f"# A fair comparison\n\n{how(report.protocol)}\n"]
     for part in report.parts:
         lines += [f"## {part.title}\n", *(f"{words}\n" for words in part.advice)]
-        lines += [markdown(SCORE_HEADER, part.score_rows), markdown(RATE_HEADER, part.rate_rows)]
+        tables = ((SCORE_HEADER, part.score_rows), (RATE_HEADER, part.rate_rows))
+        lines += [markdown(header, rows) for header, rows in tables if rows]
         lines += [f"- {note}" for note in part.notes]
     lines += [f"- {words}" for words in report.failed]
     return "\n".join(lines) + "\n"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from ailora.lab.experiments.fair import Protocol, Search
-from ailora.lab.experiments.store import Run, Store
+from ailora.lab.experiments.store import Run, Store, Stored
 from ailora.lab.experiments.wording import counted, metric_label, number_words
 from ailora.lab.report.best_to_best import Reported, best_to_best, reported_of
 from ailora.lab.report.fair_verdict import FairPart
 from ailora.lab.report.rate_curves import curve_of
+from ailora.lab.report.row_scores import always_positive
 from ailora.lab.report.score_lines import Setting, baselines_of, settings_of
 from ailora.lab.tasks.classification.metrics import REGRESSION
 
@@ -69,17 +71,19 @@ def _part(
         for setting, search in good
     }
     baseline = _baseline(named, reported)
-    scored = [run for _, search in named for run in _finished(search)]
+    scored = [end for _, search in named for end in _finished(search)]
+    finished = [end.result for end in scored if end.result is not None]
+    chance = _chance(finished[0], store.path / scored[0].run_id) if finished else None
     curves = (curve_of(one.label, one.method, search, protocol, store) for one, search in named)
     return FairPart(
         title=title,
-        metric=metric_label(scored[0]["data"]) if scored else "",
-        about=_about(scored) if scored else "",
+        metric=metric_label(finished[0]["data"]) if finished else "",
+        about=_about(finished, chance) if finished else "",
         curves=[curve for curve in curves if curve is not None],
         reported=reported,
         against=best_to_best(reported, baseline) if baseline else {},
         baseline=baseline,
-        chance=_chance(scored[0]) if scored else None,
+        chance=chance,
         failed={
             setting.label: lost for setting, search in good if (lost := _failed(search, protocol))
         },
@@ -96,10 +100,10 @@ def _part(
     )
 
 
-def _finished(search: Search) -> list[Run]:
+def _finished(search: Search) -> list[Stored]:
     """Its finished runs, at every rate."""
     ends = (end for by_seed in search.ends.values() for end in by_seed.values())
-    return [end.result for end in ends if end.result is not None]
+    return [end for end in ends if end.result is not None]
 
 
 def _at_best(search: Search, protocol: Protocol) -> dict[int, Run]:
@@ -135,7 +139,7 @@ def _baseline(
     return first if first in reported else ""
 
 
-def _about(runs: Sequence[Run]) -> str:
+def _about(runs: Sequence[Run], chance: tuple[float, str] | None) -> str:
     """Rows, and the settings that matter most, as far as all runs share them."""
     data, config = runs[0]["data"], runs[0]["config"]
     said = {
@@ -151,7 +155,6 @@ def _about(runs: Sequence[Run]) -> str:
         for name, words in said.items()
         if words and all(run["config"].get(name) == config.get(name) for run in runs)
     ]
-    chance = _chance(runs[0])
     return (
         f"{counted(data['train'], 'row')} to train on, {data['selection']:,} to choose rates by, "
         f"{data['test']:,} to test on; {', '.join(alike)}."
@@ -159,7 +162,11 @@ def _about(runs: Sequence[Run]) -> str:
     )
 
 
-def _chance(run: Run) -> tuple[float, str] | None:
+def _chance(run: Run, folder: Path) -> tuple[float, str] | None:
+    """What the best of the answers that are the same for every row scores, in the test split."""
+    positive = always_positive(run, folder)
+    if positive is not None:
+        return positive[0], f"always answering {positive[1]!r}"
     if run["majority"] is not None:
         return float(run["majority"]), "always answering the commonest class"
     if run["data"]["metric"] in REGRESSION:

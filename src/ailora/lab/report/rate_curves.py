@@ -161,7 +161,7 @@ def curve_of(
         method=method,
         best=best,
         points=points,
-        tried=len(search.rates),
+        tried=len(kept) + len(search.dropped),
         alike=_alike(best, {rate: ends[rate] for rate in kept}, protocol.choose, store),
         doubt="every rate scored the same on the selection rows" if same else search.stopped,
         halved=_halved(search, protocol),
