@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import stat
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from typing import NoReturn
 ASKING = tuple(getattr(signal, one) for one in ("SIGTERM", "SIGHUP") if hasattr(signal, one))
 _ENDS = 128  # plus the signal's number: the exit code, as shells know it
 _OUTPUTS = (1, 2)
+_SOON = 0.05  # seconds
 
 
 class Terminated(SystemExit):
@@ -27,6 +29,7 @@ class Terminated(SystemExit):
 
     def __init__(self, number: int = signal.SIGTERM) -> None:
         super().__init__(_ENDS + number)
+        self.number = number
 
 
 class Request:
@@ -44,7 +47,7 @@ def at_once() -> Iterator[None]:
         _leave_terminal(number)
         raise Terminated(number)
 
-    with _handled_by(stop):
+    with _handled_by(stop), _not_lost():
         yield
 
 
@@ -62,7 +65,7 @@ def on_request() -> Iterator[Request]:
             raise Terminated(number)
         request.asked, request.number = True, number
 
-    with _handled_by(note):
+    with _handled_by(note), _not_lost():
         yield request
     if request.asked:
         raise Terminated(request.number)
@@ -118,6 +121,28 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
     finally:
         for number in ours:
             signal.signal(number, before[number])
+
+
+@contextmanager
+def _not_lost() -> Iterator[None]:
+    """Within it a signal that was raised in a ``__del__``, where Python drops it, comes again."""
+    before = sys.unraisablehook
+
+    def again(dropped: sys.UnraisableHookArgs) -> None:
+        error = dropped.exc_value
+        if not isinstance(error, Terminated | KeyboardInterrupt):
+            before(dropped)
+            return
+        number = error.number if isinstance(error, Terminated) else signal.SIGINT
+        later = threading.Timer(_SOON, os.kill, (os.getpid(), number))
+        later.daemon = True
+        later.start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _leave_terminal(number: int) -> None:
