@@ -85,11 +85,16 @@ def draw(folder: str, count: int, seed: int) -> list[Mutant]:
 
 
 def tests_for(mutant: Mutant, data: CoverageData, seconds: dict[str, float]) -> list[str]:
-    """The quickest that cover it, its folder's own before others, as many as the budget allows."""
+    """The quickest that cover it, its folder's own before others, as many as the budget allows.
+
+    A line that runs at import alone is covered by all that cover its file.
+    """
     (name,) = (name for name in data.measured_files() if name.endswith(str(mutant.file)))
     contexts = data.contexts_by_lineno(name)
     lines = min((s for s in _statements(mutant.file) if mutant.line in s), key=len)
     seen = {name.partition("|")[0] for line in lines for name in contexts.get(line, ())}
+    if not seen - {""}:
+        seen = {name.partition("|")[0] for names in contexts.values() for name in names}
     own, left, chosen = f"tests/{mutant.file.parent.name}/", BUDGET, []
     for test in sorted(seen - {""}, key=lambda t: (not t.startswith(own), seconds[t], t)):
         left -= seconds[test]
@@ -139,7 +144,8 @@ def _run(file: Path, tests: list[str], copy: Path, answer: Path) -> None:
         assert str(module.__file__).startswith(str(copy))  # noqa: S101
         seen = type("Seen", (), {"pytest_runtest_logreport": _note(failed)})()
         code = int(pytest.main(["-qx", "-oaddopts=", "-pno:cacheprovider", *tests], [seen]))
-        verdict = {0: "survived", 1: "killed"}.get(code, f"pytest ended with {code}")
+        verdict = "killed" if code else "survived"  # 4: conftest.py could not be imported
+        failed += [f"pytest ended with {code}"] if code > 1 else []
     except BaseException as error:
         verdict, failed = "killed", [f"at import: {error!r}"]
     answer.write_text(json.dumps([verdict, "".join(failed[:1])]))

@@ -113,6 +113,7 @@ def test_one_card_for_two_adapters_names_both_starts(tmp_path: Path) -> None:
     [
         ({"bake_rates": True}, ""),  # one scale in the files
         ({"bake_rates": True, "anchored": False}, "different scales"),
+        ({"anchored": False}, ""),
         ({"roles": {"q": Role(init="minor"), "v": Role(init="minor", r=3)}}, "different ranks"),
     ],
 )

@@ -105,6 +105,7 @@ def test_loading_for_use_freezes_everything(anchored: bool, tmp_path: Path) -> N
     model.save_pretrained(tmp_path)
     again = ailora.load_adapter(tiny(), tmp_path)
     assert torch.equal(logits(again, batch(again)), logits(model, batch(model)))
+    assert again.peft_config["default"].inference_mode
     assert not any(parameter.requires_grad for parameter in again.parameters())
     assert not again.training
     with pytest.raises(UserError, match="load it with is_trainable=True"):

@@ -18,6 +18,7 @@ from torch import nn
 
 import ailora
 from ailora import AILoRAConfig, Role, presets
+from ailora.adapters.record import _snapped
 from tests.adapters.models import batch, factors, logits, parts, same, tiny, train, trained
 from tests.adapters.test_named_parameters import by_name
 
@@ -245,6 +246,11 @@ def test_an_embeddings_own_alpha_stays_where_peft_reads_it(tmp_path: Path) -> No
     again = PeftModel.from_pretrained(tiny(torch.float32), str(tmp_path))
     got, expected = logits(again, batch(again)), logits(model, batch(model))
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+
+
+def test_ratios_that_are_powers_of_two_but_for_rounding_change_no_bit() -> None:
+    found = [_snapped(ratio) for ratio in (2 * (1 + 4e-16), 0.25 * (1 - 2e-16), 1.0, 3.0, 2.1)]
+    assert found == [2.0, 0.25, 1.0, 3.0, 2.1]
 
 
 def test_the_config_in_use_is_put_back_where_saving_fails(tmp_path: Path) -> None:
