@@ -6,6 +6,7 @@ import csv
 import gc
 import os
 import random
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,13 @@ from tokenizers.processors import TemplateProcessing
 # Before any test imports ailora, and for the processes that tests start: decompositions are made
 # anew, and the user's own cache is left alone.
 os.environ.setdefault("AILORA_CACHE_LIMIT", "0")
+# Who starts the tests in the background has them ignore these, and processes inherit that.
+for _number, _handler in (
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGINT, signal.default_int_handler),
+):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _handler)
 # pytest-xdist sets the width of the terminal for its workers; a console made then would keep it.
 os.environ.pop("COLUMNS", None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import torch
 import transformers as hf
 from peft import PeftModel
 
+from ailora import AILoRAConfig
 from ailora.adapters.folder import read_adapter
+from ailora.cli.init import init
 from tests import image_and_text
 from tests.adapters.any_model import logits
 from tests.checkpoints.models import files, saved
@@ -124,3 +127,7 @@ def test_a_model_that_is_not_there_ends_in_one_line(call: Call, name: str) -> No
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert name in ended.err
     assert not Path("start").exists()
+
+
+def test_files_are_started_as_exactly_as_models() -> None:
+    assert inspect.signature(init).parameters["tol"].default == AILoRAConfig().tol

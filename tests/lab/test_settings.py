@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import asdict, fields, replace
 from typing import Any, get_args
 
 import pytest
 
-from ailora import AILoRAConfig
-from ailora.cli.init import init
 from ailora.errors import UserError
 from ailora.lab import settings
 from ailora.lab.setting_fields import RoleName
@@ -200,11 +197,6 @@ def test_a_role_is_what_the_library_calls_one() -> None:
     assert get_args(RoleName) == get_args(RoleOfTheLibrary)
 
 
-def test_starts_are_as_exact_as_in_the_library() -> None:
-    assert RunConfig().tol == AILoRAConfig().tol
-    assert inspect.signature(init).parameters["tol"].default == AILoRAConfig().tol
-
-
 def test_a_new_default_renames_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     old = RunConfig(rank=8, lr=1e-3)
     name = old.run_id("t", "d")
@@ -233,7 +225,7 @@ def test_a_label_that_was_typed_is_kept_and_one_of_an_older_file_may_be_the_defa
     older = {name: value for name, value in asdict(typed).items() if name != "text_pair"}
     assert RunConfig.from_json(older) == unsaid
     assert RunConfig.from_json({**older, "label": "stars"}).label == "stars"
-    assert RunConfig.from_json({"method": "lora"}) == RunConfig(method="lora", tol=1e-8)
+    assert RunConfig.from_json({"method": "lora"}) == RunConfig(method="lora")
 
 
 def test_settings_of_older_versions_have_todays_names() -> None:
@@ -256,7 +248,6 @@ def test_settings_of_older_versions_have_todays_names() -> None:
         num_beams=4,
         answer_batch_size=8,
         doc_stride=64,
-        tol=1e-8,
     )
     assert current_settings(asdict(RunConfig())) == asdict(RunConfig())
 

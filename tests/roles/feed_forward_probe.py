@@ -110,10 +110,11 @@ def _run(model: nn.Module, inputs: Mapping[str, Tensor], site: Site, batch: int)
     while isinstance(model.get_submodule(owner), nn.ModuleList):
         owner = owner.rpartition(".")[0]
     block = model.get_submodule(owner)
-    arguments = inspect.signature(block.forward).parameters.values()
+    arguments = inspect.signature(block.forward).parameters
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = [a for a in arguments if a.default is a.empty and a.kind not in variable]
-    if len(needed) == 1 and not any("att" in name.lower() for name, _ in block.named_modules()):
+    needed = [a for a in arguments.values() if a.default is a.empty and a.kind not in variable]
+    alone = len(needed) == 1 and "layer_idx" not in arguments  # Zamba2's is one for many layers
+    if alone and not any("att" in name.lower() for name, _ in block.named_modules()):
         width = shape_of(site.inputs[0])[1]
         noise = torch.randn(1, LENGTH, width, generator=torch.Generator().manual_seed(2))
         block(noise.repeat(batch, 1, 1))

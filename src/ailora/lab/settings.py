@@ -64,9 +64,8 @@ class RunConfig:
         above=0,
     )
     tol: float = _method(
-        1e-3,
-        "Residual of the starts' decompositions, relative to sigma_1.",
-        first=1e-8,
+        1e-8,
+        "Residual of the starts' decompositions, relative to sigma_1 (the library's own: 1e-3).",
         above=0,
         below=1,
     )
