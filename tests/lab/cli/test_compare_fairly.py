@@ -64,20 +64,21 @@ def test_rates_are_searched_and_reported_and_a_second_call_does_nothing(
     reported = [key for key, seeds in tried.items() if seeds == {0, 1, 2}]
     assert sorted(method for method, _ in reported) == ["ailora", "lora"]
     assert all(seeds == {0} for key, seeds in tried.items() if key not in reported)
-    assert "Use LoRA at learning rate" in words_of(first)
+    verdict = "No choice yet: LoRA at learning rate"  # so small a model learns nothing
+    assert verdict in words_of(first)
     assert "2 seeds cannot show another to be better" in words_of(first)
     page = (out / "report.html").read_text(encoding="utf-8")
-    for words in ("Best to best", "Learning rates", "Use LoRA at learning rate", "<svg"):
+    for words in ("Best to best", "Learning rates", verdict, "<svg"):
         assert words in page
     assert "<script" not in page
     assert (out / "figures" / "score_by_rate.csv").is_file()
-    assert "Use LoRA at learning rate" in (out / "summary.md").read_text(encoding="utf-8")
+    assert verdict in (out / "summary.md").read_text(encoding="utf-8")
 
     before = results(out)
     again = call(command)
     assert again.code == 0
     assert results(out) == before
-    assert words_of(again).split("Use LoRA")[1] == words_of(first).split("Use LoRA")[1]
+    assert words_of(again).split(verdict)[1] == words_of(first).split(verdict)[1]
 
 
 def test_a_plan_writes_nothing_and_says_hours_and_power(
