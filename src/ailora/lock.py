@@ -49,6 +49,10 @@ class Owner:
     token: str
 
     def __str__(self) -> str:
+        if self == _UNKNOWN:
+            return (
+                f"a process on {self.host} (its lock cannot be read; it counts for {LIMIT:.0f} s)"
+            )
         return f"process {self.pid} on {self.host}"
 
 
