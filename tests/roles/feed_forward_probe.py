@@ -113,7 +113,8 @@ def _run(model: nn.Module, inputs: Mapping[str, Tensor], site: Site, batch: int)
     arguments = inspect.signature(block.forward).parameters
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [a for a in arguments.values() if a.default is a.empty and a.kind not in variable]
-    alone = len(needed) == 1 and "layer_idx" not in arguments  # Zamba2's is one for many layers
+    shared = bool(inputs) and "layer_idx" in arguments  # Zamba2's is one for many layers
+    alone = len(needed) == 1 and not shared
     if alone and not any("att" in name.lower() for name, _ in block.named_modules()):
         width = shape_of(site.inputs[0])[1]
         noise = torch.randn(1, LENGTH, width, generator=torch.Generator().manual_seed(2))

@@ -226,6 +226,7 @@ def test_both_halves_are_read_under_a_head_too() -> None:
 
 
 def test_a_model_with_two_configs_for_text_is_read() -> None:
+    pytest.importorskip("transformers", "5", reason="its config makes none of its parts before")
     found = {
         p.name.partition(".")[0]
         for p in find_projections(_on_meta(hf.MusicgenForConditionalGeneration))
