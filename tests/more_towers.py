@@ -53,9 +53,8 @@ _SAM = {
     "output_channels": 8,
     "mlp_dim": 48,
 }
-_WAVES = {
-    **_SMALL,
-    "intermediate_size": 48,
+# What reads sound as wav2vec2 does.
+CONVOLUTIONS = {
     "conv_dim": [16, 16],
     "conv_kernel": [10, 3],
     "conv_stride": [5, 2],
@@ -63,6 +62,7 @@ _WAVES = {
     "num_conv_pos_embeddings": 8,
     "num_conv_pos_embedding_groups": 4,
 }
+_WAVES = {**_SMALL, "intermediate_size": 48, **CONVOLUTIONS}
 _GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 16, "vocab_size": 64}
 _GRANITE = {
     "hidden_dim": 32,

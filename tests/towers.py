@@ -30,15 +30,7 @@ HALVES = {
     },
     "vision_config": _IMAGE,
 }
-_SOUND = {
-    **_BERT,
-    "conv_dim": [16, 16],
-    "conv_kernel": [10, 3],
-    "conv_stride": [5, 2],
-    "num_conv_pos_embeddings": 8,
-    "num_conv_pos_embedding_groups": 4,
-    "num_feat_extract_layers": 2,
-}
+_SOUND = {**_BERT, **more_towers.CONVOLUTIONS}
 _PATCHES = {"depth": 2, "num_heads": 4, "patch_size": 4, "temporal_patch_size": 2}
 _QWEN_2 = {**_PATCHES, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 32}
 _QWEN_2_5 = {**_QWEN_2, "window_size": 16, "fullatt_block_indexes": [0, 1]}

@@ -30,6 +30,7 @@ __all__ = [
     "parse_json",
     "read_text",
     "remove_temporary",
+    "require_file",
     "seen",
     "sha256_of",
     "sync_tree",
@@ -134,6 +135,11 @@ def open_file(path: Path) -> io.BufferedReader:
     if stat.S_ISDIR(kind):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     raise OSError(errno.EINVAL, "is a pipe or a device, no file", str(path))
+
+
+def require_file(path: Path) -> None:
+    """Raise `open_file`'s OSError where a library that opens a path itself would wait for ever."""
+    open_file(path).close()
 
 
 def read_text(path: Path, encoding: str = "utf-8", errors: str = "strict") -> str:

@@ -17,6 +17,7 @@ from ailora import AILoRAConfig, Role, presets
 from ailora.adapters.selection import select
 from ailora.errors import UserError
 from tests.architectures import small_settings
+from tests.more_towers import CONVOLUTIONS
 from tests.towers import HALVES, build_tower, is_there, tower_inputs
 
 _SPEECH = {
@@ -24,12 +25,7 @@ _SPEECH = {
     "intermediate_size": 48,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
-    "conv_dim": [16, 16],
-    "conv_kernel": [10, 3],
-    "conv_stride": [5, 2],
-    "num_feat_extract_layers": 2,
-    "num_conv_pos_embeddings": 8,
-    "num_conv_pos_embedding_groups": 4,
+    **CONVOLUTIONS,
     "vocab_size": 20,
     "tdnn_dim": [16, 16],
     "tdnn_kernel": [3, 1],

@@ -34,7 +34,7 @@ def main() -> int:
 
     from ailora.files import write_json
     from tests.faults.cases import Ground, read_log
-    from tests.peft_suite.lines import add_line
+    from tests.lines import add_line
 
     torch.set_num_threads(1)
     done = [case for case in read_log(asked.log) if case.seed == asked.seed]

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from tests.checkpoints.models import files
 from tests.faults.child import Child, Ending, Fault
 from tests.faults.operations import EVENTS, Operation, make_inputs, operations
-from tests.peft_suite.lines import read_lines
+from tests.lines import read_lines
 
 _SAID = {"term": "ailora: terminated", "hup": "ailora: terminated", "int": "ailora: stopped"}
 _CODES = {

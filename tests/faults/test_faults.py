@@ -18,7 +18,7 @@ from ailora import files
 from tests.faults.cases import Case, Ground, read_log
 from tests.faults.child import Child, Fault
 from tests.faults.operations import Operation
-from tests.peft_suite.lines import add_line
+from tests.lines import add_line
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork, mounts and /proc")
 CASES = 60

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ailora.files import write_json
 from tests.hostile.cases import Case, endings, run_case
 from tests.hostile.guard import install
-from tests.peft_suite.lines import add_line, read_lines
+from tests.lines import add_line, read_lines
 
 
 def main() -> int:

@@ -25,6 +25,7 @@ from pyarrow import feather, parquet
 from safetensors.torch import load_file, save_file
 
 import ailora
+from ailora.adapters.folder import read_tensors
 from ailora.checkpoints import open_checkpoint, read_structure
 from ailora.checkpoints.header import read_header
 from ailora.checkpoints.resumable import Record, begin
@@ -69,6 +70,7 @@ def read_marker(path: Path) -> None:
 READ: dict[str, Callable[[Path], Any]] = {
     "adapter/ailora.json": read_marker,
     "adapter/adapter_model.safetensors": read_marker,
+    "adapter/ailora_anchor.safetensors": read_tensors,
     "run/result.json": read_result,
     "run/metrics.jsonl": lambda path: RunFolder(path.parent).history(),
     "run/checkpoints/checkpoint-1/trainer_state.json": lambda path: RunFolder(

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from ailora.files import write_json
 from ailora.linalg import SOLVER_VERSION
+from tests.lines import add_line
 from tests.numbers.cases import REFUSED, SAID, SOLVED, WRONG, Case, as_line, read_log, run_case
-from tests.peft_suite.lines import add_line
 
 
 def main() -> int:

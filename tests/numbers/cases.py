@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ailora.errors import UserError
 from ailora.linalg import Part, Triplets, decompose, decompose_batch, decompose_share, decomposition
+from tests.lines import read_lines
 from tests.numbers.judge import Truth, faults
 from tests.numbers.matrices import DTYPES, laid_out, matrix, shape
-from tests.peft_suite.lines import read_lines
 
 SOLVED, SAID, REFUSED, WRONG = "solved", "said", "refused", "wrong"
 TOLS = (1e-8, 1e-8, 1e-8, 5e-324, 1e-30, 1e-16, 1e-12, 1e-6, 2e-5, 3e-5, 1e-3, 0.1, 0.5, 0.999)

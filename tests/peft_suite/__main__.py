@@ -28,8 +28,8 @@ from tqdm.auto import tqdm
 from ailora.errors import UserError
 from ailora.files import cache_dir, write_atomic, write_json
 from ailora.termination import at_once
+from tests.lines import read_lines
 from tests.peft_suite import archive, models, verdicts
-from tests.peft_suite.lines import read_lines
 
 FILES = tuple(
     f"test_{name}.py"

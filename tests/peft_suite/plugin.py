@@ -30,7 +30,7 @@ from torch import nn
 from ailora import AILoRAConfig, Role
 from ailora.adapters.factors import Factor, placed
 from ailora.adapters.record import StartedConfig
-from tests.peft_suite.lines import add_line, read_lines
+from tests.lines import add_line, read_lines
 
 MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # whose factors PEFT makes of such layers
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from ailora.errors import UserError
+from tests.lines import add_line, read_lines
 from tests.peft_suite import archive, verdicts
 from tests.peft_suite.__main__ import report, run
-from tests.peft_suite.lines import add_line, read_lines
 
 REFUSAL = (
     'selection.py:1 ailora.errors.UserError: roles["*"] starts from the spectrum, and emb is no '

@@ -23,7 +23,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HU
 import pytest
 
 from ailora.files import write_atomic, write_json
-from tests.peft_suite.lines import read_lines
+from tests.lines import read_lines
 from tests.reliability.page import PAGE, SUMMARY, not_held, render, summarise
 from tests.reliability.promises import ROOT, Promise, missing, read_promises
 from tests.reliability.recording import Recorder, of_today

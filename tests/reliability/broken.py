@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.peft_suite.lines import add_line, read_lines
+from tests.lines import add_line, read_lines
 from tests.reliability.promises import ROOT, Broken, Promise, read_promises
 from tests.reliability.recording import Recorder, state_of
 

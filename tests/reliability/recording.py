@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.peft_suite.lines import add_line, read_lines
+from tests.lines import add_line, read_lines
 from tests.reliability.promises import ROOT
 
 # What an assertion raises, and ``pytest.raises`` where nothing was raised.

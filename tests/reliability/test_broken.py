@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.peft_suite.lines import read_lines
+from tests.lines import read_lines
 from tests.reliability.broken import why_not_caught
 from tests.reliability.promises import ROOT, Promise, holds, missing, read_promises
 

@@ -32,7 +32,7 @@ from ailora.adapters.record import (
 from ailora.adapters.selection import select
 from ailora.adapters.stored_types import block_of, config_damage, number
 from ailora.errors import UserError
-from ailora.files import Seen, check_unchanged, parse_json, read_text, seen
+from ailora.files import Seen, check_unchanged, parse_json, read_text, require_file, seen
 from ailora.linalg import LowRank
 from ailora.roles.parts import PART_NAMES, PartName
 from ailora.roles.walk import walk
@@ -83,8 +83,9 @@ def read_adapter(folder: Path) -> AdapterFolder:
     Raises:
         UserError: there is none, it is a pickle, broken, or no LoRA.
     """
-    config = read_config(folder)
     path = folder / WEIGHTS
+    read = {one: seen(one) for one in (folder / CONFIG, path) if one.is_file()}
+    config = read_config(folder)
     if not path.is_file():
         pickled = folder / "adapter_model.bin"
         raise UserError(
@@ -94,7 +95,6 @@ def read_adapter(folder: Path) -> AdapterFolder:
             if pickled.is_file()
             else f"{folder}: no {WEIGHTS} there; copy the whole adapter folder again"
         )
-    read = {one: seen(one) for one in (folder / CONFIG, path)}
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(path).items()}
     names = sorted(key.removesuffix(A_KEY) for key in tensors if key.endswith(A_KEY))
     of_parameters = [name for name in names if _is_of_parameter(name, config)]
@@ -183,6 +183,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         UserError: it cannot be read.
     """
     try:
+        require_file(path)
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:

@@ -228,13 +228,14 @@ def _check_config(base: nn.Module, adapter: AdapterFolder, record: Record) -> No
 def _check_tokens(base: nn.Module, adapter: AdapterFolder) -> None:
     """Raise a UserError unless the rows of the trained tokens are there, for ids of the model."""
     asked = adapter.config.trainable_token_indices or {}
-    for name, tokens in (asked if isinstance(asked, Mapping) else {"": asked}).items():
+    named = asked if isinstance(asked, Mapping) else {"": asked}
+    for name, tokens in ((name, tokens) for name, tokens in named.items() if tokens):
         fit = [
             _has_tokens(base, key.removesuffix(_ROWS), tokens, rows)
             for key, rows in adapter.whole.items()
-            if tokens and key.endswith(f"{name}{_ROWS}")
+            if key.endswith(f"{name}{_ROWS}")
         ]
-        if tokens and not (fit and all(fit)):
+        if not (fit and all(fit)):
             raise UserError(
                 f"{adapter.folder}: the rows that {WEIGHTS} has for trainable_token_indices are "
                 f"not those of {CONFIG}, or not of this model's vocabulary; copy the whole adapter "

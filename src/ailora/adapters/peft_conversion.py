@@ -13,6 +13,8 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
+from ailora.adapters.record import PREFIX
+
 
 def taken_for_experts(model: nn.Module, names: Iterable[str]) -> list[str]:
     """Those of the modules that PEFT would not adapt by their names, but experts in their place.
@@ -57,8 +59,7 @@ def lost_on_loading(model: nn.Module, names: Sequence[str]) -> list[str]:
         )
     except ImportError:
         return []
-    prefix = "base_model.model."
-    keys = {f"{prefix}{name}.lora_{factor}.weight": name for name in names for factor in "AB"}
+    keys = {f"{PREFIX}{name}.lora_{factor}.weight": name for name in names for factor in "AB"}
     saved = {key: torch.zeros(1, 1) for key in keys}
     converted = convert_peft_adapter_state_dict_for_transformers(model, LoraConfig(), saved)
     lost = {name for key, name in keys.items() if key not in converted}

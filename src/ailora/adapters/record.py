@@ -28,7 +28,7 @@ from ailora.adapters.config import AILoRAConfig, as_json
 from ailora.adapters.factors import Block, cut
 from ailora.adapters.fingerprints import Base
 from ailora.adapters.peft_insides import from_pattern, pattern, pattern_fits
-from ailora.files import open_file, parse_json, read_text, usual_mode, write_atomic, write_json
+from ailora.files import parse_json, read_text, require_file, usual_mode, write_atomic, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -340,7 +340,7 @@ def folder_mismatch(folder: Path, record: Record, ratios: Mapping[str, float]) -
     try:
         if path.stat().st_mtime < record.born:
             return None
-        open_file(path).close()  # a pipe would never end
+        require_file(path)
         with safe_open(path, framework="pt") as file:
             found = {name.removeprefix(PREFIX): name for name in file.keys()}  # noqa: SIM118
             for layer, blocks in record.layers.items():

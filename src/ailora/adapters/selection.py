@@ -135,22 +135,22 @@ def _without_small(config: AILoRAConfig, chosen: list[Chosen]) -> list[Chosen]:
 
     Such is the head of a classifier with few classes.
     """
-    small = [
-        one
-        for one in chosen
-        if one.projection.role not in config.named_roles
-        and one.is_spectral
-        and one.rank > min(one.projection.shape)
-    ]
-    if not (small and config.target_modules and asks_for_all(config)):
+    if not (config.target_modules and asks_for_all(config)):
         return chosen
+    kept: list[Chosen] = []
+    small: list[Chosen] = []
+    for one in chosen:
+        may_go = one.projection.role not in config.named_roles and one.is_spectral
+        (small if may_go and one.rank > min(one.projection.shape) else kept).append(one)
+    if not small:
+        return kept
     m, n = small[0].projection.shape
     logger.warning(
         "%d layers are left out, such as %s: its weight is %d x %d, too small for a start of rank "
         "%d",
         len(small), small[0].projection.name, m, n, small[0].rank,
     )  # fmt: skip
-    return [one for one in chosen if one not in small]
+    return kept
 
 
 def _check_patterns(config: AILoRAConfig, names: Iterable[str]) -> None:

@@ -62,8 +62,6 @@ def _are_integers(value: Any) -> bool:
 
 
 def _are_tokens(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(name, str) and _are_tokens(one) for name, one in value.items())
     return _are_integers(value) and all(token >= 0 for token in value or ())
 
 
@@ -86,7 +84,10 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "exclude_modules": (_is_pattern_or_names, "a pattern or a list of names"),
     "modules_to_save": (_are_names, "a list of names"),
     "target_parameters": (_are_names, "a list of names"),
-    "trainable_token_indices": (_are_tokens, "a list of token ids, or a table of such lists"),
+    "trainable_token_indices": (
+        lambda value: _are_tokens(value) or _by_name(_are_tokens)(value),
+        "a list of token ids, or a table of such lists",
+    ),
     "layers_to_transform": (_are_layers, "an integer or a list of them"),
     "layers_pattern": (_is_pattern_or_names, "a pattern or a list of names"),
     "bias": (lambda value: value in ("none", "all", "lora_only"), "'none', 'all' or 'lora_only'"),

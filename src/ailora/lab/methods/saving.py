@@ -22,7 +22,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from ailora.adapters import load_adapter
 from ailora.adapters.folder import is_started
 from ailora.errors import UserError
-from ailora.files import open_file, parse_json, read_text, write_atomic, write_json
+from ailora.files import parse_json, read_text, require_file, write_atomic, write_json
 from ailora.lab.methods.table import method_named
 from ailora.lab.methods.targets import head_parameters
 from ailora.lab.settings import RunConfig
@@ -185,7 +185,7 @@ def _read(
     """
     path = folder / WEIGHTS
     try:
-        open_file(path).close()  # a pipe would never end
+        require_file(path)
         saved = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({error}); {_AGAIN}") from error

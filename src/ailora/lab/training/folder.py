@@ -17,10 +17,10 @@ from safetensors import SafetensorError, safe_open
 from ailora.errors import UserError
 from ailora.files import (
     append_line,
-    open_file,
     parse_json,
     read_text,
     remove_temporary,
+    require_file,
     write_atomic,
     write_json,
 )
@@ -157,7 +157,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 def _opens(path: Path) -> bool:
     try:
-        open_file(path).close()  # a pipe would never end
+        require_file(path)
         with safe_open(path, framework="pt"):
             return True
     except (OSError, SafetensorError):

@@ -12,7 +12,7 @@ from datasets.fingerprint import generate_random_fingerprint
 from pyarrow import feather, parquet
 
 from ailora.errors import UserError
-from ailora.files import open_file
+from ailora.files import require_file
 from ailora.lab.tasks.tables.compressed import file_errors
 from ailora.lab.tasks.tables.stored import AT_ONCE, rows_of, stored
 from ailora.lab.tasks.tables.table import Place, Row, Rows, Table
@@ -54,7 +54,7 @@ def schema_of(path: Path) -> pa.Schema:
     Raises:
         OSError, pyarrow.ArrowException: It cannot be read.
     """
-    open_file(path).close()
+    require_file(path)
     if path.suffix.lower() == ".parquet":
         return parquet.read_schema(path)
     return _table(path).schema
@@ -87,7 +87,7 @@ def _dataset(path: Path) -> datasets.Dataset:
 
     Every value is looked at: Arrow takes offsets at their word, and would read beside the file.
     """
-    open_file(path).close()  # a pipe would never end
+    require_file(path)
     if path.suffix.lower() == ".parquet":
         with parquet.ParquetFile(path) as file:
             return stored(_whole(file.iter_batches(AT_ONCE)), file.schema_arrow)
