@@ -13,7 +13,7 @@ from tests.load.big_model import LLAMA_70B, Size, make
 from tests.load.measured import on_linux, said_by
 from tests.load.test_store import COMMAND, seconds_of
 
-SMALL = Size(layers=8, hidden=1024, inner=512, heads=16, kv_heads=4, vocabulary=100)
+SMALL = Size(layers=24, hidden=1024, inner=512, heads=16, kv_heads=4, vocabulary=100)
 # The largest decomposed tensor as float64 and float32: what a decomposition works on.
 TENSOR = SMALL.hidden * SMALL.hidden * (8 + 4)
 CONSTANT = 48 << 20  # the model's modules, PEFT's, buffers
@@ -43,4 +43,6 @@ def test_a_start_takes_one_tensor_however_many_layers(tmp_path: Path, how: str) 
         for layers in (2, SMALL.layers)
     )
     assert two < TENSOR + CONSTANT
-    assert all_of_it - two < TENSOR / 2  # six more layers are twelve more tensors
+    # Kept in bf16 the 44 more tensors would be 4.5 TENSOR; their factors are 0.8 of one, and a peak
+    # that falls between two looks is one.
+    assert all_of_it - two < 2 * TENSOR
