@@ -348,6 +348,7 @@ def test_a_budget_says_what_it_costs_in_power_and_a_plan_what_it_rests_on() -> N
         "shown."
     )
     assert plan.seen(1) == "none, no verdict"
+    assert Plan(protocol=settings(["lora"]), seconds=[1.0]).seen(5) == "nothing to compare"
     assert "Times rest on a few measured steps" in plan.notes
     timed = plan.corrected(3.0, "the first 2 runs, 45 s each")
     assert timed.time(5) == 3 * plan.time(5)

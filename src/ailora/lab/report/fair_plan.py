@@ -92,7 +92,10 @@ class Plan:
         alike = Counter(
             (one.task, one.model, one.rank, str(one.ranks)) for one in self.protocol.settings
         )
-        size = smallest_by_seeds(max(alike.values()) - 1, [reporting])[reporting]
+        comparisons = max(alike.values()) - 1
+        if not comparisons:
+            return "nothing to compare"
+        size = smallest_by_seeds(comparisons, [reporting])[reporting]
         return f"{size:.1f} s.d." + ", no verdict" * (reporting < ENOUGH)
 
     def cost(self, asked: int) -> str:
