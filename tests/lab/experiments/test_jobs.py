@@ -14,6 +14,7 @@ import pytest
 
 from ailora.lab import settings
 from ailora.lab.experiments import Store, sweep
+from ailora.lab.experiments.engines.here import Here
 from ailora.lab.experiments.grid import distinct
 from ailora.lab.experiments.jobs import Job, Tasks, Tell, jobs_of
 from ailora.lab.experiments.sweep_file import read_sweep_file, sweep_file_text
@@ -23,7 +24,7 @@ from ailora.lab.settings import SETTINGS, RunConfig, current_settings
 RESULTS = Path(__file__).parents[3] / "results" / "movies-rates"  # schema 1, one flat file per run
 
 
-class Unwanted:
+class Unwanted(Here):
     """An engine that has nothing to do."""
 
     def run(self, jobs: Sequence[Job], store: Store, tell: Tell) -> None:

@@ -20,11 +20,12 @@ from ailora.lab.training import RunConfig
 RATES = {"low": 1e-4, "high": 1.0, "log": True}
 
 
-class StopsAt:
+class StopsAt(Here):
     """An engine that is killed before a run, as by Ctrl-C."""
 
     def __init__(self, tasks: Tasks, run: int) -> None:
-        self.here, self.left = Here(tasks), run
+        super().__init__(tasks)
+        self.left = run
 
     def run(self, jobs: Sequence[Job], store: Store, tell: Tell) -> None:
         """As `Engine.run`."""
@@ -32,7 +33,7 @@ class StopsAt:
             if self.left == 0:
                 raise KeyboardInterrupt
             self.left -= 1
-            self.here.run([job], store, tell)
+            super().run([job], store, tell)
 
 
 def settings(tiny: RunConfig, seeds: int = 2) -> list[RunConfig]:

@@ -84,27 +84,37 @@ def compare_fairly(
     with console.status("reading the data"):  # bad data is refused before anything is written
         data = tuple(rounds.tasks.of(setting).fingerprint for setting in settings)
     asked = Record(protocol=protocol, data=data, command=shlex.join(["ailora", *sys.argv[1:]]))
-    plan = rounds.plan(asked)
-    earlier = _earlier(store, asked) if budget is not None else None
-    record = earlier or _within(budget, asked, plan)
-    if plan is not None:
-        _say_plan(replace(plan, protocol=record.protocol), protocol)
-    if given.plan_only:
-        return False
-    record.write(store)
-    if plan is not None:
-        before, plan = plan, rounds.timed(plan)
-        if rounds.in_turn and earlier is None:  # else the workers' start would cost seeds
-            record = _within(budget, asked, plan, begun=True)
-        plan = rounds.planned = replace(plan, protocol=record.protocol)
-        if plan.basis != before.basis:
-            say(" ".join(filter(None, (plan.whole, plan.cost(len(protocol.report))))))
+    with rounds.engine.open():
+        plan = rounds.plan(asked)
+        earlier = _earlier(store, asked) if budget is not None else None
+        record = earlier or _within(budget, asked, plan)
+        if plan is not None:
+            _say_plan(replace(plan, protocol=record.protocol), protocol)
+        if given.plan_only:
+            return False
         record.write(store)
-    fair(record.protocol, rounds.do)
+        if plan is not None:
+            record, plan = _begun(rounds, record, plan, None if earlier else budget, asked)
+        fair(record.protocol, rounds.do)
     report = fair_report(record, Store(store), plan)
     _say(report, out)
     expected = len(record.protocol.settings) * len(record.protocol.report)
     return sum(len(own) for part in report.parts for own in part.reported.values()) < expected
+
+
+def _begun(
+    rounds: _Rounds, record: Record, plan: Plan, budget: float | None, asked: Record
+) -> tuple[Record, Plan]:
+    """Do the first runs, and plan the others by the time that those took."""
+    timed = rounds.timed(plan)
+    if rounds.in_turn and budget is not None:  # else the workers' start would cost seeds
+        record = _within(budget, asked, timed, begun=True)
+    rounds.planned = replace(timed, protocol=record.protocol)
+    if timed.basis != plan.basis:
+        words = (rounds.planned.whole, rounds.planned.cost(len(asked.protocol.report)))
+        say(" ".join(filter(None, words)))
+    record.write(rounds.store.path)
+    return record, rounds.planned
 
 
 def settings_and_seeds(grids: Sequence[Grid]) -> tuple[list[RunConfig], tuple[int, ...] | None]:
@@ -220,7 +230,6 @@ class _Rounds:
         if isinstance(self.engine, Local):
             layout = self.engine.layout(jobs, self.store, remember=False)
             costs = self.engine.costs(jobs, self.store, remember=False)
-            self.engine.close()
             if any(kind(job.config) not in costs for job in jobs):
                 return [], layout.workers
             return [seconds(job, costs[kind(job.config)]) for job in jobs], layout.workers

@@ -214,13 +214,14 @@ def search_runs(
         sweep(configs, store, engine, tasks=tasks, on_event=tell)
         return [next(e.result for e in ended if e.job.config == config) for config in configs]
 
-    while True:
-        on_round(sum(len(one.ended()) for one in studies), trials * len(studies))
-        asked = [trial for study in studies for trial in study.ask(trials)]
-        if not asked:
-            break
-        _try(asked, do)
-    return [_with_runs(study.found(), do) for study in studies]
+    with engine.open():
+        while True:
+            on_round(sum(len(one.ended()) for one in studies), trials * len(studies))
+            asked = [trial for study in studies for trial in study.ask(trials)]
+            if not asked:
+                break
+            _try(asked, do)
+        return [_with_runs(study.found(), do) for study in studies]
 
 
 def _point(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +33,13 @@ _SHOWN = ("method", "task", "lr", "seed")  # settings that notebooks show of eac
 
 class Engine(Protocol):
     """Does runs, in any order and any number at a time."""
+
+    def open(self) -> AbstractContextManager[None]:
+        """Keep what runs need until the block ends: processes, the connection to a cluster.
+
+        `run` opens it for itself. Around several calls it saves their starting anew.
+        """
+        ...
 
     def run(self, jobs: Sequence[Job], store: Store, tell: Tell) -> None:
         """Do each run, into its folder of the store.
@@ -110,13 +118,14 @@ def sweep(
         on_event(event)
 
     todo = [job for job in jobs if not _known(job, store, retry, tell)]
-    while todo:
-        engine.run(todo, store, tell)
-        left = [job for job in todo if job.run_id not in ended]
-        lost = [job.run_id for job in left if job.run_id not in elsewhere]
-        if lost:
-            raise RuntimeError(f"the engine returned without a word on {lost}")
-        todo = _wait_for(left, store, tell)
+    with engine.open():
+        while todo:
+            engine.run(todo, store, tell)
+            left = [job for job in todo if job.run_id not in ended]
+            lost = [job.run_id for job in left if job.run_id not in elsewhere]
+            if lost:
+                raise RuntimeError(f"the engine returned without a word on {lost}")
+            todo = _wait_for(left, store, tell)
     return _outcome({job.run_id: ended[job.run_id] for job in jobs})
 
 

@@ -130,7 +130,11 @@ def how(protocol: Protocol) -> str:
         f"score on the selection split ({choose}), then scored on the test split with other seeds "
         f"({report}), which chose nothing."
     )
-    return words + " Rates were halved between the choosing seeds." * protocol.halving
+    risk = (
+        " Rates were halved between the choosing seeds: where seeds differ by more than a dropped "
+        "rate lay below the chosen one, the better rate may be lost."
+    )
+    return words + risk * protocol.halving
 
 
 def as_markdown(report: FairReport) -> str:

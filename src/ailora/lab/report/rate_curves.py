@@ -176,7 +176,8 @@ def lost_words(value: float | None) -> str:
 
 
 def _range(low: float, high: float) -> str:
-    return f"{number_words(low)} to {number_words(high)}"
+    alone = number_words(low)
+    return alone if low == high else f"{alone} to {number_words(high)}"
 
 
 def _alike(
@@ -226,7 +227,5 @@ def _halved(search: Search, protocol: Protocol) -> str:
     words = f"halving saved {counted(saved, 'run')} and dropped {counted(len(others), 'rate')}"
     if best is None or nearest is None or nearest == -math.inf:
         return words
-    return (
-        f"{words}; on {counted(len(seeds), 'seed')} the best of those was {best - nearest:+.3f} "
-        "below the chosen one: where seeds differ by more, the better rate may be lost"
-    )
+    where = f"{abs(best - nearest):.3f} {'below' if nearest <= best else 'above'} the chosen one"
+    return f"{words}, the best of them {where} on {counted(len(seeds), 'seed')}"

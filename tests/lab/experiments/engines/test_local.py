@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -68,6 +70,55 @@ def test_no_more_workers_than_runs_or_than_asked_for(log: Path, tmp_path: Path) 
     log.unlink()
     run(Local(4, 1), jobs(1), tmp_path)
     assert len(orders(log)) == 1
+
+
+def test_workers_stay_for_the_rounds_of_an_open_engine_and_no_longer(
+    log: Path, tmp_path: Path
+) -> None:
+    engine = Local(2, 1)
+    with engine.open():
+        for _ in range(3):
+            assert len(ended(run(engine, jobs(4), tmp_path))) == 4
+        assert len(orders(log)) == 12
+        assert len({pid for pid, *_ in orders(log)}) == 2
+        assert len(engine._workers) == 2
+    assert engine._workers == []
+    run(engine, jobs(4), tmp_path)
+    assert engine._workers == [], "a single call keeps none"
+    assert len({pid for pid, *_ in orders(log)}) > 2
+
+
+def test_a_worker_that_died_between_two_rounds_is_replaced(log: Path, tmp_path: Path) -> None:
+    engine = Local(1, 1)
+    with engine.open():
+        run(engine, jobs(1), tmp_path)
+        os.kill(int(orders(log)[0][0]), signal.SIGKILL)
+        events = run(engine, jobs(2), tmp_path)
+    assert len(ended(events)) == 2 and failures(events) == []
+
+
+def test_what_an_interrupted_round_left_is_not_heard_in_the_next(log: Path, tmp_path: Path) -> None:
+    engine = Local(2, 1)
+
+    def interrupt(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    with engine.open():
+        with pytest.raises(KeyboardInterrupt):
+            engine.run(jobs(4), Store(tmp_path), interrupt)
+        other = jobs(3, rank=4)
+        assert sorted(ended(run(engine, other, tmp_path))) == sorted(job.run_id for job in other)
+
+
+def test_workers_that_measured_do_not_work_beyond_the_layout(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Local(1, 1)
+    for _ in range(3):  # as after measuring that three at a time are slower
+        engine._start()
+    run(engine, jobs(6), tmp_path)
+    busy_at_once = {pid for pid, *_ in orders(log)}
+    assert len(busy_at_once) == 1
 
 
 def test_a_run_whose_worker_died_goes_back_once(log: Path, tmp_path: Path) -> None:

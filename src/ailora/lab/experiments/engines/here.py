@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from ailora.lab.experiments.jobs import Job, Tasks, Tell, do_job
 from ailora.lab.experiments.store import Store
@@ -19,6 +20,10 @@ class Here:
     def __init__(self, tasks: Tasks | None = None, *, strict: bool = False) -> None:
         self.tasks = tasks if tasks is not None else Tasks()
         self.strict = strict
+
+    def open(self) -> AbstractContextManager[None]:
+        """As `Engine.open`: nothing needs to be kept."""
+        return nullcontext()
 
     def run(self, jobs: Sequence[Job], store: Store, tell: Tell) -> None:
         """As `Engine.run`."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import queue
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 
 from ailora.errors import UserError
@@ -48,7 +49,19 @@ class Local:
         self._layout: Layout | None = None
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._workers: list[Worker] = []
+        self._opened = 0  # blocks that keep the workers
         self._memory = 0  # largest peak of a run so far, in bytes
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """As `Engine.open`: the workers stay, with what they have imported and loaded."""
+        self._opened += 1
+        try:
+            yield
+        finally:
+            self._opened -= 1
+            if not self._opened:
+                self.close()
 
     def layout(self, jobs: Sequence[Job], store: Store, *, remember: bool = True) -> Layout:
         """Number of workers and threads: given, remembered, or measured now."""
@@ -67,27 +80,32 @@ class Local:
 
     def run(self, jobs: Sequence[Job], store: Store, tell: Tell) -> None:
         """As `Engine.run`."""
-        layout = self.layout(jobs, store)
-        waiting, busy, lost = deque(jobs), dict[Worker, Job](), set[str]()
-        try:
-            while waiting or busy:
-                self._hand_out(waiting, busy, layout, store, tell)
-                worker, words = self._inbox.get()
-                if words is None:
-                    self._workers.remove(worker)
-                    job = busy.pop(worker, None)
-                    if job is not None:
-                        self._retry_or_fail(worker, job, waiting, lost, store, tell)
-                    continue
-                if "full" in words:
-                    raise UserError(words["full"])
-                event = event_from_json(busy[worker], words)
-                tell(event)
-                if not isinstance(event, Step):
-                    del busy[worker]
-                    self._memory = max(self._memory, words.get("memory", 0))
-        finally:
-            self.close()
+        with self.open():
+            layout = self.layout(jobs, store)
+            try:
+                self._run(deque(jobs), layout, store, tell)
+            except BaseException:
+                self.close()  # else the next call would hear of these runs
+                raise
+
+    def _run(self, waiting: deque[Job], layout: Layout, store: Store, tell: Tell) -> None:
+        busy, lost = dict[Worker, Job](), set[str]()
+        while waiting or busy:
+            self._hand_out(waiting, busy, layout, store, tell)
+            worker, words = self._inbox.get()
+            if words is None:
+                self._workers.remove(worker)
+                job = busy.pop(worker, None)
+                if job is not None:
+                    self._retry_or_fail(worker, job, waiting, lost, store, tell)
+                continue
+            if "full" in words:
+                raise UserError(words["full"])
+            event = event_from_json(busy[worker], words)
+            tell(event)
+            if not isinstance(event, Step):
+                del busy[worker]
+                self._memory = max(self._memory, words.get("memory", 0))
 
     def close(self) -> None:
         """End the workers, each after a checkpoint if a step takes no longer than `PATIENCE`."""
@@ -107,7 +125,7 @@ class Local:
         tell: Tell,
     ) -> None:
         idle = [worker for worker in self._workers if worker not in busy]
-        while waiting:
+        while waiting and len(busy) < layout.workers:
             if not idle and len(self._workers) < layout.workers and self._has_room():
                 idle.append(self._start())
             if not idle:

@@ -76,6 +76,20 @@ class OnRay:
         self.address = address
         self.resources = {"num_cpus": cpus_per_run, "num_gpus": gpus_per_run}
         self.retries = retries
+        self._opened = 0  # blocks that keep the connection
+        self._connected = False  # by this engine
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """As `Engine.open`: the first run connects to the cluster, and the connection stays."""
+        self._opened += 1
+        try:
+            yield
+        finally:
+            self._opened -= 1
+            if self._connected and not self._opened:
+                self._connected = False
+                ray.shutdown()
 
     def run(self, jobs: Sequence[Job], store: Store, tell: Tell) -> None:
         """As `Engine.run`; single steps are not told.
@@ -83,16 +97,13 @@ class OnRay:
         Raises:
             UserError: No cluster at the address, or it lacks what a run needs.
         """
-        ours = not ray.is_initialized()
-        if ours:
-            _connect(self.address)
-        try:
+        with self.open():
+            if not ray.is_initialized():
+                _connect(self.address)
+                self._connected = True
             self._check_resources()
             with _probe(store) as seen:
                 self._hand_out(jobs, store, seen, tell)
-        finally:
-            if ours:
-                ray.shutdown()
 
     def _hand_out(self, jobs: Sequence[Job], store: Store, seen: str, tell: Tell) -> None:
         remote = ray.remote(do_on_node).options(**self.resources, max_retries=self.retries)
