@@ -56,7 +56,7 @@ class Statement:
 
     def _what(self) -> str:
         used = ", ".join(f"{role} {name!r}" for role, name in self.used.items())
-        left = f"; left out: {_some(self.left_out)}" if self.left_out else ""
+        left = f"; left out: {some(self.left_out)}" if self.left_out else ""
         return f"{self.source}: {self.kind}" + (f" ({used}{left})" if used else left)
 
     def _classes(self) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ class Statement:
             return ()
         counts = [f"{name} {count:,}" for name, count in self.classes.items()]
         positive = "" if self.positive is None else f"; f1 is of {self.positive!r}"
-        return (f"classes and their training rows: {_some(counts)}{positive}",)
+        return (f"classes and their training rows: {some(counts)}{positive}",)
 
 
 def row_counts(rows: Mapping[str, int]) -> str:
@@ -83,7 +83,8 @@ def notes_of(tables: Mapping[str, Table]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(note for table in tables.values() for note in table.notes))
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
     more = len(names) - _NAMES
     shown = (name or "''" for name in names[:_NAMES])
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")

@@ -169,6 +169,16 @@ def test_texts_shared_between_splits_are_counted_and_logged(
     assert task.notes[0] in caplog.text
 
 
+def test_a_class_without_a_row_to_score_by_is_said(tmp_path: Path) -> None:
+    jsonl(tmp_path / "train.jsonl", sentences(20))
+    jsonl(tmp_path / "dev.jsonl", [row | {"label": "yes"} for row in sentences(4, 100)])
+    jsonl(tmp_path / "test.jsonl", sentences(4, 200))
+    task = load_text_task(tmp_path)
+    line = "no selection row is of the class no: its f1 there is 0 or left out"
+    assert task.notes == (line,)
+    assert task.statement is not None and line in task.statement.lines()
+
+
 @pytest.mark.parametrize(
     ("row", "parts"),
     [

@@ -17,7 +17,7 @@ from datasets import Dataset
 from ailora.errors import UserError
 from ailora.lab.tasks.classification.labels import Encode, meaning_of, positive_of, raw_label
 from ailora.lab.tasks.classification.metrics import metric_names
-from ailora.lab.tasks.statement import Statement, columns_left_out, notes_of
+from ailora.lab.tasks.statement import Statement, columns_left_out, notes_of, some
 from ailora.lab.tasks.tables.repeats import shared_but_for_case
 from ailora.lab.tasks.tables.sources import is_local, name_of, read_tables
 from ailora.lab.tasks.tables.split import (
@@ -183,7 +183,10 @@ def build_text_task(
     splits, places = without_places(limited(whole, sampling, draw))
     train, selection, test = splits
     compared = {"train": train, "selection": selection, "test": test}
-    leaks = shared_but_for_case(compared, text_columns(train))
+    found = (
+        *shared_but_for_case(compared, text_columns(train)),
+        *_absent_classes(compared, labels or ()),
+    )
     task = TextTask(
         name=name,
         train=train,
@@ -193,11 +196,23 @@ def build_text_task(
         positive=positive or positive_of(labels, None),
         metrics=metrics,
         fingerprint=fingerprint_of(splits, labels),
-        notes=(*notes, *made, *leaks),
+        notes=(*notes, *made, *found),
         places=places,
     )
     log_notes(name, task.notes)
-    return replace(task, statement=_statement(task, read, (*notes, *leaks), made))
+    return replace(task, statement=_statement(task, read, (*notes, *found), made))
+
+
+def _absent_classes(splits: Mapping[str, Dataset], labels: Sequence[str]) -> tuple[str, ...]:
+    """One line for each split without a row of some class, which no score of it can speak of."""
+    lines = []
+    for part, rows in splits.items():
+        seen = set(rows["label"][:])
+        absent = [name for index, name in enumerate(labels) if index not in seen]
+        if absent:
+            what = "it is not learned" if part == "train" else "its f1 there is 0 or left out"
+            lines.append(f"no {part} row is of the class {some(absent)}: {what}")
+    return tuple(lines)
 
 
 def _statement(
