@@ -88,9 +88,13 @@ def main() -> None:
         join_deepspeed(arguments)
     base = hf.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
     fused = base.config.model_type == "gpt2"  # whose roles have one scale
-    config = presets.ailora(
-        3, bake_rates=not (fused or options.without_rates), anchored=not options.folded
-    )
+    bake_rates = not (fused or options.without_rates)
+    if base.config.model_type == "mixtral":
+        stacks = ["experts.gate_up_proj", "experts.down_proj"]
+        config = presets.pissa(2, published=True, bake_rates=bake_rates, target_parameters=stacks)
+    else:
+        config = presets.ailora(3, bake_rates=bake_rates, anchored=not options.folded)
+    hf.set_seed(0)
     model = ailora.get_peft_model(base, config)
     rank = PartialState().process_index
     factors = {

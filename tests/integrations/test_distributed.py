@@ -10,6 +10,7 @@ import transformers as hf
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from ailora.versions import is_transformers_4
 from tests.integrations.launching import DDP, adapter, fsdp, launch, resume, run
 
 pytestmark = pytest.mark.slow
@@ -42,6 +43,35 @@ def test_fsdp2_trains_sharded_to_the_same_adapter_and_stock_peft_loads_it(
     base = hf.AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
     stock = PeftModel.from_pretrained(base, str(tmp_path / "fsdp" / "adapter"))
     assert torch.isfinite(stock(input_ids=torch.arange(4, 10)[None]).logits).all()
+
+
+@pytest.mark.skipif(is_transformers_4(), reason="transformers 4 keeps Mixtral's experts as layers")
+def test_stacks_of_experts_train_alike_in_parallel_and_sharded(tmp_path: Path) -> None:
+    config = hf.MixtralConfig(
+        vocab_size=32,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+        bos_token_id=2,
+        eos_token_id=3,
+    )
+    hf.MixtralForCausalLM(config).save_pretrained(tmp_path / "model")
+    run(DDP, tmp_path / "model", tmp_path / "ddp")
+    launcher = fsdp(2, layer="MixtralDecoderLayer")
+    found = run(launcher, tmp_path / "model", tmp_path / "fsdp")
+    assert found["sharded"] > 0
+    left, right = adapter(tmp_path / "ddp"), adapter(tmp_path / "fsdp")
+    assert sum("experts" in key for key in left) == 8
+    for key, value in left.items():
+        torch.testing.assert_close(right[key], value, rtol=1e-4, atol=1e-5)
+    resume(launcher, tmp_path / "model", tmp_path / "fsdp", tmp_path / "resumed")
+    resumed = adapter(tmp_path / "resumed")
+    assert all(torch.equal(value, resumed[key]) for key, value in right.items())
 
 
 def test_fsdp2_resumes_fused_layers_to_the_same_bits(tmp_path: Path) -> None:

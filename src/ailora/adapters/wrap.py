@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import peft
+import torch
 from peft import LoraConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedModel
@@ -238,8 +239,13 @@ def _add(
         model.base_model._cast_adapter_dtype(adapter_name, autocast)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _update(original: Any, layer: ParamWrapper, adapter_name: str, *a: Any, **k: Any) -> Any:
-    """Where PEFT computes the update of a stack of experts, from its factors' weights."""
+    """Where PEFT computes the update of a stack of experts, from its factors' weights.
+
+    Not compiled: Dynamo reads past the property `ExpertFactor.weight`, to what has another
+    gradient.
+    """
     factors = [side[adapter_name] for side in (layer.lora_A, layer.lora_B)]
     factors = [factor for factor in factors if isinstance(factor, ExpertFactor)]
     for factor in factors:
