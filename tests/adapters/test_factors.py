@@ -291,3 +291,25 @@ def test_autocast_trains_through_them(start: Start) -> None:
     upper, lower = ours["A"].weight.grad.chunk(2)
     assert torch.equal(upper, lower) and upper.any()
     assert ours["A"].weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("rows", [None, ((0, 2), (4, 6))])
+def test_torch_func_has_the_gradients_of_each_row(start: Start, rows: object) -> None:
+    _, A0, B0, x = start
+    block = Block(role="q", init="principal", rank=R, anchored=True, rows=rows)  # type: ignore[arg-type]
+    factors = pair([(A0, B0 if rows is None else B0[:4])], [block])
+    move(factors, 0.1 * A0, torch.zeros_like(B0))
+
+    def loss(weights: dict[str, Tensor], row: Tensor) -> Tensor:
+        a = torch.func.functional_call(factors["A"], {"weight": weights["A"]}, (row,))
+        b = torch.func.functional_call(factors["B"], {"weight": weights["B"]}, (a,))
+        return b.square().sum()
+
+    weights = {side: factors[side].weight.detach() for side in "AB"}
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weights, x)
+    for number, row in enumerate(x):
+        factors.zero_grad()
+        factors["B"](factors["A"](row)).square().sum().backward()
+        for side in "AB":
+            torch.testing.assert_close(found[side][number], factors[side].weight.grad)
+    assert found["A"].any() and found["B"].any()

@@ -232,10 +232,15 @@ class ExpertFactor(Factor):
 class _AsItIs(torch.autograd.Function):
     """Identity in the forward pass; subclasses say what the backward pass does to each block."""
 
+    generate_vmap_rule = True  # for torch.func's gradients per row
+
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, blocks: tuple[Block, ...]) -> Tensor:
-        ctx.blocks = blocks
+    def forward(weight: Tensor, blocks: tuple[Block, ...]) -> Tensor:
         return weight.view_as(weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, tuple[Block, ...]], output: Tensor) -> None:
+        ctx.blocks = inputs[1]
 
 
 class _Tied(_AsItIs):
