@@ -142,6 +142,11 @@ def test_what_one_layer_can_no_longer_have_is_refused_with_the_reason() -> None:
     assert "lora" not in str(model)
 
 
+def test_on_another_model_it_is_refused_by_what_that_does_not_have() -> None:
+    with pytest.raises(UserError, match=r"adapts model\.layers\.0\..*, which this GPT2"):
+        ailora.load_adapter(base_of("fused"), SAVED / "anchored")
+
+
 def test_a_folded_one_is_refused_on_its_own_residual(tmp_path: Path) -> None:
     model = ailora.load_adapter(base_of("folded"), SAVED / "folded")
     residual = base_of("folded")

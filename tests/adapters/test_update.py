@@ -40,6 +40,9 @@ def test_norms_are_those_of_the_change_of_each_weight(
 def test_an_untrained_adapter_has_moved_nothing() -> None:
     model = ailora.get_peft_model(tiny(), AILoRAConfig(r=3))
     assert {norm.norm for norm in update_norms(model)} == {0.0}
+    ailora.get_peft_model(model, AILoRAConfig(r=2), "second")
+    train(model, batch(model), 1)
+    assert {norm.norm for norm in update_norms(model, "second")} == {0.0}
 
 
 def test_roles_named_by_hand_are_measured_under_those_roles() -> None:

@@ -367,12 +367,16 @@ def _record_of_0_1_0(
 
 
 def _parts_of_0_1_0(adapter: AdapterFolder, model: nn.Module) -> list[PartName] | None:
-    """The parts of a model of several that an adapter is of; other defaults held then."""
-    places = walk(model)
-    adapted = {place.part for place in places if place.name in adapter.updates}
-    several = len({place.part for place in places}) > 1
-    found = [part for part in PART_NAMES if part in adapted]
-    return found if several and found and None not in adapted else None
+    """The parts of the model that an adapter is of; other defaults held then."""
+    parts = {place.name: place.part for place in walk(model)}
+    strange = adapter.updates.keys() - parts.keys()
+    if strange:
+        raise UserError(
+            f"{adapter.folder}: adapts {min(strange)}, which this {type(model).__name__} does not "
+            "have; load it into the model it was made for"
+        )
+    adapted = {parts[name] for name in adapter.updates}
+    return None if None in adapted else [part for part in PART_NAMES if part in adapted]
 
 
 def _config_of_0_1_0(stored: Mapping[str, Any], parts: Sequence[PartName] | None) -> AILoRAConfig:

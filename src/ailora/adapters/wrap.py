@@ -238,14 +238,14 @@ def _add(
         model.base_model._cast_adapter_dtype(adapter_name, autocast)
 
 
-def _update(original: Any, layer: ParamWrapper, adapter_name: str, *a: Any, **k: Any) -> Any:
+def _update(original: Any, layer: ParamWrapper, adapter_name: str) -> Any:
     """Where PEFT computes the update of a stack of experts, from its factors' weights."""
     factors = [side[adapter_name] for side in (layer.lora_A, layer.lora_B)]
     factors = [factor for factor in factors if isinstance(factor, ExpertFactor)]
     for factor in factors:
         factor.in_update = True
     try:
-        return original(layer, adapter_name, *a, **k)
+        return original(layer, adapter_name)
     finally:
         for factor in factors:
             factor.in_update = False
