@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import ailora
+from ailora.adapters.folder import read_form
 from ailora.errors import UserError
 from tests.adapters.models import parts, train
 
@@ -58,6 +59,7 @@ def test_every_adapter_that_lies_there_has_its_tests() -> None:
 def test_it_computes_what_it_computed(name: str) -> None:
     model = ailora.load_adapter(base_of(name), SAVED / name)
     torch.testing.assert_close(logits(model), EXPECTED[name], rtol=0, atol=1e-6)
+    assert read_form(SAVED / name) == ("folded" if name in FOLDED else "anchored")
     assert (EXPECTED[name] - logits(base_of(name))).abs().max() > 1e-4
 
 
@@ -87,7 +89,7 @@ def test_it_trains_on_and_is_saved_in_the_new_format(name: str, tmp_path: Path) 
     model.save_pretrained(tmp_path)
     marker = json.loads((tmp_path / "ailora.json").read_text())
     assert marker["format"] == 2
-    assert marker["form"] == ("folded" if name in FOLDED else "anchored")
+    assert marker["form"] == ("folded" if name in FOLDED else "anchored") == read_form(tmp_path)
     assert (tmp_path / "ailora_anchor.safetensors").exists() is (name in FOLDED)
     again = ailora.load_adapter(base_of(name), tmp_path, is_trainable=True)
     # One scale in the files: "options" has scales that differ by no power of two.

@@ -132,6 +132,15 @@ def test_only_the_layers_asked_for_are_adapted() -> None:
     }
 
 
+def test_the_files_say_the_rank_and_alpha_that_most_layers_have() -> None:
+    roles = {name: Role(init="minor") for name in "qk"}
+    roles["v"] = Role(init="minor", r=5, lora_alpha=10)
+    config = AILoRAConfig(r=2, roles=roles, anchored=False)
+    stock = ailora.get_peft_model(tiny(), config).peft_config["default"]
+    assert (stock.r, set(stock.rank_pattern.values())) == (2, {5})
+    assert (stock.lora_alpha, set(stock.alpha_pattern.values())) == (2, {10})
+
+
 def test_layers_with_ranks_of_their_own_reach_just_their_modules() -> None:
     roles = {"q": Role(init="principal", r=3), "v": Role(init="gaussian", r=5, lora_alpha=10)}
     model = ailora.get_peft_model(tiny(), AILoRAConfig(roles=roles))

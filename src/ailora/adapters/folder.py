@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from ailora.roles.walk import walk
 A_KEY, B_KEY = ".lora_A.weight", ".lora_B.weight"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)  # of tensors
 class AdapterFolder:
     """A saved LoRA adapter.
 
@@ -54,11 +54,11 @@ class AdapterFolder:
     """
 
     folder: Path
-    config: LoraConfig = field(repr=False)
-    updates: Mapping[str, LowRank] = field(repr=False)
-    whole: Mapping[str, Tensor] = field(repr=False)
-    stacks: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
-    read: Mapping[Path, Seen] = field(default_factory=dict, repr=False)
+    config: LoraConfig
+    updates: Mapping[str, LowRank]
+    whole: Mapping[str, Tensor]
+    stacks: Mapping[str, tuple[Tensor, Tensor]]
+    read: Mapping[Path, Seen]
 
     def check_unchanged(self) -> None:
         """Raise a UserError if a file is no longer the one that was read."""
