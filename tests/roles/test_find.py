@@ -204,8 +204,13 @@ def test_a_peft_model_shows_the_names_and_modules_of_the_model_it_wraps(family: 
     wrapped.add_adapter("second", LoraConfig(target_modules=[before[1].name]))
     assert find_projections(wrapped) == before
     assert find_projections(wrapped.get_base_model()) == before
-    for name in ("default", "second"):
-        wrapped.delete_adapter(name)
+
+
+def test_a_peft_model_whose_only_adapter_was_deleted_is_read_as_its_base() -> None:
+    model = FAMILIES["llama"]()
+    before = find_projections(model)
+    wrapped = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    wrapped.delete_adapter("default")
     assert find_projections(wrapped) == before
 
 
