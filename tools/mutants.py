@@ -101,7 +101,8 @@ def again(folder: str, log: Sequence[Mapping[str, Any]]) -> dict[int, Mutant]:
     texts = {text.removeprefix("-") for key in wanted for text in key[1:] if text[0] == "-"}
     found = {}
     for mutant in draw(folder, sys.maxsize, 0):
-        if mutant.file.read_text().splitlines()[mutant.line - 1] in texts:
+        source = mutant.file.read_text().splitlines()
+        if texts.intersection(source[line - 1] for line in _statement(mutant)):
             number = wanted.get((str(mutant.file.relative_to(SOURCES)), *mutant.lines()))
             if number is not None:
                 found[number] = mutant
@@ -115,7 +116,7 @@ def tests_for(mutant: Mutant, data: CoverageData, seconds: dict[str, float]) -> 
     """
     (name,) = (name for name in data.measured_files() if name.endswith(str(mutant.file)))
     contexts = data.contexts_by_lineno(name)
-    lines = min((s for s in _statements(mutant.file) if mutant.line in s), key=len)
+    lines = _statement(mutant)
     seen = {name.partition("|")[0] for line in lines for name in contexts.get(line, ())}
     if not seen - {""}:
         seen = {name.partition("|")[0] for names in contexts.values() for name in names}
@@ -131,6 +132,10 @@ def tests_for(mutant: Mutant, data: CoverageData, seconds: dict[str, float]) -> 
             break
         chosen.append(test)
     return sorted(chosen, key=lambda test: test.partition("::")[0])  # files share fixtures
+
+
+def _statement(mutant: Mutant) -> range:
+    return min((s for s in _statements(mutant.file) if mutant.line in s), key=len)
 
 
 @functools.cache
