@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import ailora
-from ailora.adapters.folder import read_form
+from ailora.adapters.folder import needs_model, read_form
 from ailora.errors import UserError
 from tests.adapters.models import parts, train
 
@@ -60,6 +60,7 @@ def test_it_computes_what_it_computed(name: str) -> None:
     model = ailora.load_adapter(base_of(name), SAVED / name)
     torch.testing.assert_close(logits(model), EXPECTED[name], rtol=0, atol=1e-6)
     assert read_form(SAVED / name) == ("folded" if name in FOLDED else "anchored")
+    assert needs_model(SAVED / name)
     assert (EXPECTED[name] - logits(base_of(name))).abs().max() > 1e-4
 
 
@@ -90,6 +91,7 @@ def test_it_trains_on_and_is_saved_in_the_new_format(name: str, tmp_path: Path) 
     marker = json.loads((tmp_path / "ailora.json").read_text())
     assert marker["format"] == 2
     assert marker["form"] == ("folded" if name in FOLDED else "anchored") == read_form(tmp_path)
+    assert not needs_model(tmp_path)
     assert (tmp_path / "ailora_anchor.safetensors").exists() is (name in FOLDED)
     again = ailora.load_adapter(base_of(name), tmp_path, is_trainable=True)
     # One scale in the files: "options" has scales that differ by no power of two.
