@@ -62,6 +62,7 @@ def test_of_several_the_one_of_the_name_is_loaded(tmp_path: Path) -> None:
     assert "subfolder='first'" in str(e.value)
     with pytest.raises(UserError, match="first, second lie in folders below it; give 'first'"):
         read_adapter(tmp_path)
+    assert read_adapter(tmp_path / "first").base == ""
     other = ailora.load_adapter(tiny(), tmp_path, "default", subfolder="second")
     assert torch.equal(of(other, "default"), of(model, "second"))
 
