@@ -10,7 +10,8 @@ The changes are mutmut's, within functions, but not of words for people: strings
 calls of a logger. mutmut by itself leaves decorated functions alone, `decompose` among them, and
 runs every test that covers one. Each mutant is a changed copy of the sources in a fork of this
 process, which has torch and PEFT. A log is continued; `--control` runs the tests that killed
-against an unchanged copy.
+against an unchanged copy, `--again LOG` judges the survivors of an older log in the sources as they
+are now, where the code that they change is still there.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +60,11 @@ class Mutant(NamedTuple):
         """The changed file."""
         return deep_replace(self.module, self.change.original_node, self.change.mutated_node).code
 
+    def lines(self) -> list[str]:
+        """The changed lines, as a diff has them."""
+        lines = (self.file.read_text().splitlines(), self.code().splitlines())
+        return list(difflib.unified_diff(*lines, lineterm="", n=0))[3:]
+
 
 class _Visitor(MutationVisitor):
     def _skip_node_and_children(self, node: cst.CSTNode) -> bool:
@@ -84,24 +91,51 @@ def draw(folder: str, count: int, seed: int) -> list[Mutant]:
     return found[:count]
 
 
-def tests_for(mutant: Mutant, data: CoverageData, seconds: dict[str, float]) -> list[str]:
-    """The quickest that cover it, its folder's own before others, as many as the budget allows.
+def again(folder: str, log: Sequence[Mapping[str, Any]]) -> dict[int, Mutant]:
+    """The survivors of a log that can still be made, by their number there."""
+    wanted = {
+        (line["file"], *line["change"]): line["number"]
+        for line in log
+        if line["verdict"] == "survived"
+    }
+    texts = {text.removeprefix("-") for key in wanted for text in key[1:] if text[0] == "-"}
+    found = {}
+    for mutant in draw(folder, sys.maxsize, 0):
+        source = mutant.file.read_text().splitlines()
+        if texts.intersection(source[line - 1] for line in _statement(mutant)):
+            number = wanted.get((str(mutant.file.relative_to(SOURCES)), *mutant.lines()))
+            if number is not None:
+                found[number] = mutant
+    return dict(sorted(found.items()))
 
-    A line that runs at import alone is covered by all that cover its file.
+
+def tests_for(mutant: Mutant, data: CoverageData, seconds: dict[str, float]) -> list[str]:
+    """Those that cover it, as many as the budget allows: its module's, then its folder's first.
+
+    Of these the quickest. A line that runs at import alone is covered by all that cover its file.
     """
     (name,) = (name for name in data.measured_files() if name.endswith(str(mutant.file)))
     contexts = data.contexts_by_lineno(name)
-    lines = min((s for s in _statements(mutant.file) if mutant.line in s), key=len)
+    lines = _statement(mutant)
     seen = {name.partition("|")[0] for line in lines for name in contexts.get(line, ())}
     if not seen - {""}:
         seen = {name.partition("|")[0] for names in contexts.values() for name in names}
     own, left, chosen = f"tests/{mutant.file.parent.name}/", BUDGET, []
-    for test in sorted(seen - {""}, key=lambda t: (not t.startswith(own), seconds[t], t)):
+
+    def distance(test: str) -> tuple[bool, bool, float, str]:
+        file = test.partition("::")[0]
+        return not file.startswith(own), mutant.file.stem not in file, seconds[test], test
+
+    for test in sorted(seen - {""}, key=distance):
         left -= seconds[test]
         if left < 0 and chosen:
             break
         chosen.append(test)
     return sorted(chosen, key=lambda test: test.partition("::")[0])  # files share fixtures
+
+
+def _statement(mutant: Mutant) -> range:
+    return min((s for s in _statements(mutant.file) if mutant.line in s), key=len)
 
 
 @functools.cache
@@ -156,6 +190,10 @@ def _note(failed: list[str]) -> Any:
     return lambda _, report: failed.append(report.nodeid) if report.failed else None
 
 
+def _read(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.open()]
+
+
 def main() -> None:
     """Judge the mutants that the log lacks, and print how many were killed."""
     parser = argparse.ArgumentParser(prog="python -m tools.mutants")
@@ -166,10 +204,11 @@ def main() -> None:
     parser.add_argument("--durations", type=Path, required=True)
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--control", action="store_true")
+    parser.add_argument("--again", type=Path)
     asked = parser.parse_args()
     for name in WARM:
         importlib.import_module(name)
-    log = [json.loads(line) for line in asked.log.open()] if asked.log.exists() else []
+    log = _read(asked.log) if asked.log.exists() else []
     if asked.control:
         tests = sorted({line["by"] for line in log if "::" in line["by"]})
         file = SOURCES / "ailora/linalg/dense.py"
@@ -181,17 +220,21 @@ def main() -> None:
     data = CoverageData(asked.coverage)
     data.read()
     done = {line["number"]: line for line in log}  # the last verdict counts
-    for number, mutant in enumerate(draw(asked.folder, asked.count, asked.seed)):
+    drawn = (
+        again(asked.folder, _read(asked.again))
+        if asked.again
+        else dict(enumerate(draw(asked.folder, asked.count, asked.seed)))
+    )
+    for number, mutant in drawn.items():
         if number in done:
             continue
-        tests, code = tests_for(mutant, data, seconds), mutant.code()
-        verdict, by = judge(mutant.file, code, tests) if tests else ("survived", "no test")
-        lines = (mutant.file.read_text().splitlines(), code.splitlines())
+        tests = tests_for(mutant, data, seconds)
+        verdict, by = judge(mutant.file, mutant.code(), tests) if tests else ("survived", "no test")
         done[number] = {
             "number": number,
             "file": str(mutant.file.relative_to(SOURCES)),
             "line": mutant.line,
-            "change": list(difflib.unified_diff(*lines, lineterm="", n=0))[3:],
+            "change": mutant.lines(),
             "verdict": verdict,
             "by": by,
             "tests": len(tests),

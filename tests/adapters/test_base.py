@@ -12,7 +12,7 @@ from torch import Tensor
 
 import ailora
 from ailora import AILoRAConfig, Role
-from ailora.adapters.fingerprints import EXACT, compare, compare_weight, fingerprint
+from ailora.adapters.fingerprints import EXACT, Base, compare, compare_weight, fingerprint
 from ailora.errors import UserError
 from tests.adapters.models import Q0, V0, base_weights, batch, encoder, logits, same, tiny, trained
 
@@ -90,6 +90,23 @@ def test_the_base_in_another_type_loads(
     trained(anchored=anchored).save_pretrained(tmp_path)
     ailora.load_adapter(tiny(dtype), tmp_path)
     assert "fingerprints" not in caplog.text
+
+
+def test_a_base_of_which_two_roundings_hide_it_is_warned_of_by_its_first_layer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained(dtype=torch.bfloat16).save_pretrained(tmp_path)
+    ailora.load_adapter(tiny(torch.float16), tmp_path)
+    assert f"remembered in bfloat16, and {Q0} is stored otherwise here" in caplog.text
+
+
+def test_a_stack_of_which_each_process_holds_a_piece_is_not_remembered() -> None:
+    """As DeepSpeed ZeRO-3 leaves a parameter: empty, with its shape beside."""
+    model, name = tiny(), f"{Q0}.weight"
+    assert name in Base.of(model, [name]).layers
+    weight = model.get_parameter(name)
+    weight.ds_shape, weight.data = weight.shape, torch.empty(0, dtype=weight.dtype)
+    assert not Base.of(model, [name]).layers
 
 
 @pytest.mark.parametrize("anchored", [True, False])

@@ -239,6 +239,23 @@ def test_a_base_whose_experts_were_trained_since_is_told(tmp_path: Path) -> None
     assert "layers.1.mlp.experts.down_proj" in found["other"]["base"].details
 
 
+@pytest.mark.parametrize("use_rslora", [True, False])
+def test_a_start_comes_back_at_its_scale(
+    tmp_path: Path, use_rslora: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    roles = {name: Role(init="minor", r=2, lora_alpha=6) for name in ("gate", "up", "down")}
+    asked = config(roles, use_rslora=use_rslora)
+    model = ailora.get_peft_model(base("gpt_oss"), asked)
+    model.save_pretrained(tmp_path)
+    again = ailora.load_adapter(base("gpt_oss"), tmp_path)
+    assert "the frozen half" not in caplog.text
+    ours, theirs = stacks(model), stacks(again)
+    assert ours.keys() == theirs.keys()
+    for key, found in ours.items():
+        assert found[-1] == pytest.approx(theirs[key][-1])
+        torch.testing.assert_close(found[:-1], theirs[key][:-1])
+
+
 @pytest.mark.parametrize("letter", "AB")
 def test_factors_that_the_experts_do_not_divide_are_refused(tmp_path: Path, letter: str) -> None:
     weights = saved(tmp_path) / "adapter_model.safetensors"

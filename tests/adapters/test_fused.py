@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import transformers as hf
 from peft import PeftModel
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 import ailora
 from ailora import presets
+from ailora.adapters.factors import Factor
 from ailora.errors import UserError
 from ailora.roles import find_projections
 from tests.adapters.models import parts
@@ -211,6 +216,27 @@ def test_roles_of_one_layer_train_as_in_layers_of_their_own(name: str, decay: fl
     torch.testing.assert_close(*ends, rtol=0, atol=1e-8)
 
 
+def test_factors_in_shards_step_as_whole_ones_do() -> None:
+    """As FSDP 2 has them, here in a group of one process."""
+    models = [ailora.get_peft_model(gpt2(), CONFIGS["ailora"]) for _ in range(2)]
+    whole, shards = ([m for m in one.modules() if isinstance(m, Factor)] for one in models)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        for factor in shards:
+            weight = distribute_tensor(factor.weight.detach(), mesh, [Shard(0)])
+            factor.weight = nn.Parameter(weight)
+        for model in models:
+            optimizer = ailora.create_optimizer(model, lr=1e-2, weight_decay=0.5)
+            for parameter in model.parameters():
+                parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+            optimizer.step()
+        for ours, theirs in zip(whole, shards, strict=True):
+            torch.testing.assert_close(theirs.weight.full_tensor(), ours.weight)
+    finally:
+        dist.destroy_process_group()
+
+
 def llama_of(fused: hf.PreTrainedModel) -> hf.PreTrainedModel:
     config = fused.config.to_dict()
     wanted = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
@@ -240,8 +266,11 @@ def test_at_another_optimisers_one_rate_the_ignored_ratio_is_warned_of(
         model = ailora.get_peft_model(gpt2(), CONFIGS[name])
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
         model(input_ids=TOKENS, labels=TOKENS).loss.backward()
+        before = {key: part.B.clone() for key, part in parts(model).items()}
         optimizer.step()
         assert sum("at one rate" in record.message for record in caplog.records) == heard
+        for key, part in parts(model).items():  # at one rate indeed
+            assert float((part.B - before[key]).abs().max()) == pytest.approx(1e-3, rel=1e-2)
 
 
 @pytest.mark.parametrize("anchored", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,25 @@ def test_a_name_at_the_top_that_ends_others_selects_itself_alone(tmp_path: Path)
     model.save_pretrained(tmp_path)
     stock = PeftModel.from_pretrained(plain, tmp_path)
     assert adapted == {n for n, m in stock.get_base_model().named_modules() if hasattr(m, "lora_A")}
+
+
+SEVERAL = {
+    "Qwen2VLForConditionalGeneration": "vision",
+    "Qwen2AudioForConditionalGeneration": "audio",
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_of_several_parts_it_is_said_which_are_adapted(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model_class, part = getattr(hf, name), SEVERAL[name]
+    with torch.device("meta"):
+        model = model_class(model_class.config_class())
+    select(model, AILoRAConfig(r=2))
+    assert f"has several parts (language, {part}, projector): the language part" in caplog.text
+    select(model, AILoRAConfig(r=2, target_modules=["q_proj", "fc1", "fc2"]))
+    assert re.search(rf"selects in several parts .*\(language \d+, {part} \d+\)", caplog.text)
 
 
 def test_a_head_that_peft_could_not_save_is_left_out(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,7 @@ def test_an_adapter_loads_beside_others_and_leaves_them_alone(folder: Path) -> N
     assert ailora.load_adapter(model, folder, "second", is_trainable=True) is model
     assert torch.equal(logits(model, batch(model)), first)
     assert factors(model, Q0, "second")[0].weight.requires_grad
+    assert not model.peft_config["second"].inference_mode
     ailora.load_adapter(model, folder, "third")
     assert not factors(model, Q0, "third")[0].weight.requires_grad
     assert model.peft_config["third"].inference_mode
@@ -161,6 +163,15 @@ def test_an_adapter_loads_beside_others_and_leaves_them_alone(folder: Path) -> N
     train(model, batch(model), 1)
     model.set_adapter("first")
     assert torch.equal(logits(model, batch(model)), first)
+
+
+def test_pefts_own_call_loads_another_beside_it_with_the_callers_options(folder: Path) -> None:
+    model = ailora.load_adapter(tiny(), folder)
+    model.load_adapter(str(folder), "second", is_trainable=True)
+    model.set_adapter("second")
+    again = ailora.load_adapter(tiny(), folder)
+    assert torch.equal(logits(model, batch(model)), logits(again, batch(again)))
+    assert not model.peft_config["second"].inference_mode
 
 
 def test_an_adapter_saved_under_another_name_lies_in_its_own_folder(tmp_path: Path) -> None:
@@ -211,8 +222,15 @@ def test_loading_says_nothing_when_all_is_well(
 
 @pytest.mark.parametrize("anchored", [True, False])
 @pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize(
+    ("newer", "older"),
+    [
+        ("bert.encoder.layer.", "bert.body.layer."),
+        ("bert.encoder.layer.0.", "bert.encoder.first."),
+    ],
+)
 def test_an_adapter_from_before_modules_were_renamed_loads(
-    tmp_path: Path, anchored: bool, given: bool
+    tmp_path: Path, anchored: bool, given: bool, newer: str, older: str
 ) -> None:
     """As after an update of transformers, whose models bring the mapping along."""
     model = trained(anchored=anchored)
@@ -221,13 +239,13 @@ def test_an_adapter_from_before_modules_were_renamed_loads(
     for name in ("adapter_model.safetensors", "ailora_anchor.safetensors"):
         if (tmp_path / name).exists():
             tensors = load_file(tmp_path / name)
-            old = {key.replace("bert.encoder", "bert.body"): t for key, t in tensors.items()}
+            old = {key.replace(newer, older): t for key, t in tensors.items()}
             save_file(old, tmp_path / name, metadata={"format": "pt"})
     marker = (tmp_path / "ailora.json").read_text()
-    (tmp_path / "ailora.json").write_text(marker.replace("bert.encoder", "bert.body"))
+    (tmp_path / "ailora.json").write_text(marker.replace(newer, older))
 
-    mapping = {r"^bert\.body": "bert.encoder"}
-    with pytest.raises(UserError, match=r"adapts bert\.body\..* does not have"):
+    mapping = {f"^{re.escape(older)}": newer}
+    with pytest.raises(UserError, match=rf"adapts {re.escape(older)}.* does not have"):
         ailora.load_adapter(tiny(), tmp_path)
     base = tiny()
     if not given:

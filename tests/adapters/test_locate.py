@@ -14,6 +14,7 @@ from peft import PeftModel
 
 import ailora
 from ailora import AILoRAConfig
+from ailora.adapters.folder import read_adapter
 from ailora.errors import UserError
 from tests.adapters.models import batch, logits, tiny, train, trained
 from tests.hub import cached, use_cache
@@ -59,6 +60,9 @@ def test_of_several_the_one_of_the_name_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="first, second lie in folders below it; say which") as e:
         ailora.load_adapter(tiny(), tmp_path)
     assert "subfolder='first'" in str(e.value)
+    with pytest.raises(UserError, match="first, second lie in folders below it; give 'first'"):
+        read_adapter(tmp_path)
+    assert read_adapter(tmp_path / "first").base == ""
     other = ailora.load_adapter(tiny(), tmp_path, "default", subfolder="second")
     assert torch.equal(of(other, "default"), of(model, "second"))
 
@@ -155,6 +159,7 @@ def test_what_is_not_there_is_one_line_and_the_model_stays(
         ("owner/adapter", {"subfolder": "x"}, "x: no adapter_config.json there"),
         ("owner/pickled", {}, "has no adapter_model.safetensors; if it has adapter_model.bin"),
         ("./owner/adapter", {}, "there is no such folder"),
+        ("./adapter", {}, "there is no such folder"),
         (tmp_path / "saved", {"revision": "v1"}, "is a folder; leave it out"),
         (tmp_path / "saved", {"subfolder": "x"}, "x: no adapter_config.json there"),
     ):

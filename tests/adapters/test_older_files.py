@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import ailora
+from ailora.adapters.folder import needs_model, read_form
 from ailora.errors import UserError
 from tests.adapters.models import parts, train
 
@@ -58,6 +59,8 @@ def test_every_adapter_that_lies_there_has_its_tests() -> None:
 def test_it_computes_what_it_computed(name: str) -> None:
     model = ailora.load_adapter(base_of(name), SAVED / name)
     torch.testing.assert_close(logits(model), EXPECTED[name], rtol=0, atol=1e-6)
+    assert read_form(SAVED / name) == ("folded" if name in FOLDED else "anchored")
+    assert needs_model(SAVED / name)
     assert (EXPECTED[name] - logits(base_of(name))).abs().max() > 1e-4
 
 
@@ -87,7 +90,8 @@ def test_it_trains_on_and_is_saved_in_the_new_format(name: str, tmp_path: Path) 
     model.save_pretrained(tmp_path)
     marker = json.loads((tmp_path / "ailora.json").read_text())
     assert marker["format"] == 2
-    assert marker["form"] == ("folded" if name in FOLDED else "anchored")
+    assert marker["form"] == ("folded" if name in FOLDED else "anchored") == read_form(tmp_path)
+    assert not needs_model(tmp_path)
     assert (tmp_path / "ailora_anchor.safetensors").exists() is (name in FOLDED)
     again = ailora.load_adapter(base_of(name), tmp_path, is_trainable=True)
     # One scale in the files: "options" has scales that differ by no power of two.
@@ -140,6 +144,11 @@ def test_what_one_layer_can_no_longer_have_is_refused_with_the_reason() -> None:
     with pytest.raises(UserError, match=r"^[^\n]*fused_baked[^\n]*0\.1\.0[^\n]*one scale[^\n]*$"):
         ailora.load_adapter(model, SAVED / "fused_baked", is_trainable=True)
     assert "lora" not in str(model)
+
+
+def test_on_another_model_it_is_refused_by_what_that_does_not_have() -> None:
+    with pytest.raises(UserError, match=r"adapts model\.layers\.0\..*, which this GPT2"):
+        ailora.load_adapter(base_of("fused"), SAVED / "anchored")
 
 
 def test_a_folded_one_is_refused_on_its_own_residual(tmp_path: Path) -> None:

@@ -14,14 +14,16 @@ import torch
 import transformers as hf
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as torch_file
 from torch import nn
 
 import ailora
 from ailora import AILoRAConfig, Role, presets
 from ailora.adapters.record import _snapped
-from tests.adapters.models import batch, factors, logits, parts, same, tiny, train, trained
+from tests.adapters.models import V0, batch, factors, logits, parts, same, tiny, train, trained
 from tests.adapters.test_named_parameters import by_name
 
+VALUE_B = f"base_model.model.{V0}.lora_B.weight"
 BAKED = {"roles": presets.ailora().roles, "bake_rates": True}
 EXACT: dict[str, dict[str, Any]] = {
     "rates": BAKED,
@@ -127,6 +129,8 @@ def test_training_goes_on_from_the_same_factors(
     model = ailora.get_peft_model(tiny(dtype), config, autocast_adapter_dtype=False)
     train(model, batch(model), 3)
     model.save_pretrained(tmp_path / "one")
+    B = torch_file(tmp_path / "one/adapter_model.safetensors")[VALUE_B]
+    assert B.dtype == (dtype if kind in EXACT else torch.float32)
     again = ailora.load_adapter(
         tiny(dtype), tmp_path / "one", is_trainable=True, autocast_adapter_dtype=False
     )

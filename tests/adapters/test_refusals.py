@@ -67,6 +67,16 @@ def test_weight_decay_on_the_flat_parameters_of_fsdp_1_is_refused_at_its_first_s
     torch.optim.AdamW([A.weight], weight_decay=0.0).step()
 
 
+def test_an_adapter_of_which_each_process_holds_a_piece_is_not_saved_empty(tmp_path: Path) -> None:
+    """As DeepSpeed ZeRO-3 leaves a parameter: empty, with its shape beside."""
+    model = ailora.get_peft_model(tiny(torch.float32), presets.ailora(3))
+    A, _ = factors(model, Q0)
+    A.weight.ds_shape, A.weight.data = A.weight.shape, torch.empty(0)
+    with pytest.raises(UserError, match=r"^DeepSpeed ZeRO-3 holds the adapter in pieces"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_unsloth_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "unsloth", ModuleType("unsloth"))
     with pytest.raises(UserError, match=r"^Unsloth is imported: [^\n]*`ailora init`[^\n]*$"):

@@ -142,6 +142,14 @@ def test_nothing_has_moved_before_the_first_step_and_no_rate_is_known() -> None:
     assert RoleScalars(model).now(optimizer) == {"moved/q": 0.0, "moved/v": 0.0}
 
 
+def test_of_weights_without_values_no_movement_is_told() -> None:
+    from ailora.adapters.role_scalars import RoleScalars
+
+    with torch.device("meta"):
+        model = peft.get_peft_model(llama(), presets.lora(3))
+    assert RoleScalars(model).now(ailora.create_optimizer(model, lr=LR)) == {}
+
+
 def test_a_plain_optimiser_shows_the_one_rate_that_it_has(tmp_path: Path) -> None:
     model = peft.get_peft_model(llama(), AILoRAConfig(r=3, task_type="CAUSAL_LM"))
     trainer = trainer_of(model, tmp_path)

@@ -161,3 +161,5 @@ def test_our_own_call_casts_what_it_adds_as_pefts_casts_the_first(autocast: bool
     for first, second in zip(factors(model, Q0), factors(model, Q0, "other"), strict=True):
         assert first.weight.dtype == second.weight.dtype
         assert torch.equal(first.weight, second.weight)
+        rounded = torch.equal(first.weight, first.weight.bfloat16().to(first.weight.dtype))
+        assert rounded is not autocast

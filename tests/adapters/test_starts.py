@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.multiprocessing import start_processes
 
 import ailora
 from ailora import AILoRAConfig, Role
 from ailora.adapters.selection import Chosen, select
 from ailora.adapters.starting_factors import make_factors
-from ailora.adapters.starts import STARTS, Factors, StartKind, Wanted
+from ailora.adapters.starts import STARTS, Factors, StartKind, Wanted, decompose_once
 from ailora.errors import UserError
+from ailora.linalg.triplets import Part
 from ailora.roles import Projection
 from tests.adapters.models import (
     Q0,
@@ -28,6 +33,7 @@ from tests.adapters.models import (
 )
 
 Array = NDArray[np.float64]
+WEIGHT = torch.randn(20, 12, generator=torch.Generator().manual_seed(0))
 
 
 def part_of(weight: torch.Tensor, rank: int, part: str) -> tuple[Array, Array]:
@@ -126,6 +132,15 @@ def test_only_the_layers_asked_for_are_adapted() -> None:
     }
 
 
+def test_the_files_say_the_rank_and_alpha_that_most_layers_have() -> None:
+    roles = {name: Role(init="minor") for name in "qk"}
+    roles["v"] = Role(init="minor", r=5, lora_alpha=10)
+    config = AILoRAConfig(r=2, roles=roles, anchored=False)
+    stock = ailora.get_peft_model(tiny(), config).peft_config["default"]
+    assert (stock.r, set(stock.rank_pattern.values())) == (2, {5})
+    assert (stock.lora_alpha, set(stock.alpha_pattern.values())) == (2, {10})
+
+
 def test_layers_with_ranks_of_their_own_reach_just_their_modules() -> None:
     roles = {"q": Role(init="principal", r=3), "v": Role(init="gaussian", r=5, lora_alpha=10)}
     model = ailora.get_peft_model(tiny(), AILoRAConfig(roles=roles))
@@ -195,6 +210,10 @@ def test_dead_triplets_are_reported_with_the_module_and_the_count(
         "dead triplets: the weight has singular values of zero there, so these factors start at "
         f"zero and never learn: {V0} 4 of 4. A smaller r or init='gaussian' avoids it."
     ]
+    caplog.clear()
+    roles = {"v": Role(init="minor", scale="unit")}  # of a size of its own
+    starts(model, AILoRAConfig(r=4, roles=roles))
+    assert not caplog.records
 
 
 def test_no_dead_triplet_is_reported_for_weights_of_full_rank(
@@ -206,7 +225,7 @@ def test_no_dead_triplet_is_reported_for_weights_of_full_rank(
 
 
 @pytest.mark.parametrize("anchored", [True, False])
-def test_an_all_zero_weight_works_and_starts_at_the_base(anchored: bool) -> None:
+def test_an_all_zero_weight_works_and_starts_at_the_base(anchored: bool, tmp_path: Path) -> None:
     model = tiny()
     with torch.no_grad():
         model.get_submodule(V0).weight.zero_()
@@ -223,6 +242,29 @@ def test_an_all_zero_weight_works_and_starts_at_the_base(anchored: bool) -> None
         ),
     )
     assert same(base_weights(wrapped), before)
+    wrapped.save_pretrained(tmp_path)
+    assert (tmp_path / "ailora.json").exists()
+
+
+def _one_of_two(rank: int, folder: Path, part: Part) -> None:
+    dist.init_process_group("gloo", f"file://{folder / 'meeting'}", rank=rank, world_size=2)
+    weight = WEIGHT if rank == 0 else WEIGHT.to("meta")
+    (found,) = decompose_once(weight, 3, part, 1e-8)
+    answer = {"U": found.U, "S": found.S, "Vt": found.Vt}
+    with pytest.raises(UserError, match="NaN or Inf"):
+        decompose_once(weight * float("nan"), 3, part, 1e-8)
+    dist.destroy_process_group()
+    save_file(answer, folder / str(rank))
+
+
+@pytest.mark.parametrize("part", get_args(Part))
+def test_of_several_processes_the_first_decomposes_for_all(part: Part, tmp_path: Path) -> None:
+    """As with FSDP, which may load the weights in the first alone."""
+    start_processes(_one_of_two, (tmp_path, part), nprocs=2, start_method="fork")
+    (alone,) = decompose_once(WEIGHT, 3, part, 1e-8)
+    for rank in "01":
+        found = load_file(tmp_path / rank)
+        assert all(torch.equal(getattr(alone, name), found[name]) for name in ("U", "S", "Vt"))
 
 
 def test_another_kind_of_config_is_refused() -> None:

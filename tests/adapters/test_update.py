@@ -8,9 +8,9 @@ from torch import nn
 
 import ailora
 from ailora import AILoRAConfig, Role, presets
-from ailora.adapters.update import update_norms
+from ailora.adapters.update import role_updates, update_norms
 from ailora.linalg import LowRank
-from tests.adapters.models import Q0, batch, tiny, train
+from tests.adapters.models import Q0, batch, parts, tiny, train
 
 
 @pytest.mark.parametrize("anchored", [True, False])
@@ -23,6 +23,9 @@ def test_norms_are_those_of_the_change_of_each_weight(
     model = ailora.get_peft_model(tiny(), config)
     train(model, batch(model), 4)
     norms = update_norms(model)
+    for update in role_updates(model):
+        now = parts(model)[update.projection.key]
+        assert torch.equal(update.A, now.A) and torch.equal(update.B, now.B)
     merged, original = model.merge_and_unload(), tiny()
     assert {(norm.name.rpartition(".")[2], norm.role) for norm in norms} == {
         ("query", "q"),
@@ -40,6 +43,9 @@ def test_norms_are_those_of_the_change_of_each_weight(
 def test_an_untrained_adapter_has_moved_nothing() -> None:
     model = ailora.get_peft_model(tiny(), AILoRAConfig(r=3))
     assert {norm.norm for norm in update_norms(model)} == {0.0}
+    ailora.get_peft_model(model, AILoRAConfig(r=2), "second")
+    train(model, batch(model), 1)
+    assert {norm.norm for norm in update_norms(model, "second")} == {0.0}
 
 
 def test_roles_named_by_hand_are_measured_under_those_roles() -> None:

@@ -239,6 +239,14 @@ def _inverse_of(W: Tensor, part: Part) -> Callable[[], Operator] | None:
     return (lambda: inverse_map(W)) if part == "minor" else None
 
 
+@pytest.mark.parametrize("part", PARTS)
+def test_refining_may_need_the_whole_space(part: Part) -> None:
+    W = with_spectrum(spectra(12)["even"], 15, 12)
+    start = torch.randn(3, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    found = refine(operator(W), start, 2, part, tol=1e-14, sigma_1=1.0)
+    judge(W, found.U.T, found.S, found.V, part, values=1e-13, vectors=1e-12)
+
+
 def test_refining_gives_up_where_nothing_is_gained() -> None:
     W = with_spectrum(spectra(300)["even"], 300, 300)
     start = torch.randn(3, 300, generator=torch.Generator().manual_seed(2), dtype=torch.float64)

@@ -11,7 +11,8 @@ import transformers as hf
 from peft import LoHaConfig, LoraConfig, TaskType, get_peft_model
 from torch import nn
 
-from ailora.roles import find_projections
+from ailora.roles import ATTENTION_ROLES, find_projections
+from tests.architectures import build
 from tests.families import DECODERS, FAMILIES, HIDDEN, KV_HEADS, LAYERS
 
 # The exact path of each layer's q, k, v, o: the block, then the four names inside it.
@@ -152,6 +153,11 @@ def test_a_bert_decoders_cross_attention_is_found() -> None:
     assert Counter(p.attention for p in found) == {"self": LAYERS, "cross": LAYERS}
 
 
+def test_norms_that_differ_from_head_to_head_are_no_matrices_of_attention() -> None:
+    found = find_projections(build("cohere", device="meta", use_qk_norm=True))
+    assert Counter(p.role for p in found) == dict.fromkeys(ATTENTION_ROLES, LAYERS)
+
+
 def test_only_the_language_half_of_an_image_and_text_model_is_taken() -> None:
     vision = {
         "hidden_size": 16,
@@ -198,6 +204,14 @@ def test_a_peft_model_shows_the_names_and_modules_of_the_model_it_wraps(family: 
     wrapped.add_adapter("second", LoraConfig(target_modules=[before[1].name]))
     assert find_projections(wrapped) == before
     assert find_projections(wrapped.get_base_model()) == before
+
+
+def test_a_peft_model_whose_only_adapter_was_deleted_is_read_as_its_base() -> None:
+    model = FAMILIES["llama"]()
+    before = find_projections(model)
+    wrapped = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    wrapped.delete_adapter("default")
+    assert find_projections(wrapped) == before
 
 
 def test_tuner_layers_around_tuner_layers_count_as_the_innermost_base_layer() -> None:

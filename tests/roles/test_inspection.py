@@ -63,6 +63,7 @@ def test_text_is_an_aligned_table_with_spectra_only_on_request() -> None:
     assert len(lines) == 1 + ROWS_OF_LLAMA
     assert lines[0].split() == ["name", "role", "shape", "dtype"]
     assert lines[2] == "model.layers.0.self_attn.k_proj  k     16 x 32  float32"
+    assert {(row.sigma_max, row.sigma_min) for row in inspect(model).rows} == {(None, None)}
     with_spectra = inspect(model, spectra=True)
     header, first, *_ = str(with_spectra).splitlines()
     assert header.split("  ")[-2:] == ["largest sv", "smallest sv"]

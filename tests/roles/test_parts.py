@@ -178,6 +178,12 @@ def test_a_part_that_is_not_there_is_named() -> None:
         find_projections(build_tower("vit"), parts=["language"])
 
 
+@pytest.mark.parametrize("name", ["wav2vec2", "whisper"])
+def test_a_model_that_hears_is_an_audio_part(name: str) -> None:
+    model = build_tower(name)
+    assert find_projections(model, parts=["audio"]) == find_projections(model)
+
+
 def test_inspect_lists_the_parts_that_are_named_and_a_projector_without_roles() -> None:
     model = language_model("qwen2_5_vl")
     assert {row.name.split(".")[1] for row in inspect(model).rows} == {"language_model"}
@@ -232,6 +238,23 @@ def test_a_model_with_two_configs_for_text_is_read() -> None:
         for p in find_projections(_on_meta(hf.MusicgenForConditionalGeneration))
     }
     assert found == {"text_encoder", "decoder"}
+
+
+ODD = {
+    # A decoder below one of its own config, which no tower feeds.
+    "CsmForConditionalGeneration": ("depth_decoder.model.inputs_embeds_projector", "language"),
+    # It has a config with a vocabulary, and reads states of another model.
+    "Nemotron3_5TranscribeForConditionalGeneration": ("model.word_timestamp_encoder", None),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in ODD if hasattr(hf, name)])
+def test_modules_that_look_like_another_part_are_of_their_own(name: str) -> None:
+    module, part = ODD[name]
+    model_class = getattr(hf, name)
+    with torch.device("meta"):
+        model = model_class(model_class.config_class())
+    assert {place.name: place.part for place in walk(model)}[module] == part
 
 
 def test_a_model_with_two_main_inputs_is_read_whole() -> None:

@@ -48,6 +48,11 @@ def test_values_are_scipys_and_the_parts_are_the_ends() -> None:
         assert row.median == row.values[len(values) // 2]
 
 
+def test_rows_say_what_kind_of_attention_they_are_of() -> None:
+    kinds = {(row.stack, row.attention) for row in spectra(FAMILIES["t5"]())}
+    assert kinds == {("encoder", "self"), ("decoder", "self"), ("decoder", "cross")}
+
+
 def test_large_weights_go_through_the_gram_matrix_and_agree(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ class Base:
     """
 
     model_type: str = ""
-    layers: Mapping[str, Fingerprint] = field(default_factory=dict)
+    layers: Mapping[str, Fingerprint]
 
     @classmethod
     def of(cls, model: nn.Module, names: Iterable[str]) -> Base:

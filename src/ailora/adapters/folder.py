@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from ailora.roles.walk import walk
 A_KEY, B_KEY = ".lora_A.weight", ".lora_B.weight"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)  # of tensors
 class AdapterFolder:
     """A saved LoRA adapter.
 
@@ -54,11 +54,11 @@ class AdapterFolder:
     """
 
     folder: Path
-    config: LoraConfig = field(repr=False)
-    updates: Mapping[str, LowRank] = field(repr=False)
-    whole: Mapping[str, Tensor] = field(repr=False)
-    stacks: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
-    read: Mapping[Path, Seen] = field(default_factory=dict, repr=False)
+    config: LoraConfig
+    updates: Mapping[str, LowRank]
+    whole: Mapping[str, Tensor]
+    stacks: Mapping[str, tuple[Tensor, Tensor]]
+    read: Mapping[Path, Seen]
 
     def check_unchanged(self) -> None:
         """Raise a UserError if a file is no longer the one that was read."""
@@ -367,12 +367,16 @@ def _record_of_0_1_0(
 
 
 def _parts_of_0_1_0(adapter: AdapterFolder, model: nn.Module) -> list[PartName] | None:
-    """The parts of a model of several that an adapter is of; other defaults held then."""
-    places = walk(model)
-    adapted = {place.part for place in places if place.name in adapter.updates}
-    several = len({place.part for place in places}) > 1
-    found = [part for part in PART_NAMES if part in adapted]
-    return found if several and found and None not in adapted else None
+    """The parts of the model that an adapter is of; other defaults held then."""
+    parts = {place.name: place.part for place in walk(model)}
+    strange = adapter.updates.keys() - parts.keys()
+    if strange:
+        raise UserError(
+            f"{adapter.folder}: adapts {min(strange)}, which this {type(model).__name__} does not "
+            "have; load it into the model it was made for"
+        )
+    adapted = {parts[name] for name in adapter.updates}
+    return None if None in adapted else [part for part in PART_NAMES if part in adapted]
 
 
 def _config_of_0_1_0(stored: Mapping[str, Any], parts: Sequence[PartName] | None) -> AILoRAConfig:

@@ -58,10 +58,7 @@ def _factors(
     """The B of these layers as the files have it, by their keys."""
     ending, found = f".lora_B.{adapter}.weight", {}
     for key, B in state.items():
-        layer = key.removesuffix(ending)
-        for wrapper in ("module.", "_orig_mod.", "_fsdp_wrapped_module."):
-            layer = layer.replace(wrapper, "")
-        ratio = ratios.get(layer.removeprefix(PREFIX))
+        ratio = ratios.get(key.removesuffix(ending).removeprefix(PREFIX))
         if ratio is not None and key.endswith(ending):
             exact = math.frexp(ratio)[0] == 0.5
             wide = B if exact else B.to(torch.promote_types(B.dtype, torch.float32))

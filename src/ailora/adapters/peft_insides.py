@@ -308,7 +308,7 @@ def saves_lora_only_biases() -> bool:
     with torch.random.fork_rng(devices=[]):
         tiny = LoraModel(
             nn.ModuleDict({"layer": nn.Linear(1, 1)}),
-            LoraConfig(r=1, target_modules=["layer"], bias="lora_only"),
+            LoraConfig(target_modules=["layer"], bias="lora_only"),
             "default",
         )
     return any(name.endswith("bias") for name in get_peft_model_state_dict(tiny))

@@ -72,11 +72,9 @@ class _Part:
         )
         if A.ndim != 2 or not A.numel():
             return None
-        # Apple's devices have no float64.
-        dtype = torch.float32 if A.device.type == "mps" else torch.float64
         at, experts = slice(self.start, self.start + self.block.width), self.block.experts
-        A = by_rank(A, "A", experts)[:, at].to(dtype)
-        B = by_rank(B, "B", experts)[:, at].permute(2, 0, 1).to(dtype)
+        A = by_rank(A, "A", experts)[:, at].float()
+        B = by_rank(B, "B", experts)[:, at].permute(2, 0, 1).float()
         if self.folded is not None:  # of a layer
             A, B = A[0], B[0]
             A0, B0 = (matrix.to(A) for matrix in self.folded)

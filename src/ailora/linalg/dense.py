@@ -53,10 +53,10 @@ def jacobi(W: Tensor, rank: int, part: Part) -> Solution:
 
     tall = W if W.shape[0] >= W.shape[1] else W.T
     A = np.asfortranarray(tall.numpy())
-    S, P, Q, work, _, info = lapack.dgejsv(A)
+    S, P, Q, _, _, info = lapack.dgejsv(A)  # what it scaled S by is 1 at W's size
     if info != 0:
         raise LinAlgError(f"dgejsv ended with {info}")
-    P, S, Q = (torch.from_numpy(x) for x in (P[:, : len(S)], S * (work[0] / work[1]), Q))
+    P, S, Q = (torch.from_numpy(x) for x in (P[:, : len(S)], S, Q))
     U, Vt = (P, Q.T) if tall is W else (Q, P.T)
     return _end(U, S, Vt, rank, part)
 

@@ -35,9 +35,9 @@ def no_projection(
     problem = f"has no projection of role {role!r}" if known else "is no architecture known here"
     if role in FEED_FORWARD_ROLES:
         problem += _without_dense(role, places, reading)
-    classes = [] if known or role not in ATTENTION_ROLES else _attention_classes(places)
-    if classes:
-        problem = f"has no q, k and v that are linear layers of their own in its {classes[0]!r}"
+    attention = None if known or role not in ATTENTION_ROLES else _attention_class(places)
+    if attention:
+        problem = f"has no q, k and v that are linear layers of their own in its {attention!r}"
     found = _suffixes(places, depth=1)
     listed = f"its linear layers are named {_listed(found)}" if found else "it has no linear layer"
     return f"{_kind(model)} {problem}; {listed}; {_by_hand(role, '...')}"
@@ -128,9 +128,9 @@ def _kind(model: nn.Module) -> str:
     return f"{type(model).__name__} (model type {model_type(model)!r})"
 
 
-def _attention_classes(places: Iterable[Place]) -> list[str]:
+def _attention_class(places: Iterable[Place]) -> str | None:
     classes = (type(place.module).__name__ for place in places if place.default)
-    return [name for name in classes if is_attention(name, "")]
+    return next((name for name in classes if is_attention(name, "")), None)
 
 
 def _unfit(place: Place) -> str:
