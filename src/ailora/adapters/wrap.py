@@ -34,6 +34,7 @@ from ailora.adapters.peft_insides import (
     around,
     is_called_by,
 )
+from ailora.adapters.plain_names import plainly_named
 from ailora.adapters.record import Record, StartedConfig, say_start
 from ailora.adapters.starting_factors import OnWeight
 from ailora.errors import UserError
@@ -325,22 +326,23 @@ _converting: list[PeftModel] = []
 
 
 def _save(original: Any, model: PeftModel, *args: Any, **kwargs: Any) -> None:
-    """In the files all modules have one scale.
+    """In the files all modules have one scale, and no wrapper has left its name.
 
     While PEFT converts a folded adapter, it loads the start beside it for a moment; the scales of
     what it makes stay as they are.
     """
     if kwargs.get("state_dict") is None:
         _check_whole(model)
-    if kwargs.get("path_initial_model_for_weight_conversion") is None:
-        with in_one_scale(model, kwargs):
+    with plainly_named(model, kwargs):
+        if kwargs.get("path_initial_model_for_weight_conversion") is None:
+            with in_one_scale(model, kwargs):
+                original(model, *args, **kwargs)
+            return
+        _converting.append(model)
+        try:
             original(model, *args, **kwargs)
-        return
-    _converting.append(model)
-    try:
-        original(model, *args, **kwargs)
-    finally:
-        _converting.pop()
+        finally:
+            _converting.pop()
     if any(config.alpha_pattern for config in model.peft_config.values()):
         logger.warning(
             "what PEFT converted keeps its scales in alpha_pattern, which vLLM and llama.cpp do "
@@ -362,7 +364,7 @@ def _save_with_model(original: Any, model: Any, *args: Any, **kwargs: Any) -> An
     """The same where transformers saves the adapters that its own ``add_adapter`` made."""
     if not getattr(model, "_hf_peft_config_loaded", False):
         return original(model, *args, **kwargs)
-    with in_one_scale(model, kwargs):
+    with plainly_named(model, kwargs), in_one_scale(model, kwargs):
         return original(model, *args, **kwargs)
 
 
