@@ -32,6 +32,18 @@ with held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
+HALF = """
+import os, signal, sys
+from pathlib import Path
+from ailora import lock
+def half(content, stream):
+    stream.write('{"host": "')
+    stream.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+lock.json.dump = half
+with lock.held(Path(sys.argv[1])):
+    pass
+"""
 IN_TURN = """
 import os, sys, time
 from pathlib import Path
@@ -333,6 +345,33 @@ def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path: Path) -> None:
         pass
     with pytest.raises(UserError, match="cannot write"), held(tmp_path / "file" / "below"):
         pass
+
+
+def test_a_process_that_was_killed_as_it_wrote_its_lock_stands_in_nobody_s_way(
+    tmp_path: Path,
+) -> None:
+    with process(HALF, tmp_path) as other:
+        assert other.wait() == -signal.SIGKILL
+    assert list(tmp_path.iterdir()) and not (tmp_path / LOCK).exists()
+    with held(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+def test_without_hard_links_it_keeps_others_out_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(lock.os, "link", refuse)
+    with held(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+        assert holder(tmp_path) is not None
+        with process(HOLD, tmp_path) as other:
+            assert other.wait() == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_said_in_one_line_and_leaves_no_empty_lock(

@@ -1,12 +1,14 @@
 """One process per folder, on one machine or on several that share a file system.
 
 A lock file says who holds a folder, and shows by its time that the holder lives. It is made of
-exclusive creation and renaming alone, which file systems shared between machines have too.
+exclusive creation, hard links where there are any, and renaming, which file systems shared between
+machines have too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -25,6 +27,7 @@ from ailora.files import open_file, parse_json, unwritable, write_json
 from ailora.termination import deferred
 
 LOCK = "lock.json"
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 BEAT = 5.0  # seconds between two signs of life
 LIMIT = 60.0  # seconds without a sign of life after which an owner elsewhere counts as dead
 
@@ -167,7 +170,7 @@ def _remove(path: Path, mine: Owner) -> None:
     found = _look(path)
     if found is None or found.owner != mine:
         return
-    for claim in path.parent.glob(f"{path.name}.*"):  # left by a process that died taking over
+    for claim in path.parent.glob(f"{path.name}.*"):  # left by a process that died taking it
         claim.unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
@@ -191,20 +194,48 @@ def _create(path: Path, mine: Owner) -> bool:
         except OSError as error:
             raise unwritable(path, error) from error
         try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            _appear(path, mine)
         except FileExistsError:
             return False
         except FileNotFoundError:  # removed with the folder by a holder that left nothing in it
             continue
         except OSError as error:
             raise unwritable(path, error) from error
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump(asdict(mine), stream)
-        except OSError as error:  # a full disk takes the name of a file, but not what is in it
-            path.unlink(missing_ok=True)
-            raise unwritable(path, error) from error
         return True
+
+
+def _appear(path: Path, mine: Owner) -> None:
+    """Make a lock that is whole as soon as it has its name: who is killed before leaves none.
+
+    Where the file system has no hard links, it is written under its name.
+
+    Raises:
+        FileExistsError: There is one of that name.
+        OSError: It cannot be written; there is none then.
+    """
+    aside = path.with_name(f"{path.name}.{mine.token}.tmp")
+    try:
+        _write_new(aside, mine)
+        try:
+            os.link(aside, path)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            _write_new(path, mine)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _write_new(path: Path, owner: Owner) -> None:
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(asdict(owner), stream)
+    except OSError:  # a full disk takes the name of a file, but not what is in it
+        path.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

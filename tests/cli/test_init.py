@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from peft import PeftModel
 
 from ailora import AILoRAConfig
 from ailora.adapters.folder import read_adapter
-from ailora.cli.init import init
+from ailora.checkpoints.header import read_header
+from ailora.cli.init import init, spans
 from tests import image_and_text
 from tests.adapters.any_model import logits
 from tests.checkpoints.models import files, saved
@@ -38,6 +40,40 @@ def test_it_writes_both_folders_and_says_what_rounding_cost(
     before = files(Path("start"))
     assert call(f"init {model} --out start --rank 4 --bake-rates").out == ended.out
     assert files(Path("start")) == before
+
+
+def test_a_plan_is_printed_and_nothing_is_written(
+    call: Call, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    ended = call(f"init {model} --out start --rank 4 --plan")
+    assert ended.code == 0, ended.err
+    assert not Path("start").exists()
+    assert re.search(
+        r"model\.layers\.\*\.self_attn\.q_proj .* principal .* 32 x 32 .* 0-1 ", ended.out
+    )
+    assert "minor" in ended.out and "16 x 32" in ended.out
+    trained = 2 * 4 * (32 + 32 + 16 + 32)
+    assert f"trains: {trained:,} parameters" in ended.out
+    assert "nothing was written" in ended.out
+    assert call(f"init {model} --out start --rank 4").code == 0
+    adapter = read_header(Path("start/adapter/adapter_model.safetensors"))
+    assert sum(math.prod(entry.shape) for entry in adapter.entries.values()) == trained
+
+
+@pytest.mark.parametrize("options", ["--rank 17", "--out {model}", "--task-type SEQ_CLS"])
+def test_a_plan_is_refused_as_the_start_is(call: Call, model: Path, options: str) -> None:
+    line = f"init {model} --out start {options.format(model=model)}"
+    said = [call(f"{line} --plan"), call(line)]
+    check_refused(said[0], "")
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"), [((), "shared"), ((3,), "3"), ((0, 1, 2, 5, 7, 8), "0-2, 5, 7-8")]
+)
+def test_layers_in_a_row_are_joined(numbers: tuple[int, ...], said: str) -> None:
+    assert spans(numbers) == said
 
 
 def test_a_coarser_start_is_another_one_and_a_tol_out_of_range_is_refused(

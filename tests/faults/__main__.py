@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, default=Path("faults.jsonl"))
     parser.add_argument("--summary", type=Path, help="a file for the counts, as JSON")
+    parser.add_argument("--only", type=int, help="do this one case, whatever the log has")
     asked = parser.parse_args()
 
     import torch
@@ -39,6 +40,8 @@ def main() -> int:
     torch.set_num_threads(1)
     done = [case for case in read_log(asked.log) if case.seed == asked.seed]
     missing = [n for n in range(asked.cases) if n not in {case.case for case in done}]
+    if asked.only is not None:
+        done, missing = [], [asked.only]
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         ground = Ground(Path(folder))
         for count, number in enumerate(missing, 1):

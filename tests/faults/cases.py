@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import time
@@ -229,6 +230,12 @@ def read_log(path: Path) -> list[Case]:
     return [Case(**line) for line in read_lines(path)]
 
 
+# A run of a sweep that could not be written, or whose failure could not.
+_FAILED_RUN = re.compile(
+    r"failed \(input\): |failed \(error\): OSError: \[Errno \d+\] .*failed\.json'$"
+)
+
+
 def _misspoken(fault: Fault, ended: Ending) -> Iterator[str]:
     """An exit code or a message that does not say what happened."""
     last = _last(ended.said)
@@ -238,8 +245,8 @@ def _misspoken(fault: Fault, ended: Ending) -> Iterator[str]:
     elif fault.kind == "memory":
         if ended.code == 1:
             yield f"ended with 1: {last}"
-    elif fault.kind == "refused" and ended.code == 1 and "failed (input): " in last:
-        return  # a sweep writes it down and goes on with the others
+    elif fault.kind == "refused" and ended.code == 1 and _FAILED_RUN.search(last):
+        return  # a sweep says why and goes on with the others
     elif ended.code not in _CODES.get(fault.kind, {0}):
         yield f"ended with {ended.code}: {last}"
     elif ended.code > 0 and (_SAID[fault.kind] not in last or "Traceback" in ended.said):

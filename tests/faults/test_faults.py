@@ -15,8 +15,8 @@ from unittest.mock import patch
 import pytest
 
 from ailora import files
-from tests.faults.cases import Case, Ground, read_log
-from tests.faults.child import Child, Fault
+from tests.faults.cases import Case, Ground, _misspoken, read_log
+from tests.faults.child import Child, Ending, Fault
 from tests.faults.operations import Operation
 from tests.lines import add_line
 
@@ -151,3 +151,25 @@ def test_a_log_that_was_cut_off_is_read_without_its_last_line(tmp_path: Path) ->
     assert read_log(log) == [one]
     add_line(log, asdict(one))  # on a line of its own
     assert read_log(log) == [one, one]
+
+
+@pytest.mark.parametrize(
+    ("said", "held"),
+    [
+        (
+            "seed 0  failed (error): OSError: [Errno 5] Input/output error: '/out/x/failed.json'",
+            True,
+        ),
+        (
+            "seed 0  failed (error): OSError: [Errno 5] Input/output error: '/out/x/rows.json'",
+            False,
+        ),
+        ("seed 0  failed (error): KeyError: 'failed.json'", False),
+    ],
+)
+def test_a_sweep_may_end_with_1_where_it_says_which_run_could_not_be_written(
+    said: str, held: bool
+) -> None:
+    ended = Ending(code=1, said=f"ailora {said}\n", events=1)
+    whys = list(_misspoken(Fault(kind="refused", at=1), ended))
+    assert (whys == []) is held

@@ -19,15 +19,32 @@ TENSOR = SMALL.hidden * SMALL.hidden * (8 + 4)
 CONSTANT = 48 << 20  # the model's modules, PEFT's, buffers
 
 
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("models") / "big", LLAMA_70B, filled=0)
+
+
 @pytest.mark.slow
 def test_a_70b_index_is_inspected_in_little_more_than_a_tiny_one(
-    tiny_model: Path, tmp_path: Path
+    tiny_model: Path, big: Path
 ) -> None:
-    big = make(tmp_path / "big", LLAMA_70B, filled=0)
     tiny, _ = seconds_of(COMMAND, "inspect", tiny_model)
     used, said = seconds_of(COMMAND, "inspect", big)
     assert said.count("8192 x 8192") == 2 * LLAMA_70B.layers  # q and o
-    assert used < tiny + 15, f"{used:.1f} s, and a tiny model {tiny:.1f} s"
+    assert used < 2 * tiny, f"{used:.1f} s, and a tiny model {tiny:.1f} s"
+
+
+@pytest.mark.slow
+def test_a_70b_start_is_planned_in_little_more_than_a_tiny_one(
+    tiny_model: Path, big: Path, tmp_path: Path
+) -> None:
+    options = ("--out", tmp_path / "out", "--preset", "pissa", "--published", "--plan")
+    tiny, _ = seconds_of(COMMAND, "init", tiny_model, *options)
+    used, said = seconds_of(COMMAND, "init", big, *options)
+    assert said.count(" 0-79 ") == 7
+    assert "trains: 103,546,880 parameters (0.15 % of 68,976,648,192)" in said
+    assert not (tmp_path / "out").exists()
+    assert used < 2 * tiny, f"{used:.1f} s, and a tiny model {tiny:.1f} s"
 
 
 @on_linux

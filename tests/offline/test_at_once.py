@@ -26,11 +26,11 @@ Write = Callable[[Path, Path], Any]
 OPERATIONS: dict[str, tuple[Write, str]] = {
     "init": (
         lambda inputs, out: init_files(inputs / "llama", out, AILoRAConfig(r=4, anchored=False)),
-        "initialize.open_checkpoint",
+        "started_weights.open_checkpoint",
     ),
     "init, anchored": (
         lambda inputs, out: init_files(inputs / "llama", out, AILoRAConfig(r=4)),
-        "initialize.open_checkpoint",
+        "started_weights.open_checkpoint",
     ),
     "export": (
         lambda inputs, out: export_adapter(inputs / "adapter", out, base="any"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -60,6 +60,17 @@ def check_room(model: nn.Module, adapter: str) -> None:
     folding.check_whole(model)
 
 
+def check_targets(
+    model: nn.Module, targets: Collection[str] | str, parameters: Collection[str] | None = None
+) -> None:
+    """Refuse targets that PEFT would rewrite for this model, here and in every later load."""
+    if not peft_conversion.stays(model, targets, parameters):
+        raise UserError(
+            f"PEFT would rewrite the target_modules {targets!r} of the saved adapter for this "
+            f"{type(model).__name__}, and adapt other modules; choose fewer of them"
+        )
+
+
 class NewAdapter:
     """One start of one model: `check` reads and refuses, `install` writes."""
 
@@ -96,7 +107,8 @@ class NewAdapter:
         keep_gradients(self.model)
         self.factors = self._make()
         self.started = self._stock()
-        self._check_targets()
+        targets = self.started.target_modules
+        check_targets(self.model, targets, self.started.target_parameters)
 
     def _check_untied(self) -> None:
         """Refuse what PEFT would adapt by the embedding's own factors: a start would untie them."""
@@ -110,15 +122,6 @@ class NewAdapter:
                     "a start gives it factors of its own; leave it out of target_modules, or name "
                     "it in modules_to_save"
                 )
-
-    def _check_targets(self) -> None:
-        """Refuse targets that PEFT would rewrite for this model, here and in every later load."""
-        targets, parameters = self.started.target_modules, self.started.target_parameters
-        if not peft_conversion.stays(self.model, targets, parameters):
-            raise UserError(
-                f"PEFT would rewrite the target_modules {targets!r} of the saved adapter for this "
-                f"{type(self.model).__name__}, and adapt other modules; choose fewer of them"
-            )
 
     def _check_room(self) -> None:
         check_room(self.model, self.adapter)

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from ailora.adapters import experts
 from ailora.adapters.selection import Chosen, Selection
-from ailora.adapters.starts import STARTS, Factors, Wanted
+from ailora.adapters.starts import STARTS, Factors, Wanted, check_rank_fits
 from ailora.errors import UserError
 from ailora.roles.experts import ExpertProjection
 
@@ -32,16 +32,27 @@ def make_factors(selection: Selection, on_progress: OnWeight | None = None) -> d
         UserError: a start that can only be given, a rank above a weight's size, a weight with NaN
             or Inf, or without values (meta device).
     """
+    check_startable(selection)
+    chosen = selection.chosen
+    found = {one.projection.key: _make(one) for one in _reported(chosen, on_progress)}
+    _report_dead(chosen, found)
+    return found
+
+
+def check_startable(selection: Selection) -> None:
+    """Refuse what no weight's values could change, before the first is decomposed.
+
+    Raises:
+        UserError: a start that can only be given, or a rank above a weight's size.
+    """
     for one in selection.chosen:
         if STARTS[one.role.init].make is None:
             raise UserError(
                 f"Role.init={one.role.init!r}: only saved adapters have it; to start one so, call "
                 f"ailora.lab.methods.METHODS[{one.role.init!r}].build(model, settings, batches)"
             )
-    chosen = selection.chosen
-    found = {one.projection.key: _make(one) for one in _reported(chosen, on_progress)}
-    _report_dead(chosen, found)
-    return found
+        if one.is_spectral:
+            check_rank_fits(one.projection, one.rank)
 
 
 def _make(one: Chosen) -> Factors:

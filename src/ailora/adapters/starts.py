@@ -94,7 +94,6 @@ class StartKind:
 def _part(part: Part) -> Callable[[Projection, Wanted], Factors]:
     def make(projection: Projection, wanted: Wanted) -> Factors:
         """The r largest or smallest singular triplets (eqs. 2 and 5)."""
-        check_rank_fits(projection, wanted.rank)
         triplets = wanted.triplets(projection, part)
         made = _factors(triplets.U, triplets.S, triplets.Vt, wanted)
         dead = 0 if wanted.scale == "unit" else triplets.dead
@@ -106,7 +105,6 @@ def _part(part: Part) -> Callable[[Projection, Wanted], Factors]:
 def _orthonormal(part: Part) -> Callable[[Projection, Wanted], Factors]:
     def make(projection: Projection, wanted: Wanted) -> Factors:
         """Directions that are random; sizes of a part of W's spectrum where they stay."""
-        check_rank_fits(projection, wanted.rank)
         out_features, in_features = projection.shape
         U, V = (
             torch.linalg.qr(torch.randn(size, wanted.rank, dtype=torch.float64)).Q

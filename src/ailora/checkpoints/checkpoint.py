@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class Checkpoint:
     shards: tuple[Header, ...] = field(repr=False)
     index: Mapping[str, Any] | None = field(repr=False)
 
-    @property
+    @cached_property
     def where(self) -> dict[str, Header]:
         """The shard of each tensor."""
         return {name: shard for shard in self.shards for name in shard.entries}
@@ -52,10 +53,9 @@ class Checkpoint:
         Raises:
             UserError: There is no such tensor.
         """
-        for shard in self.shards:
-            if tensor in shard.entries:
-                return shard.entries[tensor]
-        raise UserError(f"{self.folder}: holds no tensor {tensor!r}")
+        if tensor not in self.where:
+            raise UserError(f"{self.folder}: holds no tensor {tensor!r}")
+        return self.where[tensor].entries[tensor]
 
     def tensor(self, name: str) -> Tensor:
         """A tensor's values; on the CPU its pages are the file's own."""

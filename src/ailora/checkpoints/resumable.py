@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,12 +150,35 @@ def begin(out: Path, file: str, plan: Mapping[str, Any], sources: Sequence[Sourc
     """
     path = out / file
     plan = json.loads(json.dumps(plan))
+    report = check_out(out, file, plan)
     if not path.exists():
-        for left in out.glob(f".{file}.*.tmp"):  # by a run that was killed as it wrote its plan
+        for left in _half_plans(out, file):
             left.unlink(missing_ok=True)
-        require_empty(out)
         write_json(path, {"format": FORMAT, "plan": plan, "report": None})
         return Work(out=out, plan_file=path, plan=plan, sources=sources)
+    try:
+        remove_temporary(out)
+        if report is not None:  # by a run that was killed right after its report
+            shutil.rmtree(out / _RECORDS, ignore_errors=True)
+    except OSError as error:
+        raise unwritable(out, error) from error
+    return Work(out=out, plan_file=path, plan=plan, sources=sources, report=report)
+
+
+def check_out(out: Path, file: str, plan: Mapping[str, Any]) -> tuple[Row, ...] | None:
+    """Look whether `begin` can start or go on there; nothing is written.
+
+    Returns:
+        The report of the same run, if that was finished before.
+
+    Raises:
+        UserError: As `begin`.
+    """
+    path = out / file
+    plan = json.loads(json.dumps(plan))
+    if not path.exists():
+        require_empty(out, but=_half_plans(out, file))
+        return None
     try:
         stored = parse_json(read_text(path))
         before, report = stored["plan"], stored["report"]
@@ -172,42 +195,40 @@ def begin(out: Path, file: str, plan: Mapping[str, Any], sources: Sequence[Sourc
             f"{out}: holds a run with another {differing}{shown}; choose another --out, or delete "
             "that one"
         )
-    try:
-        remove_temporary(out)
-        if report is not None:  # by a run that was killed right after its report
-            shutil.rmtree(out / _RECORDS, ignore_errors=True)
-    except OSError as error:
-        raise unwritable(out, error) from error
-    return Work(
-        out=out,
-        plan_file=path,
-        plan=plan,
-        sources=sources,
-        report=None if report is None else tuple(report),
-    )
+    return None if report is None else tuple(report)
+
+
+def _half_plans(out: Path, file: str) -> list[Path]:
+    """What a run left that was killed as it wrote its plan."""
+    return list(out.glob(f".{file}.*.tmp"))
 
 
 def _are_rows(rows: Any) -> bool:
     return isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
 
 
-def require_empty(out: Path) -> None:
-    """Raise a ``UserError`` unless the folder is empty or can be made."""
+def require_empty(out: Path, *, but: Collection[Path] = ()) -> None:
+    """Raise a ``UserError`` unless the folder is empty but for some files, or can be made."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; give a folder for --out")
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and set(out.iterdir()) - set(but):
         raise UserError(f"{out}: is not empty; give a new folder for --out")
 
 
 def require_room(out: Path, needed: int) -> None:
     """Raise a ``UserError`` if the disk has less than ``needed`` bytes free."""
-    existing = next((folder for folder in (out, *out.absolute().parents) if folder.exists()), None)
-    free = shutil.disk_usage(existing or "/").free
+    free = free_space(out)
     if free < needed:
         raise UserError(
             f"{out}: needs {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free; "
             "free some space or give another --out"
         )
+
+
+def free_space(out: Path) -> int:
+    """Bytes that are free on the disk of a folder, which need not be there yet."""
+    existing = next((folder for folder in (out, *out.absolute().parents) if folder.exists()), None)
+    return shutil.disk_usage(existing or "/").free
 
 
 @contextmanager

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers as hf
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ailora.checkpoints.checkpoint import Checkpoint
-from ailora.checkpoints.header import FLOATS
+from ailora.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from ailora.checkpoints.header import FLOATS, Entry
 from ailora.checkpoints.stored_names import stored_names
 from ailora.errors import UserError
 
@@ -67,34 +68,42 @@ class Structure:
                 "name another --task-type if the model is of another kind"
             )
         entry = self.checkpoint.entry(self.stored[parameter])
-        needed = tuple(self.model.get_parameter(parameter).shape)
         if entry.dtype not in FLOATS:
             raise UserError(
                 f"{folder}: {entry.name!r} is stored as {entry.dtype}, which cannot be streamed; "
                 "load the quantised model and use ailora.get_peft_model"
             )
-        if entry.shape != needed:
-            raise UserError(
-                f"{folder}: {entry.name!r} is {entry.shape}, where its config.json says {needed}; "
-                "config and weights are not of one model"
-            )
+        _check_shape(folder, entry, self.model.get_parameter(parameter))
         return entry.name
 
     def sharer(self, module: str) -> str | None:
         """Another module that has the same weight (tied embeddings, layers used twice), if any."""
         weight = self.model.get_submodule(module).weight
-        return next(
-            (
-                name
-                for name, other in self.model.named_modules()
-                if name != module and getattr(other, "weight", None) is weight
-            ),
-            None,
-        )
+        _, names = self._by_weight.get(id(weight), (weight, []))
+        return next((name for name in names if name != module), None)
+
+    @cached_property
+    def _by_weight(self) -> dict[int, tuple[Any, list[str]]]:
+        """Each weight by its ``id``, which holds while it is kept, and the modules that have it."""
+        found: dict[int, tuple[Any, list[str]]] = {}
+        for name, module in self.model.named_modules():
+            weight = getattr(module, "weight", None)
+            if weight is not None:
+                found.setdefault(id(weight), (weight, []))[1].append(name)
+        return found
 
     def is_transposed(self, module: str) -> bool:
         """Whether W of y = W x is stored as its transpose (GPT-2's Conv1D)."""
         return isinstance(self.model.get_submodule(module), Conv1D)
+
+
+def _check_shape(folder: Path, entry: Entry, parameter: Tensor) -> None:
+    needed = tuple(parameter.shape)
+    if entry.shape != needed:
+        raise UserError(
+            f"{folder}: {entry.name!r} is {entry.shape}, where its config.json says {needed}; "
+            "config and weights are not of one model"
+        )
 
 
 def task_type_of(model: nn.Module) -> str | None:
@@ -146,6 +155,29 @@ def read_structure(
     return Structure(checkpoint=checkpoint, model=model, stored=stored, converted=converted)
 
 
+def read_outline(name: str | Path) -> nn.Module:
+    """The body of a model on the meta device: modules, shapes and stored dtypes, no values.
+
+    Weights that are stored quantised or computed from others have the dtype of their config.json.
+
+    Args:
+        name: As for `ailora.checkpoints.open_checkpoint`.
+
+    Raises:
+        UserError: The files cannot be read, transformers builds no model of config.json, or a
+            stored weight is of another shape.
+    """
+    checkpoint = open_checkpoint(name)
+    model = _built(checkpoint.folder, "FEATURE_EXTRACTION")
+    stored, _ = stored_names(model, checkpoint.where)
+    for key, parameter in model.named_parameters():
+        entry = checkpoint.entry(stored[key]) if key in stored else None
+        if entry is not None and entry.dtype in FLOATS:
+            _check_shape(checkpoint.folder, entry, parameter)
+            parameter.data = parameter.data.to(FLOATS[entry.dtype])
+    return model
+
+
 def build_model(
     folder: Path,
     task_type: str | None = None,
@@ -153,22 +185,31 @@ def build_model(
     kind: type[nn.Module] | None = None,
 ) -> nn.Module:
     """The model on the meta device. Raises ``UserError`` as `read_structure`."""
+    model = _built(folder, task_type, num_labels, kind)
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise UserError(
+            f"{folder}: its weights are stored quantised, which cannot be streamed; load it and "
+            "use ailora.get_peft_model, which leaves them as they are"
+        )
+    return model
+
+
+def _built(
+    folder: Path,
+    task_type: str | None = None,
+    num_labels: int | None = None,
+    kind: type[nn.Module] | None = None,
+) -> nn.Module:
     try:
         labels = {} if num_labels is None else {"num_labels": num_labels}
         config = hf.AutoConfig.from_pretrained(folder, trust_remote_code=False, **labels)
-        model = _build(config, task_type, kind)
+        return _build(config, task_type, kind)
     except Exception as error:  # config.json may hold anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{folder / 'config.json'}: transformers builds no model of it ({reason}); models "
             "with code of their own are not supported"
         ) from error
-    if getattr(config, "quantization_config", None) is not None:
-        raise UserError(
-            f"{folder}: its weights are stored quantised, which cannot be streamed; load it and "
-            "use ailora.get_peft_model, which leaves them as they are"
-        )
-    return model
 
 
 def _build(config: Any, task_type: str | None, kind: type[nn.Module] | None) -> nn.Module:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 import errno
 import functools
+import io
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -106,9 +108,54 @@ def harmless(words: str) -> str:
 def whole_output() -> None:
     """Let what the terminal's or file's encoding lacks be replaced, rather than end the command."""
     codecs.register_error("ailora-plain", _in_plain)
+    if _is_file(sys.stdout):
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(_Output(1, "w", closefd=False)),
+            encoding=sys.stdout.encoding,
+            line_buffering=bool(
+                sys.stdout.line_buffering or getattr(sys.stdout, "write_through", False)
+            ),
+        )
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="ailora-plain")
+
+
+class _Output(io.FileIO):
+    """Standard output whose errors name it, as those of other files do."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno != errno.EPIPE:  # which Typer and rich know, and end quietly
+                error.filename = "the output"
+            raise
+
+
+def _is_file(stream: Any) -> bool:
+    """Whether it is the process's own standard output, and nobody's in its place."""
+    buffer = getattr(stream, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)  # with PYTHONUNBUFFERED there is no buffer between
+    return isinstance(raw, io.FileIO) and raw.fileno() == 1
+
+
+def written_out() -> None:
+    """Write what was printed and waits for it, or give it up: Python would try again as it ends.
+
+    Raises:
+        OSError: It cannot be written; a pipe that was closed is no error, its reader has enough.
+    """
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
+        if error.errno != errno.EPIPE:
+            raise
 
 
 def _in_plain(error: UnicodeError) -> tuple[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from ailora.cli.inspect import PARTS_HELP, parse_parts
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ailora.offline import InitReport
+    from ailora.offline import InitPlan, InitReport
 
 
 def init(
@@ -56,19 +57,24 @@ def init(
         typer.Option(help="PEFT task type, such as CAUSAL_LM. Default: from config.json."),
     ] = None,
     parts: Annotated[str | None, typer.Option(help=PARTS_HELP)] = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Print layers, parameters and sizes, and stop.")
+    ] = False,
 ) -> None:
     """Write a starting adapter, and the residual model to train it on, without loading the model.
 
     Any PEFT trainer then trains OUT/adapter on OUT/model; `ailora export --folded-base` makes the
     result a plain LoRA of the original model. OUT/README.md says which training needs more (DPO
-    and KTO: the original as the reference). An interrupted run goes on when called again.
+    and KTO: the original as the reference). An interrupted run goes on when called again. With
+    --plan it reads no weights and writes nothing: it says what it would do, and refuses what it
+    would refuse.
 
     Example: `ailora init meta-llama/Llama-2-7b-hf --out start --bake-rates`
     """
     from ailora.adapters import AILoRAConfig, presets
     from ailora.cli.console import console, quiet_libraries, show, streaming
     from ailora.errors import UserError
-    from ailora.offline import init_files
+    from ailora.offline import init_files, plan_files
     from ailora.pretrained import resolve
 
     if preset not in presets.__all__:
@@ -85,6 +91,13 @@ def init(
         parts=parse_parts(parts),
         **({"published": True} if published else {}),
     )
+    if plan_only:
+        with console.status("reading the headers"):
+            plan = plan_files(resolve(model), out, config, dtype=dtype)
+        show(plan_table(plan), whole=("role", "shape", "layers"), drop=("weights", "start"))
+        for line in plan_lines(plan):
+            console.print(line, soft_wrap=True, highlight=False)
+        return
     with streaming() as on_progress:
         report = init_files(resolve(model), out, config, dtype=dtype, on_progress=on_progress)
     if report.folded:
@@ -133,3 +146,49 @@ def table(report: InitReport) -> Table:
             f"{line.loss:.1e}",
         )
     return found
+
+
+def plan_table(plan: InitPlan) -> Table:
+    """What would be adapted, one row per role and shape."""
+    from rich.table import Table
+
+    found = Table()
+    for title in ("modules", "role", "start", "shape", "layers"):
+        found.add_column(title, overflow="fold")
+    for title in ("weights", "rank", "trains"):
+        found.add_column(title, justify="right")
+    for one in plan.weights:
+        shape = "{} x {}".format(*one.shape)
+        numbers = (str(one.count), str(one.rank), f"{one.trained:,}")
+        found.add_row(one.modules, one.role, one.init, shape, spans(one.layers), *numbers)
+    return found
+
+
+def plan_lines(plan: InitPlan) -> list[str]:
+    """How many parameters would train, and what would lie on the disk."""
+    from rich.filesize import decimal
+
+    share = f"{100 * plan.trained / plan.parameters:.2g} %"
+    head = f", {plan.head:,} of them the task's head" if plan.head else ""
+    lines = [
+        f"trains: {plan.trained:,} parameters ({share} of {plan.parameters:,}){head}",
+        f"adapter: {decimal(plan.adapter)}",
+    ]
+    if plan.model is not None and plan.model_at_most is not None:
+        wider = f", at most {decimal(plan.model_at_most)} if rounding would lose too much"
+        more = wider if plan.model_at_most > plan.model else ""
+        lines.append(f"residual model: {decimal(plan.model)}{more}")
+    short = "" if plan.needed <= plan.free else ": too little"
+    lines.append(f"disk: {decimal(plan.needed)} at most, {decimal(plan.free)} free{short}")
+    return [*lines, "nothing was written"]
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Ascending numbers with their runs joined: ``0-3, 7``; ``shared`` for none."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else str(r[0]) for r in runs) or "shared"

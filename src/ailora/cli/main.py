@@ -9,7 +9,15 @@ from typing import Annotated
 import typer
 
 from ailora.cli import cache, check, export, extract, init, inspect
-from ailora.cli.endings import NO_FOLDER, end_badly, has_folder, named, one_line, whole_output
+from ailora.cli.endings import (
+    NO_FOLDER,
+    end_badly,
+    has_folder,
+    named,
+    one_line,
+    whole_output,
+    written_out,
+)
 from ailora.errors import UserError
 from ailora.termination import at_once
 
@@ -65,8 +73,11 @@ def main() -> None:
         end_badly(UserError(NO_FOLDER))
     app.rich_markup_mode = "markdown" if shutil.get_terminal_size().columns >= _PANELS else None
     try:
-        with at_once():
-            app()
+        try:
+            with at_once():
+                app()
+        finally:
+            written_out()
     except UserError as error:
         end_badly(error)
     except Exception as error:  # of Typer itself, before a command begins

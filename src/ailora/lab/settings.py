@@ -330,7 +330,7 @@ def current_settings(config: Mapping[str, Any]) -> dict[str, Any]:
                 "answer_batch_size" if name == "batch_size" else name: value
                 for name, value in found.pop(table).items()
             }
-    return {**{name: one.first for name, one in SETTINGS.items()}, **found}
+    return {**_FIRST, **found}
 
 
 def check_name(name: str, known: Sequence[str] | None = None, where: str = "") -> None:
@@ -349,3 +349,4 @@ def check_name(name: str, known: Sequence[str] | None = None, where: str = "") -
 
 
 SETTINGS: Mapping[str, Setting] = settings_of(RunConfig)
+_FIRST = {name: one.first for name, one in SETTINGS.items()}

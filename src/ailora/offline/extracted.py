@@ -21,9 +21,9 @@ from ailora.checkpoints.structure import task_type_of
 from ailora.checkpoints.writer import write_tensors
 from ailora.errors import UserError, nearest
 from ailora.files import write_atomic
-from ailora.offline.initialize import HEADS
 from ailora.offline.model_pair import ModelPair, is_linear
 from ailora.offline.plain_lora import padded, plain_fields, write_config
+from ailora.offline.started_weights import HEADS
 
 PLAN = "ailora_extract.json"
 ALL = "all"

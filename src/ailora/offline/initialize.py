@@ -13,16 +13,15 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 
-from ailora.adapters.attach import HEADS_ADDED_LATE, Wanted, seeded
-from ailora.adapters.config import AILoRAConfig, as_json, check_fields, private_copy
-from ailora.adapters.selection import Selection, select
+from ailora.adapters.attach import Wanted, seeded
+from ailora.adapters.config import AILoRAConfig, as_json, private_copy
 from ailora.adapters.starting_factors import OnWeight, make_factors
 from ailora.adapters.starts import Factors
 from ailora.adapters.wrap import get_peft_model, wrap
-from ailora.checkpoints import Checkpoint, Structure, open_checkpoint, read_structure
-from ailora.checkpoints.checkpoint import ORIGIN, START_FOLDER, as_recorded, read_origin
+from ailora.checkpoints import Checkpoint, Structure
+from ailora.checkpoints.checkpoint import ORIGIN, START_FOLDER, as_recorded
 from ailora.checkpoints.resumable import (
     Record,
     Row,
@@ -37,22 +36,11 @@ from ailora.checkpoints.structure import task_type_of
 from ailora.checkpoints.writer import OnProgress, stream
 from ailora.errors import UserError
 from ailora.files import read_text, write_atomic, write_json
-from ailora.offline.folded_weights import DTYPES, Folded, Folding, report_loss
+from ailora.offline.folded_weights import Folded, Folding, report_loss
 from ailora.offline.init_readme import anchored_uses, folded_uses
+from ailora.offline.started_weights import map_weights, open_original
 
 PLAN = "ailora_init.json"
-
-# Fields whose start needs the values of the whole model, or that PEFT stores with the adapter.
-_NEEDS_THE_MODEL = (
-    "modules_to_save",
-    "use_dora",
-    "bias",
-    "target_parameters",
-    "trainable_token_indices",
-)
-
-# Modules that PEFT trains and saves in full for a task.
-HEADS = {"SEQ_CLS": ["classifier", "score"], **HEADS_ADDED_LATE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +92,7 @@ def init_files(
     Raises:
         UserError: Anything that is wrong with the model's files, the folder or the config.
     """
-    _check(config, dtype)
-    structure = read_structure(open_checkpoint(model), config.task_type)
-    _refuse_residual(structure.checkpoint)
+    structure = open_original(model, config, dtype)
     report = on_progress or (lambda *_: None)
     if config.anchored:
         require_empty(out)
@@ -121,16 +107,13 @@ def _init_folded(
     structure: Structure, out: Path, config: AILoRAConfig, dtype: str, report: OnProgress
 ) -> InitReport:
     checkpoint = structure.checkpoint
-    config = private_copy(config)
-    if config.task_type is None and task_type_of(structure.model) == "CAUSAL_LM":
-        config.task_type = "CAUSAL_LM"  # trainers look for PEFT's class of that task
-    plan = {"model": fingerprint(checkpoint), "dtype": dtype, **as_json(config)}
+    config = _with_task(structure, config)
     target, adapter = out / "model", out / "adapter"
-    work = begin(out, PLAN, plan, [checkpoint])
+    work = begin(out, PLAN, plan_of(structure, config, dtype), [checkpoint])
     rows: Sequence[Row] | None = work.report
     if rows is None:
         factors = _factors(work, structure, config, report)
-        folding = Folding(structure, _map_weights(structure, config), factors, dtype)
+        folding = Folding(structure, map_weights(structure, config), factors, dtype)
         streamed = stream(checkpoint, target, work, folding.plan_shard, report)
         rows = [row for row in streamed if "tensor" in row]
         folders = (target / START_FOLDER, adapter)
@@ -143,6 +126,20 @@ def _init_folded(
     folded = tuple(Folded(**row) for row in rows)
     report_loss(folded)
     return InitReport(adapter=adapter, model=target, folded=folded)
+
+
+def plan_of(structure: Structure, config: AILoRAConfig, dtype: str) -> dict[str, Any]:
+    """Everything that decides what a folded start is."""
+    fields = as_json(_with_task(structure, config))
+    return {"model": fingerprint(structure.checkpoint), "dtype": dtype, **fields}
+
+
+def _with_task(structure: Structure, config: AILoRAConfig) -> AILoRAConfig:
+    """A copy that names the task of a decoder: trainers look for PEFT's class of it."""
+    config = private_copy(config)
+    if config.task_type is None and task_type_of(structure.model) == "CAUSAL_LM":
+        config.task_type = "CAUSAL_LM"
+    return config
 
 
 def _factors(
@@ -161,65 +158,8 @@ def _factors(
     return _from_tensors(record.tensors)
 
 
-def _check(config: AILoRAConfig, dtype: str) -> None:
-    if dtype not in ("auto", *DTYPES):
-        raise UserError(f"dtype {dtype!r}: must be auto, {', '.join(sorted(DTYPES))}")
-    for field in _NEEDS_THE_MODEL:
-        value = getattr(config, field)
-        if value and value != "none":
-            advice = (
-                "a trainer adds these itself"
-                if field == "modules_to_save"
-                else "use ailora.get_peft_model on the loaded model"
-            )
-            raise UserError(f"{field} cannot be started from files; leave it out: {advice}")
-    check_fields(config)
-
-
-def _refuse_residual(checkpoint: Checkpoint) -> None:
-    start = checkpoint.folder / START_FOLDER
-    if start.exists():
-        origin = read_origin(start)
-        raise UserError(
-            f"{checkpoint.folder}: is a residual model that ailora init wrote; start from the "
-            f"original, {origin!r}"
-        )
-
-
 def _told(report: OnProgress) -> OnWeight:
     return lambda done, total, _: report("finding the starting factors", done, total)
-
-
-def _map_weights(structure: Structure, config: AILoRAConfig) -> Selection:
-    """Give each projection that the config adapts its weight, mapped from its file.
-
-    The rest of the model stays on the meta device. Mapped pages are the file's own: they take no
-    memory that the system could not have back at any time.
-
-    Returns:
-        What the config adapts.
-
-    Raises:
-        UserError: no such projection, or one whose weight is not stored as it is.
-    """
-    selection = select(structure.model, config)
-    if selection.others:
-        raise UserError(
-            f"{min(selection.others)} is no linear layer, which cannot be started from files; "
-            "leave it out of target_modules, or use ailora.get_peft_model on the loaded model"
-        )
-    for name in selection.layers:
-        other = structure.sharer(name)
-        if not config.anchored and other is not None:
-            raise UserError(
-                f"anchored=False would change {name}, whose weight {other} shares; use "
-                "anchored=True (--anchored), which leaves it as it is"
-            )
-    for name, chosen in selection.layers.items():
-        weight = structure.checkpoint.tensor(structure.weight_of(name))
-        chosen[0].projection.module.weight = nn.Parameter(weight, requires_grad=False)
-    _map_head(structure, config.task_type)
-    return selection
 
 
 def _save_anchored(
@@ -228,9 +168,9 @@ def _save_anchored(
     """Write the anchored adapter that ``ailora.get_peft_model`` starts, as it would be saved.
 
     Raises:
-        UserError: as `_map_weights` and ``get_peft_model``, or the folder cannot be written.
+        UserError: as `map_weights` and ``get_peft_model``, or the folder cannot be written.
     """
-    _map_weights(structure, config)
+    map_weights(structure, config)
     model: Any = structure.model
     model.name_or_path = base
     with seeded():
@@ -247,9 +187,9 @@ def _make_start(
     and not what they were rounded from.
 
     Raises:
-        UserError: as `_map_weights` and `ailora.adapters.starting_factors.make_factors`.
+        UserError: as `map_weights` and `ailora.adapters.starting_factors.make_factors`.
     """
-    selection = _map_weights(structure, config)
+    selection = map_weights(structure, config)
     with seeded():
         made = make_factors(selection, on_weight)
     dtypes = {
@@ -286,31 +226,13 @@ def _save_folded(
     Raises:
         UserError: the folder cannot be written.
     """
-    _map_weights(structure, config)  # PEFT looks at their dtypes
+    map_weights(structure, config)  # PEFT looks at their dtypes
     model: Any = structure.model
     model.name_or_path = base
     with seeded():
         wrapped = wrap(model, config, wanted=Wanted(factors=factors, fold=False))
     for folder in folders:
         _save(wrapped, folder, note, structure.checkpoint)
-
-
-def _map_head(structure: Structure, task_type: str | None) -> None:
-    """Map the task's head from its file, since PEFT saves it along with the adapter."""
-    names = HEADS.get(task_type or "", [])
-    for name, head in structure.model.named_modules():
-        if name.rpartition(".")[2] not in names:
-            continue
-        for key, _ in list(head.named_parameters()):
-            if f"{name}.{key}" not in structure.stored:
-                raise UserError(
-                    f"{structure.checkpoint.folder}: has no head for {task_type}, whose {name} "
-                    "PEFT saves with the adapter; save the model with its head first, or leave out "
-                    "--task-type"
-                )
-            stored = structure.checkpoint.tensor(structure.tensor_of(f"{name}.{key}"))
-            owner, _, last = key.rpartition(".")
-            setattr(head.get_submodule(owner), last, nn.Parameter(stored, requires_grad=False))
 
 
 def _save(wrapped: PeftModel, folder: Path, note: str, source: Checkpoint) -> None:

@@ -303,3 +303,39 @@ def test_names_and_scores_are_whole_on_narrow_terminals(
     seen = call(f"inspect {tiny_model}")
     assert "encoder.layer.1.attention.self.query" in seen.out
     assert "…" not in trained.out + listed.out + compared.out + counted.out + seen.out
+
+
+def ended(arguments: str, stdout: Any, unbuffered: bool) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", START, *arguments.split()],
+        check=False,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1" if unbuffered else ""},
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("unbuffered", [True, False])
+@pytest.mark.parametrize("arguments", ["cache", "--version", "--help", "runs . --json"])
+def test_output_that_cannot_be_written_is_said_in_one_line(
+    arguments: str, unbuffered: bool
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = ended(arguments, full, unbuffered)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "ailora: cannot write the output: No space left on device; free some space and run it "
+        "again\n"
+    )
+
+
+@pytest.mark.parametrize("unbuffered", [True, False])
+@pytest.mark.parametrize("arguments", ["cache", "--version", "--help", "runs . --json"])
+def test_a_reader_that_has_read_enough_is_not_spoken_of(arguments: str, unbuffered: bool) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = ended(arguments, writing, unbuffered)
+    os.close(writing)
+    assert done.stderr == ""

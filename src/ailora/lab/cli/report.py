@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -122,8 +123,13 @@ class _Report:
         from ailora.lab.experiments.sweep import Agenda
         from ailora.lab.report.store_report import store_report
 
+        if gc.get_freeze_count():  # by the reading before this one
+            gc.unfreeze()
+            gc.collect()
         agenda = Agenda.read(self.store.path)
-        return store_report(self.store.runs(), self.folder.resolve().name, agenda=agenda)
+        found = store_report(self.store.runs(), self.folder.resolve().name, agenda=agenda)
+        gc.freeze()  # figures are full of cycles, runs have none: they need not be searched again
+        return found
 
     def write(self, found: StoreReport | FairReport, refresh: int | None = None) -> None:
         """Write it as the kind of file that was asked for."""

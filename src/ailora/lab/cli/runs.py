@@ -59,6 +59,7 @@ def runs(
     `ailora runs sweep prune --dry-run`
     """
     from ailora.lab.experiments import Store
+    from ailora.lab.experiments.store import uncollected
 
     if not store.is_dir():
         raise UserError(f"{store}: no such folder; give one that train, sweep or compare made")
@@ -70,7 +71,8 @@ def runs(
     kept = Store.within(store)
     found = _chosen(kept.runs(), where or [], state)
     if action == "list":
-        _list(found, as_json)
+        with uncollected():
+            _list(found, as_json)
     elif action == "show":
         _show(_named(given[0], found), as_json)
     elif action == "compare":

@@ -110,7 +110,7 @@ class Store:
 
         Folders whose name is not a run id are ignored.
         """
-        with _uncollected():
+        with uncollected():
             return [self.read(name) for name in self.names()]
 
     def names(self) -> list[str]:
@@ -139,7 +139,7 @@ class Store:
         """One run; a result that is not whole counts as none."""
         path = self.path / run_id
         try:
-            result = self.folder(run_id).result() or read_result(self.path / f"{run_id}.json")
+            result = RunFolder(path).result() or read_result(self.path / f"{run_id}.json")
         except DamagedError as error:
             config = _settings(path / "config.json")
             return Stored(run_id=run_id, state="damaged", config=config, damage=str(error))
@@ -186,7 +186,7 @@ class Store:
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """Without Python's search for cycles: results have none, and it takes a third of the time."""
     was = gc.isenabled()
     gc.disable()

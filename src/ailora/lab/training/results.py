@@ -97,13 +97,11 @@ def settings_damage(config: Any) -> str:
     """
     if not isinstance(config, Mapping):
         return "its config is no table"
-    for name in config.keys() & SETTINGS.keys():
-        value = config[name]
-        if value is None or isinstance(value, str | int | float):
-            damage = _known_damage(name, type(value).__name__, value)
-        else:
-            damage = _setting_damage(name, value)
-        if damage:
+    for name, value in config.items():
+        if name not in SETTINGS:
+            continue
+        plain = value is None or isinstance(value, str | int | float)
+        if damage := (_known_damage if plain else _setting_damage)(name, value):
             return damage
     return ""
 
@@ -116,8 +114,8 @@ def _setting_damage(name: str, value: Any) -> str:
     return ""
 
 
-@functools.lru_cache(maxsize=10_000)
-def _known_damage(name: str, kind: str, value: Any) -> str:
+@functools.lru_cache(maxsize=10_000, typed=True)
+def _known_damage(name: str, value: Any) -> str:
     """The same, asked once of the values that a folder's runs share; 1, 1.0 and true are three."""
     return _setting_damage(name, value)
 

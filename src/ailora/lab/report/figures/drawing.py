@@ -109,6 +109,7 @@ def draw_box(axes: Axes, y: float, height: float, values: Sequence[float], role:
         orientation="horizontal",
         patch_artist=True,
         showfliers=False,
+        manage_ticks=False,  # who draws several sets them once
     )
     box["boxes"][0].set(facecolor=color, alpha=0.35)
     box["medians"][0].set(color="black")
@@ -132,6 +133,11 @@ def _styled(name: str) -> Iterator[None]:
 
 
 def _svg(figure: Figure, name: str) -> str:
+    """The figure as SVG; laid out by hand, since matplotlib would draw it once more for that."""
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
+        figure.set_layout_engine(None)
     svg = io.StringIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     return _with_own_ids(svg.getvalue(), name)
