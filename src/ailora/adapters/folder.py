@@ -307,13 +307,21 @@ def _scale(value: Any) -> float:
 
 
 def _scaling(adapter: AdapterFolder, layers: Mapping[str, tuple[Block, ...]]) -> dict[str, float]:
+    """The scales that the files say, checked as those of a start."""
     for name, blocks in layers.items():
         if name not in (adapter.updates if blocks[0].parameter is None else adapter.stacks):
             raise UserError(
                 f"{adapter.folder}: {MARKER} is of an adapter of {name}, which {WEIGHTS} does not "
                 "have; copy the whole adapter folder again"
             )
-    return {name: _scale_in(adapter, name, blocks) for name, blocks in layers.items()}
+    found = {name: _scale_in(adapter, name, blocks) for name, blocks in layers.items()}
+    wrong = next((name for name, scale in found.items() if not 0 < scale < math.inf), None)
+    if wrong is not None:
+        raise UserError(
+            f"{adapter.folder / CONFIG}: gives {wrong} the scale {found[wrong]:g}, which no "
+            "adapter has that ailora started; copy the whole adapter folder again"
+        )
+    return found
 
 
 def _scale_in(adapter: AdapterFolder, name: str, blocks: Sequence[Block]) -> float:

@@ -16,6 +16,7 @@ from ailora.checkpoints.checkpoint import Checkpoint
 from ailora.checkpoints.header import FLOATS
 from ailora.checkpoints.stored_names import stored_names
 from ailora.errors import UserError
+from ailora.pretrained import check_config
 
 # PEFT's name of a task, and the class of transformers with its head.
 CLASS_OF_TASK: dict[str, Any] = {
@@ -141,6 +142,7 @@ def read_structure(
         UserError: config.json does not describe a model that transformers can build, or one whose
             weights are stored quantised.
     """
+    check_config(checkpoint.folder, len(checkpoint.where))
     model = build_model(checkpoint.folder, task_type, num_labels, kind)
     stored, converted = stored_names(model, checkpoint.where)
     return Structure(checkpoint=checkpoint, model=model, stored=stored, converted=converted)
@@ -153,6 +155,7 @@ def build_model(
     kind: type[nn.Module] | None = None,
 ) -> nn.Module:
     """The model on the meta device. Raises ``UserError`` as `read_structure`."""
+    check_config(folder)
     try:
         labels = {} if num_labels is None else {"num_labels": num_labels}
         config = hf.AutoConfig.from_pretrained(folder, trust_remote_code=False, **labels)
