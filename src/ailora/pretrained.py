@@ -129,11 +129,14 @@ def check_size(path: str) -> None:
     from transformers import AutoConfig, AutoModel  # noqa: PLC0415
     from transformers.utils import cached_file  # noqa: PLC0415
 
-    folder = Path(cached_file(path, "config.json")).parent
+    found = cached_file(path, "config.json")
+    if found is None:
+        return  # whoever reads it says so
+    folder = Path(found).parent
     check_config(folder)
     stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     if not stored:
-        return  # they are not downloaded yet, or whoever reads them says so
+        return  # they are not downloaded yet, or there are none
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         needed = sum(weight.numel() for weight in AutoModel.from_config(config).parameters())
