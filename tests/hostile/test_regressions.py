@@ -36,6 +36,7 @@ from ailora.errors import UserError
 from ailora.files import parse_json
 from ailora.lab.demo.asset_cache import unpack
 from ailora.lab.experiments.store import Store
+from ailora.lab.experiments.sweep_file import read_sweep_file
 from ailora.lab.tasks.tables.read import read_table
 from ailora.lab.training.folder import RunFolder
 from ailora.lab.training.model import load_pretrained
@@ -501,3 +502,15 @@ def test_offsets_that_lead_out_of_a_file_by_columns_are_refused(name: str, tmp_p
         (tmp_path / name).write_bytes(spoilt)
         with pytest.raises(UserError, match=f"{name}: not a "):
             read_table(tmp_path / name)
+
+
+def test_a_sweep_of_a_million_runs_or_without_an_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.toml"
+    values = list(range(1, 101))
+    axes = "".join(f"{name} = {values}\n" for name in ("seed", "epochs", "rank"))
+    path.write_text(f"[grid]\n{axes}")
+    with alarm(20), pytest.raises(UserError, match="asks for 1,000,000 runs"):
+        read_sweep_file(path)
+    path.write_text(f"a = {DEEP}")
+    with pytest.raises(UserError, match="nested too deeply"):
+        read_sweep_file(path)

@@ -60,6 +60,13 @@ def one_line(command: Callable[..., None], kept: str = "") -> Callable[..., None
             if known is None:
                 raise
             raise known from error
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of a library in Rust, as tokenizers
+                raise
+            raise UserError(
+                f"a library broke off: {' '.join(str(error).split())}; see whether the model's "
+                "files, such as tokenizer.json, are whole and from whom you think"
+            ) from error
 
     return called
 

@@ -70,9 +70,16 @@ class RunFolder:
         """
         return read_result(self.path / "result.json")
 
-    def start(self, config: RunConfig, fingerprint: str, environment: Mapping[str, Any]) -> None:
-        """Write down what the run is made of, and on what machine."""
+    def start(
+        self,
+        config: RunConfig,
+        fingerprint: str,
+        environment: Mapping[str, Any],
+        weights: str = "",
+    ) -> None:
+        """Write down what the run is made of, from which weights, and on what machine."""
         made_of = {"config": asdict(config), "data": fingerprint, "environment": environment}
+        made_of["weights"] = weights
         write_json(self.path / "config.json", made_of)
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
