@@ -219,7 +219,20 @@ def test_more_entries_than_a_model_has_modules_are_refused(adapter: Path, field:
         assert f"{field} must be" in refused(adapter)
 
 
-@pytest.mark.parametrize("alpha", [0, -0.0, -4, -1e-300])
+def test_many_entries_for_many_layers_are_refused(adapter: Path) -> None:
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    for number in range(2000):
+        for letter, shape in (("A", (4, 1)), ("B", (1, 4))):
+            tensors[f"base_model.model.x{number}.lora_{letter}.weight"] = torch.zeros(shape)
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    edit_json(
+        adapter / "adapter_config.json", rank_pattern={f"y{number}": 4 for number in range(4999)}
+    )
+    with alarm(20):
+        assert "4999 entries for 2004 layers" in refused(adapter)
+
+
+@pytest.mark.parametrize("alpha", [0, -0.0, -4, -1e-300, 1e-320])
 def test_a_scale_that_no_start_has_is_refused(adapter: Path, alpha: float) -> None:
     edit_json(adapter / "adapter_config.json", lora_alpha=alpha)
     assert "the scale" in refused(adapter)

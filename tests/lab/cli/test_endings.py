@@ -303,3 +303,28 @@ def test_names_and_scores_are_whole_on_narrow_terminals(
     seen = call(f"inspect {tiny_model}")
     assert "encoder.layer.1.attention.self.query" in seen.out
     assert "…" not in trained.out + listed.out + compared.out + counted.out + seen.out
+
+
+def test_a_library_in_rust_that_breaks_off_is_one_line() -> None:
+    """Its error is no Exception: a tokeniser's pattern that finds no end."""
+
+    def command() -> None:
+        from tokenizers import Regex
+        from tokenizers.pre_tokenizers import Split
+
+        Split(Regex("(a+)+$"), "isolated").pre_tokenize_str("a" * 60 + "!")
+
+    with pytest.raises(UserError, match=r"a library broke off: .*retry-limit") as caught:
+        endings.one_line(command)()
+    assert "\n" not in str(caught.value)
+
+
+def test_python_without_docstrings_is_refused_in_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-OO", "-c", START, "inspect", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "ailora: python -OO leaves out what transformers needs; run it without\n"
