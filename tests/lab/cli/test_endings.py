@@ -328,3 +328,22 @@ def test_python_without_docstrings_is_refused_in_one_line(tmp_path: Path) -> Non
     )
     assert done.returncode == 2
     assert done.stderr == "ailora: python -OO leaves out what transformers needs; run it without\n"
+
+
+def test_a_folder_that_weights_cannot_be_written_to_is_named_before_training(
+    small: str, tmp_path: Path
+) -> None:
+    """Where the locale knows no UTF-8, and where a name is none."""
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for name, environment in ((os.fsencode("\u00fc"), locale), (b"\xff", {})):
+        out = os.fsencode(tmp_path) + b"/" + name
+        done = subprocess.run(
+            [sys.executable, "-c", START, "train", *small.split(), "--out", out],
+            capture_output=True,
+            env={**os.environ, **environment},
+            check=False,
+        )
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.count(b"\n") == 1
+        assert b"its name is not UTF-8, or this locale reads none" in done.stderr
+    assert list(tmp_path.iterdir()) == []

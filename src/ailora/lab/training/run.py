@@ -27,7 +27,7 @@ from ailora.lab.settings import RunConfig
 from ailora.lab.tasks import Task
 from ailora.lab.training.casting import frozen_weights_cast_once
 from ailora.lab.training.continued import check_same, weights_of
-from ailora.lab.training.folder import RunFolder
+from ailora.lab.training.folder import RunFolder, check_name
 from ailora.lab.training.kinds import Kind, Scored, kind_of
 from ailora.lab.training.machine import alone_in, environment, gather, settle_fsdp, state
 from ailora.lab.training.model import check_length, outputs_on
@@ -81,6 +81,7 @@ def train(
     """
     config = checked(config)
     settle_fsdp()
+    check_name(out)
     folder = RunFolder(out.absolute() / config.run_id(task.name, task.fingerprint))
     finished = folder.result()
     if finished is not None:
