@@ -93,7 +93,8 @@ def _fields(content: Any) -> Iterator[tuple[str, Any]]:
     while todo:
         name, value = todo.pop()
         if isinstance(value, dict):
-            todo += [(key or name, inner) for key, inner in value.items()]
+            # What people call their classes may end in "layers" too.
+            todo += [(key or name, inner) for key, inner in value.items() if key != "label2id"]
         elif isinstance(value, list):
             todo += [(name, one) for one in value]
         else:
@@ -138,6 +139,8 @@ def check_size(path: str) -> None:
     if not stored:
         return  # they are not downloaded yet, or there are none
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    if type(config) not in AutoModel._model_mapping:
+        return  # a kind that has no model without a head
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         needed = sum(weight.numel() for weight in AutoModel.from_config(config).parameters())
     in_a_byte = 2 if getattr(config, "quantization_config", None) is None else 8

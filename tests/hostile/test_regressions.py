@@ -267,6 +267,12 @@ READ_MODEL: dict[str, Callable[[Path], object]] = {
 }
 
 
+def test_a_class_may_be_called_layers(tmp_path: Path) -> None:
+    model = saved(tmp_path)
+    edit_json(model / "config.json", label2id={"layers": 20_000}, id2label={"20000": "layers"})
+    assert read_structure(open_checkpoint(model)).stored
+
+
 def test_a_models_config_of_more_layers_than_it_has_tensors_is_refused(tmp_path: Path) -> None:
     model = saved(tmp_path)
     edit_json(model / "config.json", num_hidden_layers=600)

@@ -123,7 +123,7 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 def config_damage(config: LoraConfig) -> str:
     """The first field of PEFT's config that is of another type; empty where none is.
 
-    So do patterns that may take minutes, and more entries than any model has modules.
+    Patterns that may take minutes count as such, and more entries than any model has modules.
     """
     for name, (fits, what) in _FIELDS.items():
         value = getattr(config, name, None)
