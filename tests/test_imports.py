@@ -29,12 +29,12 @@ ALLOWED: dict[str, set[str]] = {
     "lock": {"errors", "files", "termination"},
     "termination": set(),
     "versions": {"errors"},
-    "pretrained": {"errors"},
+    "pretrained": {"errors", "files"},
     "linalg": {"errors"},
     "cache": FOUNDATION | {"linalg"},
     "roles": {"errors", "html_table", "linalg"},
     "adapters": FOUNDATION | {"linalg", "cache", "roles"},
-    "checkpoints": FOUNDATION | {"linalg"},
+    "checkpoints": FOUNDATION | {"linalg", "pretrained"},
     "offline": METHOD | {"checkpoints"},
     "cli": LIBRARY,
     "lab": {"pretrained", "lab.demo"},
@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "lab.settings": {"errors", "lab.setting_fields"},
     "lab.statistics": {"errors"},
     "lab.demo": FOUNDATION,
-    "lab.methods": METHOD | {"checkpoints", "lab.settings"},
+    "lab.methods": METHOD | {"checkpoints", "pretrained", "lab.settings"},
     "lab.tasks": FOUNDATION | {"lab.demo"},
     "lab.training": METHOD
     | {

@@ -13,8 +13,11 @@ class UserError(ValueError):
     """Bad input: one line that says what was wrong, where, and what to do.
 
     The command line prints it without a traceback and exits with code 2; in Python it is an
-    ordinary ``ValueError``.
+    ordinary ``ValueError``. Line ends, which names in strangers' files may hold, are written out.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message.replace("\r", "\\r").replace("\n", "\\n"))
 
 
 # What libraries say where memory is lacking; the last ones are C++'s, oneDNN's and the loader's.

@@ -96,8 +96,11 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 
 def unwritable(path: Path, error: OSError) -> UserError:
     """What to tell someone whose ``path`` cannot be written: free space, or another folder."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    advice = "free some space and run it again" if full else "choose a folder you can write to"
+    advice = "choose a folder you can write to"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = "free some space and run it again"
+    elif error.errno == errno.EFBIG:  # FAT ends at 4 GB, a user's limit where `ulimit -f` says
+        advice = "choose a folder on a file system, and with a limit, that lets files be as large"
     return UserError(f"cannot write {path}: {error.strerror or error}; {advice}")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
-from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from peft import PeftModel, load_peft_weights, peft_model, set_peft_model_state_dict
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as torch_file
 from torch import nn
@@ -270,3 +272,32 @@ def test_the_config_in_use_is_put_back_where_saving_fails(tmp_path: Path) -> Non
 def saved_whole(model: PeftModel, folder: Path) -> Path:
     model.save_pretrained(folder / "whole")
     return folder / "whole"
+
+
+def test_threads_that_save_one_model_at_once_leave_it_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second comes while the first has put the configs of the files in the model."""
+    model = trained(**BAKED)
+    config, write = model.peft_config["default"], peft_model.safe_save_file
+    seconds = {"first": 1.0, "second": 2.0}
+
+    def slowly(*args: Any, **kwargs: Any) -> None:
+        time.sleep(seconds[threading.current_thread().name])
+        write(*args, **kwargs)
+
+    monkeypatch.setattr(peft_model, "safe_save_file", slowly)
+    threads = [
+        threading.Thread(target=model.save_pretrained, args=(tmp_path / name,), name=name)
+        for name in seconds
+    ]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.3)
+    for thread in threads:
+        thread.join()
+    assert model.peft_config["default"] is config
+    inputs = batch(model)
+    for name in seconds:
+        loaded = ailora.load_adapter(tiny(), tmp_path / name).eval()
+        assert torch.equal(logits(loaded, inputs), logits(model.eval(), inputs))

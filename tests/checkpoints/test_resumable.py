@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,35 @@ def test_a_folder_and_its_files_have_the_modes_that_the_umask_gives(tmp_path: Pa
         os.umask(before)
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o750
     assert (tmp_path / "out" / "a.safetensors").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path: Path, made: bool) -> None:
+    """A link to a larger disk, say, before anything is there, and after."""
+    real, link = tmp_path / "disk" / "out", tmp_path / "out"
+    if made:
+        real.mkdir(parents=True)
+    link.symlink_to(real)
+    for content in ("one", "two"):
+        with whole_folder(link) as folder:
+            (folder / "a").write_text(content)
+    assert link.is_symlink()
+    assert (real / "a").read_text() == "two"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "disk", "out", "out"]
+
+
+def test_a_folder_whose_name_is_nearly_too_long_is_written_or_refused(tmp_path: Path) -> None:
+    for length in range(225, 257):
+        out = tmp_path / ("x" * length)
+        try:
+            with whole_folder(out) as folder:
+                (folder / "a").touch()
+        except UserError as error:
+            assert "File name too long" in str(error)
+            assert list(tmp_path.iterdir()) == []
+        else:
+            assert [path.name for path in tmp_path.rglob("*")] == [out.name, "a"]
+            shutil.rmtree(out)
 
 
 def test_an_unwritable_place_is_named() -> None:

@@ -46,6 +46,7 @@ VALUES: tuple[Any, ...] = (
         "é" * 99,
     ),
     *([], {}, [[]], {"": None}, [1, 2, 3], ["q", "v"], {"a": {"b": []}}, "(" * 300, "(a+)+$"),
+    *("(.+)+!", 10**9, 10**7, "someone/kernels", dict.fromkeys(map(str, range(20_000)), 2)),
 )
 
 
@@ -83,7 +84,9 @@ def change_tree(rng: random.Random, tree: Any) -> Any:
         if kind == 0:
             del owner[key]
         elif kind == 1 and isinstance(owner, dict):
-            owner[rng.choice(("", "x", "../x", str(key) + ".x", "__class__"))] = owner.pop(key)
+            owner[rng.choice(("", "x", "../x", str(key) + ".x", "__class__", "(.+)+!"))] = (
+                owner.pop(key)
+            )
         elif kind == 2:
             owner[key] = [owner[key]]
         elif kind == 3:

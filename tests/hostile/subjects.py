@@ -46,6 +46,7 @@ from ailora.lab.training.trainer import RunTrainer
 from ailora.linalg import decompose
 from ailora.offline import export_adapter
 from ailora.offline.check import check_adapter
+from ailora.pretrained import load_backbone
 from tests.families import FAMILIES
 
 RESULTS = Path(__file__).parents[1] / "lab" / "training" / "results_of"
@@ -131,6 +132,10 @@ def _stream(folder: Path) -> None:
             except UserError:
                 continue
             assert tuple(tensor.shape) == tuple(module.weight.shape)
+
+
+def _load_model(folder: Path) -> None:
+    assert load_backbone(str(folder / "model")).config.model_type
 
 
 W = torch.arange(48.0).reshape(8, 6).sin()
@@ -362,6 +367,7 @@ SUBJECTS: dict[str, Subject] = {
     "adapter, exported": Subject(make=_adapter, read=_export),
     "adapter, checked": Subject(make=_checked, read=_check, weight=1.5),
     "model": Subject(make=_model, read=_stream, weight=2),
+    "model, loaded": Subject(make=_model, read=_load_model),
     "cache": Subject(make=_entry, read=_cached),
     "interrupted work": Subject(make=_work, read=_go_on, weight=1.5),
     "results": Subject(make=_results, read=_read_results, weight=2),

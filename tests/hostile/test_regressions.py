@@ -21,11 +21,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig
 from pyarrow import feather, parquet
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 import ailora
 from ailora.adapters.folder import read_tensors
+from ailora.adapters.stored_types import config_damage
 from ailora.checkpoints import open_checkpoint, read_structure
 from ailora.checkpoints.header import read_header
 from ailora.checkpoints.resumable import Record, begin
@@ -33,10 +36,16 @@ from ailora.errors import UserError
 from ailora.files import parse_json
 from ailora.lab.demo.asset_cache import unpack
 from ailora.lab.experiments.store import Store
+from ailora.lab.experiments.sweep_file import read_sweep_file
 from ailora.lab.tasks.tables.read import read_table
 from ailora.lab.training.folder import RunFolder
+from ailora.lab.training.model import load_pretrained
 from ailora.lab.training.results import read_result
+from ailora.offline import export_adapter
+from ailora.pretrained import load_backbone
 from tests.checkpoints.models import edit_json, saved, tiny
+from tests.hostile.guard import peak
+from tests.writers import tokenizer
 
 DEEP = "[" * 100_000
 
@@ -154,6 +163,159 @@ def test_deep_json_of_an_adapter_is_refused(adapter: Path, name: str) -> None:
 def test_a_config_of_other_types_is_refused(adapter: Path, field: str, value: object) -> None:
     edit_json(adapter / "adapter_config.json", **{field: value})
     assert field in refused(adapter)
+
+
+# Without an end on a name of thirty characters; in the last two nothing is repeated in a repeat.
+ENDLESS = ["(.+)+!", "(.*.*)*!", "(a|a|.)*!", ".*.*.*.*.*.*.*.*[!?]", ".?" * 40 + "[!?]{40}"]
+
+
+@pytest.mark.parametrize("pattern", ENDLESS)
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rank_pattern", lambda pattern: {pattern: 2}),
+        ("alpha_pattern", lambda pattern: {pattern: 2}),
+        ("target_modules", str),
+        ("exclude_modules", str),
+        ("modules_to_save", lambda pattern: [pattern]),
+        ("layers_pattern", lambda pattern: [pattern]),
+    ],
+)
+def test_a_pattern_that_does_not_end_is_refused(
+    adapter: Path, field: str, value: Callable[[str], object], pattern: str
+) -> None:
+    layers = [0, 1] if field == "layers_pattern" else None
+    edit_json(
+        adapter / "adapter_config.json", layers_to_transform=layers, **{field: value(pattern)}
+    )
+    with alarm(20):
+        assert "for ever" in refused(adapter)
+    with alarm(20), pytest.raises(UserError, match=field):
+        export_adapter(adapter, adapter / "out")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r".*\.(q|v)_proj",
+        r"^(?!.*patch_embed).*(?:linear_fc1|linear_fc2|q_proj).*",
+        r"(?:.*?(?:language|text|vision).*?(?:self_attn|attention|attn|mlp|ffn).*?(?:q_proj|v_proj)"
+        r".*?)|(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn|mlp)\.(?:(?:q_proj|v_proj)))",
+        "|".join(rf"model\.layers\.{n}\.self_attn\.q_proj" for n in range(200)),
+    ],
+)
+def test_patterns_that_people_write_are_taken(pattern: str) -> None:
+    assert config_damage(LoraConfig(target_modules=pattern, rank_pattern={pattern: 4})) == ""
+
+
+@pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern", "target_modules"])
+def test_more_entries_than_a_model_has_modules_are_refused(adapter: Path, field: str) -> None:
+    names = {f"layer{number}": 2 for number in range(100_000)}
+    edit_json(
+        adapter / "adapter_config.json",
+        **{field: [*names] if field == "target_modules" else names},
+    )
+    with alarm(20):
+        assert f"{field} must be" in refused(adapter)
+
+
+def test_many_entries_for_many_layers_are_refused(adapter: Path) -> None:
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    for number in range(2000):
+        for letter, shape in (("A", (4, 1)), ("B", (1, 4))):
+            tensors[f"base_model.model.x{number}.lora_{letter}.weight"] = torch.zeros(shape)
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    edit_json(
+        adapter / "adapter_config.json", rank_pattern={f"y{number}": 4 for number in range(4999)}
+    )
+    with alarm(20):
+        assert "4999 entries for 2004 layers" in refused(adapter)
+
+
+@pytest.mark.parametrize("alpha", [0, -0.0, -4, -1e-300, 1e-320])
+def test_a_scale_that_no_start_has_is_refused(adapter: Path, alpha: float) -> None:
+    edit_json(adapter / "adapter_config.json", lora_alpha=alpha)
+    assert "the scale" in refused(adapter)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_hidden_layers": 10**18},
+        {"num_hidden_layers": 10**5},
+        {"vision_config": {"depths": [2, 10**9]}},
+        {"num_local_experts": 10**9},
+        {"attn_implementation": "someone/kernels"},
+        {"text_config": {"_attn_implementation": "someone/kernels@main"}},
+        {"experts_implementation": "someone/kernels"},
+    ],
+)
+@pytest.mark.parametrize("read", ["streamed", "loaded", "with a head"])
+def test_a_models_config_that_asks_for_no_end_or_for_code_is_refused(
+    tmp_path: Path, read: str, fields: dict[str, object]
+) -> None:
+    model = saved(tmp_path)
+    edit_json(model / "config.json", **fields)
+    with alarm(20), pytest.raises(UserError, match=r"config\.json: (says|\w+='someone)"):
+        READ_MODEL[read](model)
+
+
+READ_MODEL: dict[str, Callable[[Path], object]] = {
+    "streamed": lambda model: read_structure(open_checkpoint(model)),
+    "loaded": lambda model: load_backbone(str(model)),
+    "with a head": lambda model: load_pretrained(str(model), AutoModelForCausalLM, seed=0),
+}
+
+
+def test_a_class_may_be_called_layers(tmp_path: Path) -> None:
+    model = saved(tmp_path)
+    edit_json(model / "config.json", label2id={"layers": 20_000}, id2label={"20000": "layers"})
+    assert read_structure(open_checkpoint(model)).stored
+
+
+def test_a_models_config_of_more_layers_than_it_has_tensors_is_refused(tmp_path: Path) -> None:
+    model = saved(tmp_path)
+    edit_json(model / "config.json", num_hidden_layers=600)
+    with pytest.raises(UserError, match="num_hidden_layers=600, where its weights are 21 tensors"):
+        read_structure(open_checkpoint(model))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"vocab_size": 10**8}, {"intermediate_size": 10**7}, {"hidden_size": 10**9}]
+)
+@pytest.mark.parametrize("read", ["loaded", "with a head"])
+def test_a_models_config_of_far_more_weights_than_its_files_is_refused(
+    tmp_path: Path, read: str, fields: dict[str, object]
+) -> None:
+    """Before memory is taken for them: some gigabytes."""
+    model = saved(tmp_path)
+    tokenizer(ends=True).save_pretrained(model)
+    edit_json(model / "config.json", **fields)
+    before = peak()
+    with alarm(20), pytest.raises(UserError, match="they are not of one model"):
+        READ_MODEL[read](model)
+    assert peak() - before < 500
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"dtype": "evil"},
+        {"dtype": 3},
+        {"pad_token_id": 10**9},
+        {"num_attention_heads": 0},
+        {"hidden_act": 3},
+        {"quantization_config": 3},
+    ],
+)
+def test_a_models_config_that_transformers_stumbles_over_is_refused_in_one_line(
+    tmp_path: Path, fields: dict[str, object]
+) -> None:
+    model = saved(tmp_path)
+    edit_json(model / "config.json", **fields)
+    with pytest.raises(UserError) as caught:
+        load_backbone(str(model))
+    assert "\n" not in str(caught.value)
 
 
 def _first(stored: dict[str, Any], part: str) -> Any:
@@ -359,3 +521,15 @@ def test_offsets_that_lead_out_of_a_file_by_columns_are_refused(name: str, tmp_p
         (tmp_path / name).write_bytes(spoilt)
         with pytest.raises(UserError, match=f"{name}: not a "):
             read_table(tmp_path / name)
+
+
+def test_a_sweep_of_a_million_runs_or_without_an_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.toml"
+    values = list(range(1, 101))
+    axes = "".join(f"{name} = {values}\n" for name in ("seed", "epochs", "rank"))
+    path.write_text(f"[grid]\n{axes}")
+    with alarm(20), pytest.raises(UserError, match="asks for 1,000,000 runs"):
+        read_sweep_file(path)
+    path.write_text(f"a = {DEEP}")
+    with pytest.raises(UserError, match="nested too deeply"):
+        read_sweep_file(path)

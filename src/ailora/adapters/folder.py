@@ -37,6 +37,7 @@ from ailora.linalg import LowRank
 from ailora.roles.parts import PART_NAMES, PartName
 from ailora.roles.walk import walk
 
+_MOST_COMPARED = 2_000_000
 A_KEY, B_KEY = ".lora_A.weight", ".lora_B.weight"
 
 
@@ -104,6 +105,7 @@ def read_adapter(folder: Path) -> AdapterFolder:
         if name + B_KEY in tensors
     }
     names = [name for name in names if name not in of_parameters]
+    _check_patterns(path.with_name(CONFIG), config, len(names))
     updates = {name: _update(path, name, config, tensors) for name in names}
     factors = {name + letter for name in names for letter in (A_KEY, B_KEY)}
     if not (updates or stacks):
@@ -112,6 +114,16 @@ def read_adapter(folder: Path) -> AdapterFolder:
     return AdapterFolder(
         folder=folder, config=config, updates=updates, whole=whole, stacks=stacks, read=read
     )
+
+
+def _check_patterns(path: Path, config: LoraConfig, layers: int) -> None:
+    """Raise a UserError where it would take minutes to find each layer's rank and scale."""
+    entries = len(config.rank_pattern or ()) + len(config.alpha_pattern or ())
+    if entries * layers > _MOST_COMPARED:
+        raise UserError(
+            f"{path}: rank_pattern and alpha_pattern have {entries} entries for {layers} layers, "
+            'which takes minutes to compare; write them by the ends of names, as "q_proj"'
+        )
 
 
 def _is_of_parameter(name: str, config: LoraConfig) -> bool:
@@ -301,19 +313,31 @@ def _sketch(stored: Mapping[str, Any]) -> Sketch:
 
 def _scale(value: Any) -> float:
     scale = number(value)
-    if not 0 < scale < math.inf:
+    if not _is_scale(scale):
         raise ValueError(f"a scale of {scale}")
     return scale
 
 
+def _is_scale(value: float) -> bool:
+    return 1e-30 <= value <= 1e30
+
+
 def _scaling(adapter: AdapterFolder, layers: Mapping[str, tuple[Block, ...]]) -> dict[str, float]:
+    """The scales that the files say, checked as those of a start."""
     for name, blocks in layers.items():
         if name not in (adapter.updates if blocks[0].parameter is None else adapter.stacks):
             raise UserError(
                 f"{adapter.folder}: {MARKER} is of an adapter of {name}, which {WEIGHTS} does not "
                 "have; copy the whole adapter folder again"
             )
-    return {name: _scale_in(adapter, name, blocks) for name, blocks in layers.items()}
+    found = {name: _scale_in(adapter, name, blocks) for name, blocks in layers.items()}
+    wrong = next((name for name, scale in found.items() if not _is_scale(scale)), None)
+    if wrong is not None:
+        raise UserError(
+            f"{adapter.folder / CONFIG}: gives {wrong} the scale {found[wrong]:g}, which no "
+            "adapter has that ailora started; copy the whole adapter folder again"
+        )
+    return found
 
 
 def _scale_in(adapter: AdapterFolder, name: str, blocks: Sequence[Block]) -> float:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
 from peft import LoraConfig
 
 from ailora.adapters.config import is_number
 from ailora.adapters.factors import Block
+from ailora.adapters.patterns import is_slow
 from ailora.adapters.starts import STARTS
 
 _LARGEST_RANK = 1 << 24
+_MOST_ENTRIES = 5_000  # PEFT compares each with each of the model's modules
 
 
 def _is_name(value: Any) -> bool:
@@ -22,7 +24,9 @@ def _is_name(value: Any) -> bool:
 
 def _are_names(value: Any) -> bool:
     return value is None or (
-        isinstance(value, list | tuple | set) and all(isinstance(one, str) for one in value)
+        isinstance(value, list | tuple | set)
+        and len(value) <= _MOST_ENTRIES
+        and all(isinstance(one, str) for one in value)
     )
 
 
@@ -32,10 +36,14 @@ def _is_pattern_or_names(value: Any) -> bool:
 
 def _is_pattern(value: Any) -> bool:
     try:
-        re.compile(value)
-    except (re.error, TypeError, RecursionError, OverflowError):
+        return isinstance(value, str) and not is_slow(value)
+    except (re.error, RecursionError, OverflowError):
         return False
-    return True
+
+
+def _are_patterns(value: Any) -> bool:
+    """Whether they are names that PEFT can take for patterns, as it does with some."""
+    return _are_names(value) and all(map(_is_pattern, value or ()))
 
 
 def _is_rank(value: Any) -> bool:
@@ -50,6 +58,7 @@ def _by_name(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     def all_fit(value: Any) -> bool:
         return value is None or (
             isinstance(value, dict)
+            and len(value) <= _MOST_ENTRIES
             and all(_is_pattern(name) and fits(one) for name, one in value.items())
         )
 
@@ -82,14 +91,17 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "alpha_pattern": (_by_name(_is_finite), "a table of numbers"),
     "target_modules": (_is_pattern_or_names, "a pattern or a list of names"),
     "exclude_modules": (_is_pattern_or_names, "a pattern or a list of names"),
-    "modules_to_save": (_are_names, "a list of names"),
+    "modules_to_save": (_are_patterns, "a list of names"),
     "target_parameters": (_are_names, "a list of names"),
     "trainable_token_indices": (
         lambda value: _are_tokens(value) or _by_name(_are_tokens)(value),
         "a list of token ids, or a table of such lists",
     ),
     "layers_to_transform": (_are_layers, "an integer or a list of them"),
-    "layers_pattern": (_is_pattern_or_names, "a pattern or a list of names"),
+    "layers_pattern": (
+        lambda value: _is_pattern(value) or _are_patterns(value),
+        "a pattern or a list of names",
+    ),
     "bias": (lambda value: value in ("none", "all", "lora_only"), "'none', 'all' or 'lora_only'"),
     "init_lora_weights": (
         lambda v: v is None or isinstance(v, bool | str),
@@ -109,12 +121,26 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def config_damage(config: LoraConfig) -> str:
-    """The first field of PEFT's config that is of another type; empty where none is."""
+    """The first field of PEFT's config that is of another type; empty where none is.
+
+    Patterns that may take minutes count as such, and more entries than any model has modules.
+    """
     for name, (fits, what) in _FIELDS.items():
         value = getattr(config, name, None)
         if hasattr(config, name) and not fits(value):
-            return f"{name} must be {what}, and is {str(value)[:60]!r}"
+            return f"{name} must be {what}, and is {str(value)[:60]!r}{_why_not(value)}"
     return ""
+
+
+def _why_not(value: Any) -> str:
+    several = isinstance(value, Sized) and not isinstance(value, str)
+    if several and len(value) > _MOST_ENTRIES:
+        return f" of {len(value)} entries"
+    try:
+        slow = [one for one in ([value] if not several else value) if is_slow(one)]
+    except (re.error, TypeError, RecursionError, OverflowError):
+        slow = []
+    return ", which may take for ever to match: repeat nothing that repeats" if slow else ""
 
 
 def block_of(stored: Mapping[str, Any]) -> Block:

@@ -235,6 +235,8 @@ def free_space(out: Path) -> int:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes ``folder`` when it is complete; an older one is replaced.
 
+    Where ``folder`` is a link, what it leads to is replaced or made: the link stays.
+
     It and its files get the modes that the umask gives: ``mkdtemp`` and safetensors, which writes
     to a temporary file of its own, make theirs private.
 
@@ -242,11 +244,12 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         UserError: It cannot be made, written or renamed, or the disk is full.
     """
     temporary = aside = None
+    folder = Path(os.path.realpath(folder))  # Path.resolve raises for loops
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        made = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp")
+        made = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".new.tmp")
         temporary = Path(made)
-        aside = temporary.with_suffix(".old.tmp")
+        aside = Path(f"{made.removesuffix('.new.tmp')}.old.tmp")  # as long: no name fails half-way
         yield temporary
         for path in (temporary, *temporary.rglob("*")):
             path.chmod(usual_mode(folder=path.is_dir()))

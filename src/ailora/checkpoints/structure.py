@@ -17,6 +17,7 @@ from ailora.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ailora.checkpoints.header import FLOATS, Entry
 from ailora.checkpoints.stored_names import stored_names
 from ailora.errors import UserError
+from ailora.pretrained import check_config
 
 # PEFT's name of a task, and the class of transformers with its head.
 CLASS_OF_TASK: dict[str, Any] = {
@@ -150,6 +151,7 @@ def read_structure(
         UserError: config.json does not describe a model that transformers can build, or one whose
             weights are stored quantised.
     """
+    check_config(checkpoint.folder, len(checkpoint.where))
     model = build_model(checkpoint.folder, task_type, num_labels, kind)
     stored, converted = stored_names(model, checkpoint.where)
     return Structure(checkpoint=checkpoint, model=model, stored=stored, converted=converted)
@@ -168,6 +170,7 @@ def read_outline(name: str | Path) -> nn.Module:
             stored weight is of another shape.
     """
     checkpoint = open_checkpoint(name)
+    check_config(checkpoint.folder, len(checkpoint.where))
     model = _built(checkpoint.folder, "FEATURE_EXTRACTION")
     stored, _ = stored_names(model, checkpoint.where)
     for key, parameter in model.named_parameters():
@@ -200,6 +203,7 @@ def _built(
     num_labels: int | None = None,
     kind: type[nn.Module] | None = None,
 ) -> nn.Module:
+    check_config(folder)
     try:
         labels = {} if num_labels is None else {"num_labels": num_labels}
         config = hf.AutoConfig.from_pretrained(folder, trust_remote_code=False, **labels)

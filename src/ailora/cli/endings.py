@@ -57,7 +57,7 @@ def one_line(command: Callable[..., None], kept: str = "") -> Callable[..., None
             if misfit is None:
                 raise
             raise misfit from error
-        except Exception as error:
+        except BaseException as error:
             known = named(error, options)
             if known is None:
                 raise
@@ -66,8 +66,15 @@ def one_line(command: Callable[..., None], kept: str = "") -> Callable[..., None
     return called
 
 
-def named(error: Exception, options: dict[str, Any]) -> UserError | None:
-    """What to say of the disk, of files the system refuses and of lacking memory; else None."""
+def named(error: BaseException, options: dict[str, Any]) -> UserError | None:
+    """What to say of the disk, of refused files, of lacking memory and of libraries in Rust."""
+    if type(error).__name__ == "PanicException":  # as tokenizers has it
+        return UserError(
+            f"a library broke off: {' '.join(str(error).split())}; see whether the model's files, "
+            "such as tokenizer.json, are whole and from whom you think"
+        )
+    if not isinstance(error, Exception):
+        return None
     full = full_disk(error)
     path = getattr(full, "filename", None) or options.get("out") or "its files"
     if full is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 from typing import Annotated
 
 import typer
@@ -69,6 +70,8 @@ def main() -> None:
     # On some processors it asks for a package of kernels as soon as PEFT imports it.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     whole_output()
+    if sys.flags.optimize > 1:  # transformers builds its own from docstrings
+        end_badly(UserError("python -OO leaves out what transformers needs; run it without"))
     if not has_folder():  # some libraries end the process where they look for their files
         end_badly(UserError(NO_FOLDER))
     app.rich_markup_mode = "markdown" if shutil.get_terminal_size().columns >= _PANELS else None

@@ -339,3 +339,47 @@ def test_a_reader_that_has_read_enough_is_not_spoken_of(arguments: str, unbuffer
     done = ended(arguments, writing, unbuffered)
     os.close(writing)
     assert done.stderr == ""
+
+
+def test_a_library_in_rust_that_breaks_off_is_one_line() -> None:
+    """Its error is no Exception: a tokeniser's pattern that finds no end."""
+
+    def command() -> None:
+        from tokenizers import Regex
+        from tokenizers.pre_tokenizers import Split
+
+        Split(Regex("(a+)+$"), "isolated").pre_tokenize_str("a" * 60 + "!")
+
+    with pytest.raises(UserError, match=r"a library broke off: .*retry-limit") as caught:
+        endings.one_line(command)()
+    assert "\n" not in str(caught.value)
+
+
+def test_python_without_docstrings_is_refused_in_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-OO", "-c", START, "inspect", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "ailora: python -OO leaves out what transformers needs; run it without\n"
+
+
+def test_a_folder_that_weights_cannot_be_written_to_is_named_before_training(
+    small: str, tmp_path: Path
+) -> None:
+    """Where the locale knows no UTF-8, and where a name is none."""
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for name, environment in ((os.fsencode("\u00fc"), locale), (b"\xff", {})):
+        out = os.fsencode(tmp_path) + b"/" + name
+        done = subprocess.run(
+            [sys.executable, "-c", START, "train", *small.split(), "--out", out],
+            capture_output=True,
+            env={**os.environ, **environment},
+            check=False,
+        )
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.count(b"\n") == 1
+        assert b"its name is not UTF-8, or this locale reads none" in done.stderr
+    assert list(tmp_path.iterdir()) == []

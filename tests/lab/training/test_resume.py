@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from ailora.errors import UserError
 from ailora.lab import methods
 from ailora.lab.tasks import TextTask
 from ailora.lab.training import RunConfig, train
 from ailora.lab.training.folder import RunFolder
+from tests.checkpoints.models import files
 from tests.lab.training.cutting import (
     Break,
     Killed,
@@ -199,3 +202,33 @@ def test_a_resumed_run_counts_the_seconds_of_both_parts(
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     result = train(config, task, tmp_path, resume=True)
     assert 100 < result["seconds"]["train"] < 130
+
+
+def test_a_run_does_not_go_on_with_other_weights_of_its_model(
+    config: RunConfig, task: TextTask, tmp_path: Path, tiny_model: Path
+) -> None:
+    """Half of it would be trained on each."""
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    config = replace(config, model=str(model))
+    cut_off(config, task, tmp_path / "out", in_step(14))
+    whole = load_file(model / "model.safetensors")
+    last = max(name for name in whole if name.endswith("query.weight"))
+    changed = {**whole, last: whole[last] * 1.01}
+    save_file(changed, model / "model.safetensors", metadata={"format": "pt"})
+    before = files(tmp_path / "out")
+    with pytest.raises(UserError, match="began on other weights of its model"):
+        train(config, task, tmp_path / "out", resume=True)
+    assert files(tmp_path / "out") == before
+    save_file(whole, model / "model.safetensors", metadata={"format": "pt"})
+    assert train(config, task, tmp_path / "out", resume=True)["updates"]
+
+
+def test_a_run_that_goes_on_with_other_packages_says_so(
+    config: RunConfig, task: TextTask, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut_off(config, task, tmp_path, in_step(14))
+    about = json.loads((folder_of(tmp_path) / "config.json").read_text())
+    about["environment"]["torch"] = "1.0"
+    (folder_of(tmp_path) / "config.json").write_text(json.dumps(about))
+    train(config, task, tmp_path, resume=True)
+    assert "other versions than it began with (torch 1.0, now" in caplog.text

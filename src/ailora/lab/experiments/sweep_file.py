@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ else:
     import tomli as tomllib
 
 _PARTS = ("common", "grid", "search")
+_MOST_RUNS = 10_000
 _AXES = ("seed", "lr", "method", "rank", "task", "model")  # in the order in which runs are joined
 _Part = tuple[str, dict[str, list[Any]]]  # shared settings as JSON, and axes
 
@@ -59,6 +61,8 @@ def _toml_of(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = tomllib.loads(read_text(path, "utf-8-sig"))
     except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read as TOML: {error}; correct it there") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deeply; correct it there") from error
     return found
 
 
@@ -97,7 +101,16 @@ def _grids(content: Mapping[str, Any]) -> tuple[Grid, ...]:
         raise UserError("grid=[]: give at least one, or leave it out for a single run")
     if not isinstance(found, list):  # one of several lays its values over the shared ones
         _check_once(common, _table(found, "[grid]"))
-    return tuple(_grid(common, _table(part, "[grid]")) for part in several)
+    tables = [_table(part, "[grid]") for part in several]
+    runs = sum(
+        math.prod(len(values) for values in table.values() if isinstance(values, list))
+        for table in tables
+    )
+    if runs > _MOST_RUNS:
+        raise UserError(
+            f"[grid] asks for {runs:,} runs; give fewer values ({_MOST_RUNS:,} at most)"
+        )
+    return tuple(_grid(common, table) for table in tables)
 
 
 def _grid(shared: Mapping[str, Any], part: Mapping[str, Any]) -> Grid:

@@ -26,6 +26,7 @@ from ailora.files import parse_json, read_text, require_file, write_atomic, writ
 from ailora.lab.methods.table import method_named
 from ailora.lab.methods.targets import head_parameters
 from ailora.lab.settings import RunConfig
+from ailora.pretrained import check_config
 
 M = TypeVar("M", bound=nn.Module)
 _ATTRIBUTE = "ailora_method"
@@ -257,6 +258,7 @@ def _load_stock(base: nn.Module, folder: Path, is_trainable: bool) -> PeftModel:
 
 def _load_whole(base: PreTrainedModel, folder: Path, is_trainable: bool) -> PreTrainedModel:
     options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
+    check_config(folder)
     try:
         model = type(base).from_pretrained(folder, dtype=base.dtype, **options)
     except (OSError, ValueError, RuntimeError) as error:

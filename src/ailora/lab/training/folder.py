@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -70,9 +71,16 @@ class RunFolder:
         """
         return read_result(self.path / "result.json")
 
-    def start(self, config: RunConfig, fingerprint: str, environment: Mapping[str, Any]) -> None:
-        """Write down what the run is made of, and on what machine."""
+    def start(
+        self,
+        config: RunConfig,
+        fingerprint: str,
+        environment: Mapping[str, Any],
+        weights: str = "",
+    ) -> None:
+        """Write down what the run is made of, from which weights, and on what machine."""
         made_of = {"config": asdict(config), "data": fingerprint, "environment": environment}
+        made_of["weights"] = weights
         write_json(self.path / "config.json", made_of)
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
@@ -132,8 +140,24 @@ class RunFolder:
         write_atomic(self.path / "metrics.jsonl", "".join(f"{line}\n" for line in kept))
 
 
+def check_name(folder: Path) -> None:
+    """Raise a UserError if PEFT and safetensors, which write a run's weights, take no such name.
+
+    In a locale without UTF-8 that is every name beyond ASCII; they say so once all is trained.
+    """
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(folder).decode("utf-8", "backslashreplace")
+        raise UserError(
+            f"{shown}: its name is not UTF-8, or this locale reads none: set PYTHONUTF8=1, or give "
+            "another folder with --out"
+        ) from error
+
+
 def check_writable(folder: Path) -> None:
     """Raise a UserError if results cannot be written to a folder; nothing is made or left."""
+    check_name(folder)
     try:
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         with tempfile.TemporaryFile(dir=nearest):

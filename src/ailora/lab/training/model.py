@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from ailora.errors import UserError
-from ailora.pretrained import SAFE, named_in_errors, resolve
+from ailora.pretrained import SAFE, check_size, named_in_errors, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ def load_pretrained(
     """
     config, tokenizer = load_tokenizer(name, **head)
     with named_in_errors(name):
+        check_size(resolve(name))
         set_seed(seed)
         model, loaded = model_class.from_pretrained(
             resolve(name),

@@ -26,7 +26,8 @@ from ailora.lab.methods.variants import checked
 from ailora.lab.settings import RunConfig
 from ailora.lab.tasks import Task
 from ailora.lab.training.casting import frozen_weights_cast_once
-from ailora.lab.training.folder import RunFolder
+from ailora.lab.training.continued import check_same, weights_of
+from ailora.lab.training.folder import RunFolder, check_name
 from ailora.lab.training.kinds import Kind, Scored, kind_of
 from ailora.lab.training.machine import alone_in, environment, gather, settle_fsdp, state
 from ailora.lab.training.model import check_length, outputs_on
@@ -80,6 +81,7 @@ def train(
     """
     config = checked(config)
     settle_fsdp()
+    check_name(out)
     folder = RunFolder(out.absolute() / config.run_id(task.name, task.fingerprint))
     finished = folder.result()
     if finished is not None:
@@ -110,8 +112,11 @@ def _train(
     checkpoint = _last_checkpoint(folder, resume)
     check_trainer(config)
     kind = kind_of(task, config)
-    model, tokenizer, measured = _prepare(kind, shared)
-    _begin(folder, config, task, checkpoint)  # nothing is written for settings that do not work
+    model, tokenizer, measured, weights = _prepare(kind, shared)
+    if checkpoint is not None:
+        check_same(folder.path, weights, environment())
+    # Nothing is written before for settings that do not work.
+    _begin(folder, config, task, weights, checkpoint)
     trainer = build_trainer(
         kind,
         folder,
@@ -138,28 +143,31 @@ def _last_checkpoint(folder: RunFolder, resume: bool) -> Path | None:
     return folder.last_checkpoint() if resume else None
 
 
-def _begin(folder: RunFolder, config: RunConfig, task: Task, checkpoint: Path | None) -> None:
+def _begin(
+    folder: RunFolder, config: RunConfig, task: Task, weights: str, checkpoint: Path | None
+) -> None:
     state().wait_for_everyone()  # a late process must not find the folder begun
     if state().is_main_process:
-        _write_beginning(folder, config, task, checkpoint)
+        _write_beginning(folder, config, task, weights, checkpoint)
     state().wait_for_everyone()
 
 
 def _write_beginning(
-    folder: RunFolder, config: RunConfig, task: Task, checkpoint: Path | None
+    folder: RunFolder, config: RunConfig, task: Task, weights: str, checkpoint: Path | None
 ) -> None:
     if checkpoint is None:
         folder.clear()
-        folder.start(config, task.fingerprint, environment())
+        folder.start(config, task.fingerprint, environment(), weights)
     else:
         folder.rewind(int(checkpoint.name.rpartition("-")[2]))
 
 
 def _prepare(
     kind: Kind[Any], shared: Shared | None
-) -> tuple[nn.Module, PreTrainedTokenizerBase, dict[str, Any]]:
-    """Adapted model and tokeniser, with what was measured on the way."""
+) -> tuple[nn.Module, PreTrainedTokenizerBase, dict[str, Any], str]:
+    """Adapted model and tokeniser, with what was measured on the way and `weights_of` the base."""
     base, tokenizer = kind.load()
+    weights = weights_of(base)
     check_length(kind.max_length, base.config, tokenizer)
     batch = _few(kind, base, tokenizer)
     before = _outputs_of_base(base, batch, shared)
@@ -169,7 +177,7 @@ def _prepare(
     seconds = time.perf_counter() - began
     groups_of(model, kind.config)  # refuses rates of what is not trained
     moved = (outputs_on(model, batch) - before).abs().max()
-    return model, tokenizer, {"init_seconds": seconds, "step0_deviation": float(moved)}
+    return model, tokenizer, {"init_seconds": seconds, "step0_deviation": float(moved)}, weights
 
 
 def _outputs_of_base(base: PreTrainedModel, batch: Any, shared: Shared | None) -> Tensor:
