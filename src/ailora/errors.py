@@ -20,10 +20,12 @@ class UserError(ValueError):
         super().__init__(message.replace("\r", "\\r").replace("\n", "\\n"))
 
 
-# What libraries say where memory is lacking; the last ones are C++'s, oneDNN's and the loader's.
+# What libraries say where memory is lacking; the last ones are C++'s, oneDNN's, the loader's, and
+# Python's where an extension could not even say that.
 _MEMORY_WORDS = (
     *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory"),
     *("bad_alloc", "could not create a primitive", "failed to map segment"),
+    "error return without exception set",
 )
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)

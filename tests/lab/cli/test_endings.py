@@ -128,6 +128,7 @@ def test_a_full_disk_is_known_in_the_words_of_every_library(error: Exception) ->
             "out of memory",
         ),
         (ImportError("a.so: failed to map segment from shared object"), "out of memory"),
+        (SystemError("error return without exception set"), "out of memory"),
         (OSError(errno.EROFS, "Read-only file system", "/mnt/a"), "cannot write /mnt/a: Read-only"),
         (OSError(errno.EIO, "Input/output error", "/mnt/a"), "/mnt/a: Input/output error; look"),
         (OSError(errno.EMFILE, "Too many open files", b"a"), "a: Too many open files; look"),
