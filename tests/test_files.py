@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -129,3 +131,36 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) ->
     files.remove_temporary(tmp_path)
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {"inner/kept.tmp", ".hidden"}
+
+
+@pytest.mark.parametrize("proc", [True, False])
+def test_asking_for_the_usual_mode_makes_no_file_of_another_thread_public(
+    proc: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The umask belongs to the process: whoever sets it to read it, sets it for every thread."""
+    if not proc:
+
+        def unreadable(*_: object, **__: object) -> str:
+            raise OSError
+
+        monkeypatch.setattr(Path, "read_text", unreadable)
+    before = os.umask(0o027)
+    asked, ended = set(), threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            asked.add((files.usual_mode(), files.usual_mode(folder=True)))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        paths = [tmp_path / str(number) for number in range(3000)]
+        for path in paths:
+            path.open("x").close()
+    finally:
+        ended.set()
+        thread.join()
+        os.umask(before)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in paths}
+    assert not any(mode & 0o027 for mode in modes), [oct(mode) for mode in modes]
+    assert asked == {(0o640, 0o750)}

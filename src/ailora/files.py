@@ -254,9 +254,16 @@ def sha256_of(path: Path) -> str:
 
 def usual_mode(*, folder: bool = False) -> int:
     """The mode that the umask gives a new file or folder; ``tempfile`` makes private ones."""
-    mask = os.umask(0)  # reading it sets it
+    return (0o777 if folder else 0o666) & ~_umask()
+
+
+def _umask() -> int:
+    with contextlib.suppress(OSError, StopIteration):
+        status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return int(next(line for line in status if line.startswith("Umask:")).split()[1], 8)
+    mask = os.umask(0o077)  # reading it sets it, for other threads too: to what keeps them private
     os.umask(mask)
-    return (0o777 if folder else 0o666) & ~mask
+    return mask
 
 
 def cache_path() -> Path:
