@@ -87,15 +87,7 @@ def read_adapter(folder: Path) -> AdapterFolder:
     path = folder / WEIGHTS
     read = {one: seen(one) for one in (folder / CONFIG, path) if one.is_file()}
     config = read_config(folder)
-    if not path.is_file():
-        pickled = folder / "adapter_model.bin"
-        raise UserError(
-            f"{pickled}: is a pickle, which can run code and is never loaded; where you trust it, "
-            f"load it with peft.PeftModel.from_pretrained(model, {str(folder)!r}) and save it with "
-            f"save_pretrained({str(folder)!r}), which writes safetensors"
-            if pickled.is_file()
-            else f"{folder}: no {WEIGHTS} there; copy the whole adapter folder again"
-        )
+    require_weights(folder)
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(path).items()}
     names = sorted(key.removesuffix(A_KEY) for key in tensors if key.endswith(A_KEY))
     of_parameters = [name for name in names if _is_of_parameter(name, config)]
@@ -113,6 +105,20 @@ def read_adapter(folder: Path) -> AdapterFolder:
     whole = {key: tensor for key, tensor in tensors.items() if key not in factors}
     return AdapterFolder(
         folder=folder, config=config, updates=updates, whole=whole, stacks=stacks, read=read
+    )
+
+
+def require_weights(folder: Path) -> None:
+    """Raise a UserError if an adapter's weights are not there, or are a pickle alone."""
+    if (folder / WEIGHTS).is_file():
+        return
+    pickled = folder / "adapter_model.bin"
+    raise UserError(
+        f"{pickled}: is a pickle, which can run code and is never loaded; where you trust it, "
+        f"load it with peft.PeftModel.from_pretrained(model, {str(folder)!r}) and save it with "
+        f"save_pretrained({str(folder)!r}), which writes safetensors"
+        if pickled.is_file()
+        else f"{folder}: no {WEIGHTS} there; copy the whole adapter folder again"
     )
 
 
@@ -162,6 +168,14 @@ def check_finite(adapter: AdapterFolder) -> None:
 
 def read_config(folder: Path) -> LoraConfig:
     """PEFT's config of a saved LoRA. Raises a UserError for anything else."""
+    config = read_any_config(folder)
+    if not isinstance(config, LoraConfig):
+        raise UserError(f"{folder}: is a {type(config).__name__}; only LoRA adapters are read")
+    return config
+
+
+def read_any_config(folder: Path) -> PeftConfig:
+    """PEFT's config of a saved adapter of any kind, its types looked at. Raises a UserError."""
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder}: {_nothing_there(folder)}")
     try:
@@ -171,8 +185,6 @@ def read_config(folder: Path) -> LoraConfig:
         raise UserError(
             f"{folder / CONFIG}: cannot be read ({reason}); copy the whole adapter folder again"
         ) from error
-    if not isinstance(config, LoraConfig):
-        raise UserError(f"{folder}: is a {type(config).__name__}; only LoRA adapters are read")
     damage = config_damage(config)
     if damage:
         raise UserError(f"{folder / CONFIG}: {damage}; copy the whole adapter folder again")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
-from peft import LoraConfig
+from peft import PeftConfig
 
 from ailora.adapters.config import is_number
 from ailora.adapters.factors import Block
@@ -120,7 +120,7 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def config_damage(config: LoraConfig) -> str:
+def config_damage(config: PeftConfig) -> str:
     """The first field of PEFT's config that is of another type; empty where none is.
 
     Patterns that may take minutes count as such, and more entries than any model has modules.

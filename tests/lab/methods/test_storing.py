@@ -147,3 +147,22 @@ def test_an_adapter_whose_file_lacks_a_factor_is_refused(tmp_path: Path) -> None
     save_file({name: value for name, value in tensors.items() if name != lost}, path)
     with pytest.raises(UserError, match=r"its file lacks .*lora_B.*; copy the whole folder again"):
         load(fresh("minilm"), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["vera", "dora"])
+def test_an_adapter_of_strangers_is_looked_at_before_peft_reads_it(
+    name: str, tmp_path: Path
+) -> None:
+    """PEFT takes a pickle where there is nothing else, and a pattern that never ends."""
+    save(adapted("minilm", name), tmp_path)
+    config = tmp_path / "adapter_config.json"
+    written = config.read_text()
+    config.write_text(json.dumps(json.loads(written) | {"target_modules": "(.+)+!"}))
+    with pytest.raises(UserError, match="may take for ever to match"):
+        load(fresh("minilm"), tmp_path)
+    config.write_text(written)
+    weights = tmp_path / "adapter_model.safetensors"
+    torch.save(load_file(weights), tmp_path / "adapter_model.bin")
+    weights.unlink()
+    with pytest.raises(UserError, match="is a pickle, which can run code"):
+        load(fresh("minilm"), tmp_path)

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ailora.adapters import load_adapter
-from ailora.adapters.folder import is_started
+from ailora.adapters.folder import is_started, read_any_config, require_weights
 from ailora.errors import UserError
 from ailora.files import parse_json, read_text, require_file, write_atomic, write_json
 from ailora.lab.methods.table import method_named
@@ -238,6 +238,8 @@ def _record_of(model: nn.Module) -> MethodRecord:
 
 
 def _load_stock(base: nn.Module, folder: Path, is_trainable: bool) -> PeftModel:
+    read_any_config(folder)
+    require_weights(folder)
     try:
         # On the meta device until the file fills it: PEFT makes no start that is replaced at once
         # (MiCA's would decompose every weight).
