@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import ailora
-from ailora.adapters.folder import needs_model, read_form
+from ailora.adapters.marker import needs_model, read_form
 from ailora.errors import UserError
 from tests.adapters.models import parts, train
 

@@ -22,13 +22,11 @@ from ailora.adapters.fingerprints import check_base
 from ailora.adapters.folder import (
     AdapterFolder,
     check_finite,
-    marker_mismatch,
-    rank_mismatch,
     read_adapter,
-    read_record,
     renamed,
 )
 from ailora.adapters.locate import locate
+from ailora.adapters.marker import marker_mismatch, rank_mismatch, read_record
 from ailora.adapters.record import CONFIG, MARKER, WEIGHTS, Record, Sketch, StartedConfig
 from ailora.adapters.starting_factors import check_values
 from ailora.adapters.starts import STARTS

@@ -15,14 +15,16 @@ from ailora.adapters.folder import (
     A_KEY,
     B_KEY,
     AdapterFolder,
+    read_adapter,
+    read_config,
+)
+from ailora.adapters.locate import locate
+from ailora.adapters.marker import (
     is_started,
     marker_mismatch,
     rank_mismatch,
-    read_adapter,
-    read_config,
     read_record,
 )
-from ailora.adapters.locate import locate
 from ailora.adapters.record import MARKER, WEIGHTS, Record, Sketch
 from ailora.checkpoints import Checkpoint, Structure, open_checkpoint, read_structure
 from ailora.checkpoints.checkpoint import START_FOLDER, read_origin

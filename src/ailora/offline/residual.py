@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from ailora.adapters.factors import joined
-from ailora.adapters.folder import (
-    AdapterFolder,
+from ailora.adapters.folder import AdapterFolder, read_adapter
+from ailora.adapters.marker import (
     marker_mismatch,
     needs_model,
-    read_adapter,
     read_form,
     read_record,
 )

@@ -20,7 +20,8 @@ from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ailora.adapters import load_adapter
-from ailora.adapters.folder import is_started, read_any_config, require_weights
+from ailora.adapters.folder import read_any_config, require_weights
+from ailora.adapters.marker import is_started
 from ailora.errors import UserError
 from ailora.files import parse_json, read_text, require_file, write_atomic, write_json
 from ailora.lab.methods.table import method_named
