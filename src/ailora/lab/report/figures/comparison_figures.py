@@ -10,7 +10,14 @@ from matplotlib.ticker import MaxNLocator
 
 from ailora.lab.report.causes import causes_of
 from ailora.lab.report.comparison import Comparison, Run, listed, name_of, watched_of, words_of
-from ailora.lab.report.figures.drawing import ROLE_LOOKS, Rows, count_words, draw_box, draw_curve
+from ailora.lab.report.figures.drawing import (
+    ROLE_LOOKS,
+    Rows,
+    count_words,
+    draw_box,
+    draw_curve,
+    legend_above,
+)
 
 _CAUSE_COLORS = {"rate": "#0072B2", "size": "#E69F00", "direction": "#009E73", "all": "#333333"}
 _LOG_FROM = 100  # largest norm over smallest from which a linear axis hides the small ones
@@ -56,7 +63,7 @@ def update_norms(comparison: Comparison) -> tuple[Figure, Rows]:
         count = count_words([len(_norms(comparison.runs_of(method), role)) for method in methods])
         label = f"$W^{role.upper()}$ (n = {count} per method)"
         axes.plot([], [], marker, color=color, markersize=5, label=label)
-    figure.legend(loc="outside upper center", ncols=max(len(roles), 1))
+    legend_above(figure)
     return figure, rows
 
 
@@ -129,7 +136,7 @@ def _along_the_run(comparison: Comparison, key: str, label: str) -> tuple[Figure
     count = count_words([len(comparison.runs_of(method)) for method in comparison.methods])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=f"optimiser step (seeds: n = {count})", ylabel=label)
-    figure.legend(loc="outside upper center", ncols=columns)
+    legend_above(figure)
     return figure, rows
 
 

@@ -117,6 +117,16 @@ def draw_box(axes: Axes, y: float, height: float, values: Sequence[float], role:
     axes.plot(values, places, marker, color=color, markersize=2.2)
 
 
+def legend_above(figure: Figure) -> None:
+    """What the first axes show, above the figure, in as few rows as its width has room for."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    for columns in range(len(labels), 0, -1):
+        legend = figure.legend(handles, labels, loc="outside upper center", ncols=columns)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
+
+
 def count_words(counts: Sequence[int]) -> str:
     """``3``, or ``3 to 5`` where the counts differ."""
     low, high = min(counts), max(counts)

@@ -17,6 +17,7 @@ from ailora.lab.report.figures.drawing import (
     draw_box,
     draw_curve,
     draw_points,
+    legend_above,
     look_of,
 )
 from ailora.lab.statistics import student_interval
@@ -72,8 +73,7 @@ def similarity(table: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.axes[0].set_ylim(0, None)  # once both sides, which share it, are drawn
     figure.axes[0].set_ylabel(rf"$\phi(BA, \Delta W_{{full}})$ of $W^{role.upper()}$, r = {rank}")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=5)
+    legend_above(figure)
     return figure
 
 
@@ -178,8 +178,7 @@ def _lines(table: pd.DataFrame, x: str, y: str, label: str) -> Figure:
         for method in _methods(own):
             _curve(axes, method, own[own["method"] == method].groupby(x)[y])
         axes.set(title=task, ylabel=label, xlabel=f"{x} (seeds: n = {_seeds(own)})")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4)
+    legend_above(figure)
     return figure
 
 
@@ -254,8 +253,7 @@ def _moves(axes: Axes, points: pd.DataFrame) -> None:
 
 
 def _legend(figure: Figure, caption: str) -> None:
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    legend_above(figure)
     figure.supxlabel(f"{caption}\naxes without unit; in t-SNE distances mean nothing", fontsize=8)
 
 

@@ -7,7 +7,7 @@ import math
 from matplotlib.figure import Figure
 
 from ailora.lab.report.fair_verdict import FairPart
-from ailora.lab.report.figures.drawing import Rows, look_of
+from ailora.lab.report.figures.drawing import Rows, legend_above, look_of
 
 
 def score_by_rate(part: FairPart) -> tuple[Figure, Rows]:
@@ -33,5 +33,5 @@ def score_by_rate(part: FairPart) -> tuple[Figure, Rows]:
         rows += [[curve.label, *point, point[0] == curve.best] for point in curve.points]
     axes.set_xscale("log")
     axes.set(xlabel="learning rate", ylabel=f"{part.metric} on selection rows")
-    figure.legend(loc="outside upper center", ncols=3)
+    legend_above(figure)
     return figure, rows
