@@ -78,7 +78,7 @@ def change_tree(rng: random.Random, tree: Any) -> Any:
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         spots = _spots(tree)
         if not spots:
-            return rng.choice(VALUES)
+            return copy.deepcopy(rng.choice(VALUES))
         owner, key = rng.choice(spots)
         kind = rng.randrange(6)
         if kind == 0:
@@ -93,7 +93,7 @@ def change_tree(rng: random.Random, tree: Any) -> Any:
             other, name = rng.choice(spots)
             owner[key] = copy.deepcopy(other[name]) if _has(other, name) else None
         else:
-            owner[key] = rng.choice(VALUES)
+            owner[key] = copy.deepcopy(rng.choice(VALUES))  # which later cases draw too
     return tree
 
 
