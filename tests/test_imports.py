@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "offline": METHOD | {"checkpoints"},
     "cli": LIBRARY,
     "lab": {"pretrained", "lab.demo"},
-    "lab.setting_fields": {"errors"},
+    "lab.setting_fields": {"errors", "files"},
     "lab.settings": {"errors", "lab.setting_fields"},
     "lab.statistics": {"errors"},
     "lab.demo": FOUNDATION,

@@ -20,6 +20,9 @@ class UserError(ValueError):
         super().__init__(message.replace("\r", "\\r").replace("\n", "\\n"))
 
 
+# What it may raise to read strangers' JSON as something of ours; a UserError is among them.
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+
 # What libraries say where memory is lacking; the last ones are C++'s, oneDNN's, the loader's, and
 # Python's where an extension could not even say that.
 _MEMORY_WORDS = (

@@ -26,6 +26,7 @@ __all__ = [
     "cache_dir",
     "cache_path",
     "check_unchanged",
+    "is_finite",
     "open_file",
     "parse_json",
     "read_text",
@@ -166,6 +167,11 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("its brackets are nested too deeply") from error
+
+
+def is_finite(number: float) -> bool:
+    """Whether a float holds a number of a JSON file: no NaN, no infinity, no hundreds of digits."""
+    return abs(number) <= sys.float_info.max
 
 
 def append_line(path: Path, line: str) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from ailora.errors import UserError
+from ailora.errors import MALFORMED, UserError
 from ailora.files import open_file, parse_json, unwritable, write_json
 from ailora.termination import deferred
 
@@ -329,7 +329,7 @@ def _gave_a_sign(found: _Found, folder: Path) -> bool:
 def _owner(text: bytes) -> Owner:
     try:
         return Owner(**parse_json(text))
-    except (ValueError, TypeError):
+    except MALFORMED:
         return _UNKNOWN
 
 

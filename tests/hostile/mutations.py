@@ -46,7 +46,14 @@ VALUES: tuple[Any, ...] = (
         "é" * 99,
     ),
     *([], {}, [[]], {"": None}, [1, 2, 3], ["q", "v"], {"a": {"b": []}}, "(" * 300, "(a+)+$"),
-    *("(.+)+!", 10**9, 10**7, "someone/kernels", dict.fromkeys(map(str, range(20_000)), 2)),
+    *(
+        "(.+)+!",
+        10**9,
+        10**7,
+        10**400,
+        "someone/kernels",
+        dict.fromkeys(map(str, range(20_000)), 2),
+    ),
 )
 
 

@@ -29,7 +29,7 @@ from ailora.adapters.record import (
 )
 from ailora.adapters.selection import select
 from ailora.adapters.stored_types import block_of, number
-from ailora.errors import UserError
+from ailora.errors import MALFORMED, UserError
 from ailora.files import parse_json, read_text
 from ailora.roles.parts import PART_NAMES, PartName
 from ailora.roles.walk import walk
@@ -45,7 +45,7 @@ def read_form(folder: Path) -> str | None:
     try:
         stored = parse_json(read_text(folder / MARKER))
         return str(stored["form"] if stored["format"] != 1 else stored["config"]["base"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *MALFORMED):
         return None
 
 
@@ -53,7 +53,7 @@ def needs_model(folder: Path) -> bool:
     """Whether `read_record` needs the base model as well: the files are of version 0.1.0."""
     try:
         return bool(parse_json(read_text(folder / MARKER))["format"] == 1)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *MALFORMED):
         return False
 
 
@@ -81,7 +81,7 @@ def read_record(adapter: AdapterFolder, model: nn.Module | None = None) -> Recor
             return _record(adapter, stored)
         if form == 1:
             return _record_of_0_1_0(adapter, stored["config"], model)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *MALFORMED) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{marker}: not a marker ailora wrote ({error}); save again") from error

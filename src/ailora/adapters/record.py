@@ -28,6 +28,7 @@ from ailora.adapters.config import AILoRAConfig, as_json
 from ailora.adapters.factors import Block, cut
 from ailora.adapters.fingerprints import Base
 from ailora.adapters.peft_insides import from_pattern, pattern, pattern_fits
+from ailora.errors import MALFORMED
 from ailora.files import parse_json, read_text, require_file, usual_mode, write_atomic, write_json
 
 logger = logging.getLogger(__name__)
@@ -274,7 +275,7 @@ def _describes(folder: Path) -> bool:
         if (folder / CONFIG).stat().st_mtime_ns < (folder / WEIGHTS).stat().st_mtime_ns:
             return False
         return not parse_json(read_text(folder / CONFIG))["alpha_pattern"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *MALFORMED):
         return False
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sized
 from typing import Any
@@ -13,6 +12,7 @@ from ailora.adapters.config import is_number
 from ailora.adapters.factors import Block
 from ailora.adapters.patterns import is_slow
 from ailora.adapters.starts import STARTS
+from ailora.files import is_finite
 
 _LARGEST_RANK = 1 << 24
 _MOST_ENTRIES = 5_000  # PEFT compares each with each of the model's modules
@@ -174,6 +174,6 @@ def _are_rows(rows: tuple[tuple[Any, Any], ...]) -> bool:
 
 def number(value: Any) -> float:
     """A finite number. Raises a ValueError for anything else, a bool too."""
-    if not is_number(value) or not math.isfinite(value):
+    if not is_number(value) or not is_finite(value):
         raise ValueError(f"{str(value)[:60]!r} is no number")
     return float(value)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ailora import linalg
 from ailora.cache import disk
-from ailora.errors import UserError
+from ailora.errors import MALFORMED, UserError
 from ailora.files import parse_json
 from ailora.linalg import Check, Triplets
 from ailora.linalg.decomposition import validate
@@ -216,7 +216,7 @@ def read_entry(path: Path, *, shape: tuple[int, int], rank: int) -> tuple[Triple
         others = parse_json(record)
         check, tol = Check(**others.pop("check")), float(others.pop("tol"))
         return Triplets(**tensors, check=check, **others), tol
-    except (ValueError, TypeError, KeyError) as error:
+    except MALFORMED as error:
         raise DamagedEntryError(f"its record is not one of ours: {error}") from error
 
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ailora.checkpoints.header import Entry, Header, read_header
-from ailora.errors import UserError
+from ailora.errors import MALFORMED, UserError
 from ailora.files import check_unchanged, parse_json, read_text
 
 SINGLE = "model.safetensors"
@@ -150,7 +150,7 @@ def read_origin(folder: Path) -> str | None:
     """The model that an adapter's start was made from, by a file in its folder; None without."""
     try:
         return str(parse_json(read_text(folder / ORIGIN))["base_model"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *MALFORMED):
         return None
 
 
@@ -171,7 +171,7 @@ def _read_index(index: Path) -> dict[str, Any]:
         files = content["weight_map"].values()
         if any(not _is_file_name(file) for file in files) or not files:
             raise ValueError("its weight_map names no files of this folder")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *MALFORMED) as error:
         raise UserError(f"{index}: not an index of shards ({error}); copy it again") from error
     return content
 

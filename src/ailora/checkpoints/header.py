@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ailora.errors import UserError
+from ailora.errors import MALFORMED, UserError
 from ailora.files import Seen, open_file, parse_json, seen
 
 FLOATS: dict[str, torch.dtype] = {
@@ -103,7 +103,7 @@ def read_header(path: Path) -> Header:
         _check_whole(found, now[1])
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); copy it again") from error
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (struct.error, *MALFORMED) as error:
         raise UserError(
             f"{path}: not a whole safetensors file ({error}); copy or download it again"
         ) from error

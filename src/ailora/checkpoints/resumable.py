@@ -28,7 +28,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ailora.checkpoints.checkpoint import Checkpoint
-from ailora.errors import UserError
+from ailora.errors import MALFORMED, UserError
 from ailora.files import (
     open_file,
     parse_json,
@@ -84,7 +84,7 @@ class Work:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 rows = parse_json((file.metadata() or {})["rows"])
-        except (OSError, SafetensorError, ValueError, KeyError):
+        except (OSError, SafetensorError, *MALFORMED):
             return None
         return Record(rows=rows, tensors=tensors) if _are_rows(rows) else None
 
@@ -185,7 +185,7 @@ def check_out(out: Path, file: str, plan: Mapping[str, Any]) -> tuple[Row, ...] 
         if report is not None and not _are_rows(report):
             raise ValueError("its report is no list of tables")
         differing = next((k for k in (*plan, *before) if before.get(k) != plan.get(k)), None)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *MALFORMED) as error:
         raise UserError(
             f"{path}: not a plan ailora wrote ({error}); choose another --out"
         ) from error

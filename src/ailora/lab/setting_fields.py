@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ailora.errors import UserError
+from ailora.files import is_finite
 
 RoleName = Literal["q", "k", "v", "o", "gate", "up", "down"]
 _AS_TODAY: Any = object()
@@ -131,7 +131,7 @@ class Setting:
 
     def _fits(self, value: Any) -> bool:
         if self.kind is float:
-            return _is_number(value) and math.isfinite(value)
+            return _is_number(value) and is_finite(value)
         if self.kind is Sequence:
             return isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
         if self.kind is Mapping:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from ailora.lab.experiments.store import Failure
+from ailora.lab.settings import RunConfig
 from tests.commands import Call, check_refused
 from tests.lab.report.stores import fair_store, full_run, store_of
 
@@ -205,8 +208,12 @@ def test_a_run_that_failed_is_named_and_wanted_again(call: Call) -> None:
     assert "(1 more run at least)" in page
 
 
-def test_a_record_that_is_none_leaves_the_ordinary_page(call: Call) -> None:
+@pytest.mark.parametrize("seeds", ["3", "[1e999]", "[2.5]", "[{}]"])
+def test_a_record_that_is_none_leaves_the_ordinary_page(seeds: str, call: Call) -> None:
     store_of(Path("sweep"), [full_run("lora", 0, 0.7)])
-    Path("sweep/fair.json").write_text('{"settings": [{"method": 3}]}')
+    settings = json.dumps(asdict(RunConfig()))
+    text = f'{{"settings": [{settings}], "choose": {seeds}, "report": [1], "halving": false, '
+    Path("sweep/fair.json").write_text(text + '"data": ["a"], "command": "a"}')
+    Path("sweep/sweep.json").write_text('{"runs": [], "ended": 1e999, "began": 0}')
     assert call("report sweep").code == 0
     assert Path("sweep/runs.html").exists()

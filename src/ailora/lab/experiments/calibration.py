@@ -13,6 +13,7 @@ from statistics import fmean
 
 import torch
 
+from ailora.errors import MALFORMED
 from ailora.files import parse_json, read_text, write_json
 from ailora.lab.experiments.engines.memory import available, peak
 from ailora.lab.experiments.jobs import Job
@@ -66,7 +67,7 @@ class Calibration:
                 layouts = {name: Layout(**made_of) for name, made_of in found["layouts"].items()}
                 costs = {name: Cost(**made_of) for name, made_of in found["costs"].items()}
                 return cls(found["cores"], layouts, costs)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, *MALFORMED):
             pass
         return cls(cores())
 

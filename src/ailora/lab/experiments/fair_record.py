@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ailora.errors import UserError
+from ailora.errors import MALFORMED, UserError
 from ailora.files import parse_json, read_text, write_json
 from ailora.lab.experiments.fair import Protocol, Search, fair, setting_key
 from ailora.lab.experiments.store import Stored
@@ -42,8 +42,8 @@ class Record:
             found = parse_json(read_text(folder / RECORD))
             protocol = Protocol(
                 settings=[RunConfig.from_json(one) for one in found["settings"]],
-                choose=[int(seed) for seed in found["choose"]],
-                report=[int(seed) for seed in found["report"]],
+                choose=[_seed(one) for one in found["choose"]],
+                report=[_seed(one) for one in found["report"]],
                 halving=found["halving"] is True,
             )
             record = cls(
@@ -51,7 +51,7 @@ class Record:
                 data=tuple(str(one) for one in found["data"]),
                 command=str(found["command"]),
             )
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, UserError):
+        except (OSError, *MALFORMED):
             return None
         whole = protocol.settings and len(record.data) == len(protocol.settings)
         return record if whole else None
@@ -90,6 +90,12 @@ class Record:
             return [(run, one) for run, one in found if one is not None]
 
         return fair(self.protocol, there)
+
+
+def _seed(stored: object) -> int:
+    if type(stored) is not int:
+        raise TypeError(f"{stored!r} is no seed")
+    return stored
 
 
 def _by_identity(stored: Sequence[Stored]) -> dict[str, Stored]:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
+from ailora.errors import MALFORMED
 from ailora.files import parse_json, read_text, write_json
 from ailora.html_table import html_table
 from ailora.lab.experiments.best_rates import at_best_rates, best_rates
@@ -153,7 +154,7 @@ class Agenda:
                 ended=int(found["ended"]),
                 began=float(found["began"]),
             )
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, *MALFORMED):
             return None
         return agenda
 

@@ -22,7 +22,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from ailora.adapters import load_adapter
 from ailora.adapters.folder import read_any_config, require_weights
 from ailora.adapters.marker import is_started
-from ailora.errors import UserError
+from ailora.errors import MALFORMED, UserError
 from ailora.files import parse_json, read_text, require_file, write_atomic, write_json
 from ailora.lab.methods.table import method_named
 from ailora.lab.methods.targets import head_parameters
@@ -164,7 +164,7 @@ def read_record(folder: Path) -> MethodRecord:
         if record.pop("format") != _FORMAT:
             raise UserError(f"{path}: made by a newer ailora; update ailora to load it")
         return MethodRecord(**record)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *MALFORMED) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: cannot be read ({error}); {_AGAIN}") from error

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ailora.errors import UserError
+from ailora.errors import MALFORMED, UserError
 from ailora.files import parse_json, read_text
 from ailora.lab.tasks import METRICS, compute
 
@@ -48,7 +48,7 @@ def row_scores(
     try:
         rows = _read(folder / f"predictions-{split}.jsonl")
         found = _own(rows, metric) if metric in rows[0] else _computed(rows, run["data"])
-    except (OSError, ValueError, LookupError, TypeError, UserError):
+    except (OSError, *MALFORMED):
         return None
     whole = abs(float(found.mean()) - float(run["metrics"][split][metric])) < 1e-9
     return found if whole else None
@@ -75,7 +75,7 @@ def always_positive(run: Mapping[str, Any], folder: Path) -> tuple[float, str] |
     try:
         found = [row["label"] == positive for row in _read(folder / "predictions-test.jsonl")]
         share = sum(found) / len(found)
-    except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError, UserError):
+    except (OSError, *MALFORMED):
         return None
     return 2 * share / (1 + share), positive
 

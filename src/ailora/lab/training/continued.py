@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ailora.errors import UserError
+from ailora.errors import MALFORMED, UserError
 from ailora.files import parse_json, read_text
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def check_same(folder: Path, weights: str, environment: Mapping[str, Any]) -> No
     try:
         began = parse_json(read_text(folder / "config.json"))
         before, packages = began.get("weights"), dict(began.get("environment") or {})
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, *MALFORMED):
         return
     if before and weights and before != weights:
         raise UserError(

@@ -7,13 +7,12 @@ Schema 3 has today's settings. Schema 2 had other names for some (`current_setti
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ailora.errors import UserError
-from ailora.files import parse_json, read_text
+from ailora.files import is_finite, parse_json, read_text
 from ailora.html_table import html_table
 from ailora.lab.methods.variants import in_words, variant_of
 from ailora.lab.settings import SETTINGS, current_settings
@@ -149,7 +148,7 @@ def _scores_damage(data: Any, metrics: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and is_finite(value)
 
 
 def _are_numbers(value: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from ailora.errors import UserError
+from ailora.errors import MALFORMED, UserError
 from ailora.files import parse_json, read_text
 from ailora.lab import methods
 from ailora.lab.settings import RunConfig
@@ -26,7 +26,7 @@ def settings_in(folder: Path) -> RunConfig:
     path = folder / "config.json"
     try:
         made_of = dict(parse_json(read_text(path))["config"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *MALFORMED) as error:
         raise UserError(f"{folder}: no run's folder ({path.name} cannot be read)") from error
     try:
         config = RunConfig.from_json(made_of)
