@@ -274,11 +274,15 @@ def saved_whole(model: PeftModel, folder: Path) -> Path:
     return folder / "whole"
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 def test_threads_that_save_one_model_at_once_leave_it_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second comes while the first has put the configs of the files in the model."""
     model = trained(**BAKED)
+    layers = model.get_base_model().bert.encoder.layer
+    for number, layer in enumerate(layers) if compiled else ():
+        layers[number] = torch.compile(layer, backend="aot_eager")
     config, write = model.peft_config["default"], peft_model.safe_save_file
     seconds = {"first": 1.0, "second": 2.0}
 
@@ -297,6 +301,7 @@ def test_threads_that_save_one_model_at_once_leave_it_as_it_was(
     for thread in threads:
         thread.join()
     assert model.peft_config["default"] is config
+    assert any("_orig_mod" in name for name, _ in model.named_modules()) == compiled
     inputs = batch(model)
     for name in seconds:
         loaded = ailora.load_adapter(tiny(), tmp_path / name).eval()

@@ -9,7 +9,6 @@ again. Powers of two, as baked ratios of 2 have them, change no bit of it either
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,41 +21,35 @@ from ailora.adapters.factors import Factor
 from ailora.adapters.record import PREFIX, StartedConfig
 from ailora.roles import unwrapped
 
-_saving = threading.RLock()
-
 
 @contextmanager
 def in_one_scale(model: Any, options: dict[str, Any]) -> Iterator[None]:
     """Inside, the configs of a model are those of the files, and so is ``state_dict``.
 
-    One thread is inside at a time: another would take the configs of the files for the model's own,
-    and leave them there.
-
     Args:
         model: Whose ``save_pretrained`` is about to be called.
         options: Its keyword arguments; ``state_dict`` is put in place.
     """
-    with _saving:
-        several = {
-            name: config
-            for name, config in model.peft_config.items()
-            if isinstance(config, StartedConfig) and config.record is not None and config.ratios()
-        }
-        live: dict[str, StartedConfig] = {}
-        if several:
-            state = options.get("state_dict")
-            state = dict(model.state_dict() if state is None else state)
-            for name, config in several.items():
-                scaled = _factors(state, name, config.ratios())
-                if len(scaled) == len(config.ratios()):  # else they are not in it, or not by name
-                    live[name] = config
-                    state |= scaled
-            options["state_dict"] = state
-        model.peft_config.update({name: config.for_files() for name, config in live.items()})
-        try:
-            yield
-        finally:
-            model.peft_config.update(live)
+    several = {
+        name: config
+        for name, config in model.peft_config.items()
+        if isinstance(config, StartedConfig) and config.record is not None and config.ratios()
+    }
+    live: dict[str, StartedConfig] = {}
+    if several:
+        state = options.get("state_dict")
+        state = dict(model.state_dict() if state is None else state)
+        for name, config in several.items():
+            scaled = _factors(state, name, config.ratios())
+            if len(scaled) == len(config.ratios()):  # else they are not in it, or not by name
+                live[name] = config
+                state |= scaled
+        options["state_dict"] = state
+    model.peft_config.update({name: config.for_files() for name, config in live.items()})
+    try:
+        yield
+    finally:
+        model.peft_config.update(live)
 
 
 def _factors(
