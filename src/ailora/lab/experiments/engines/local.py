@@ -5,8 +5,7 @@ from __future__ import annotations
 import queue
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from ailora.errors import UserError
@@ -19,6 +18,7 @@ from ailora.lab.experiments.calibration import (
     given_layout,
     mean,
 )
+from ailora.lab.experiments.engines.kept_open import KeptOpen
 from ailora.lab.experiments.engines.memory import available
 from ailora.lab.experiments.engines.worker import Message, Worker
 from ailora.lab.experiments.jobs import Ended, Job, Step, Tell, event_from_json
@@ -27,8 +27,10 @@ from ailora.lab.experiments.store import Failure, Store
 PATIENCE = 8.0  # seconds to stop in; schedulers give 10 to 30 before they kill
 
 
-class Local:
+class Local(KeptOpen):
     """An engine of worker processes that each do one run after another.
+
+    While it is open they stay, with what they have imported and loaded.
 
     A worker that dies is replaced, and its run is tried once more; if that kills a worker too, the
     run has failed. No further worker is started while less memory is available than a run's peak.
@@ -49,19 +51,7 @@ class Local:
         self._layout: Layout | None = None
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._workers: list[Worker] = []
-        self._opened = 0  # blocks that keep the workers
         self._memory = 0  # largest peak of a run so far, in bytes
-
-    @contextmanager
-    def open(self) -> Iterator[None]:
-        """As `Engine.open`: the workers stay, with what they have imported and loaded."""
-        self._opened += 1
-        try:
-            yield
-        finally:
-            self._opened -= 1
-            if not self._opened:
-                self.close()
 
     def layout(self, jobs: Sequence[Job], store: Store, *, remember: bool = True) -> Layout:
         """Number of workers and threads: given, remembered, or measured now."""

@@ -16,6 +16,7 @@ import torch
 
 from ailora.errors import UserError, full_disk
 from ailora.files import write_atomic
+from ailora.lab.experiments.engines.kept_open import KeptOpen
 from ailora.lab.experiments.jobs import (
     Elsewhere,
     Ended,
@@ -43,7 +44,7 @@ _LAST = (FAILED, "result.json")  # that a run has ended is written when all else
 _TASKS = Tasks()  # data in a node's process, which does one run after another
 
 
-class OnRay:
+class OnRay(KeptOpen):
     """An engine that hands each run to Ray.
 
     Nodes that see the store's folder work in it, and a run whose node is lost goes on from its
@@ -76,20 +77,7 @@ class OnRay:
         self.address = address
         self.resources = {"num_cpus": cpus_per_run, "num_gpus": gpus_per_run}
         self.retries = retries
-        self._opened = 0  # blocks that keep the connection
         self._connected = False  # by this engine
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[None]:
-        """As `Engine.open`: the first run connects to the cluster, and the connection stays."""
-        self._opened += 1
-        try:
-            yield
-        finally:
-            self._opened -= 1
-            if self._connected and not self._opened:
-                self._connected = False
-                ray.shutdown()
 
     def run(self, jobs: Sequence[Job], store: Store, tell: Tell) -> None:
         """As `Engine.run`; single steps are not told.
@@ -104,6 +92,12 @@ class OnRay:
             self._check_resources()
             with _probe(store) as seen:
                 self._hand_out(jobs, store, seen, tell)
+
+    def close(self) -> None:
+        """Leave the cluster, if it was this engine that connected to it."""
+        if self._connected:
+            self._connected = False
+            ray.shutdown()
 
     def _hand_out(self, jobs: Sequence[Job], store: Store, seen: str, tell: Tell) -> None:
         remote = ray.remote(do_on_node).options(**self.resources, max_retries=self.retries)
