@@ -48,10 +48,11 @@ def load_pretrained(
     """
     config, tokenizer = load_tokenizer(name, **head)
     with named_in_errors(name):
-        check_size(resolve(name))
+        path = resolve(name)
+        check_size(path)
         set_seed(seed)
         model, loaded = model_class.from_pretrained(
-            resolve(name),
+            path,
             config=config,
             ignore_mismatched_sizes=True,
             output_loading_info=True,

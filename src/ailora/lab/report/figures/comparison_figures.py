@@ -119,10 +119,7 @@ def _sentence(methods: list[str], why: str) -> str:
 
 
 def _along_the_run(comparison: Comparison, key: str, label: str) -> tuple[Figure, Rows]:
-    longest = max(len(name_of(method)) for method in comparison.methods)
-    columns = 3 if longest < 14 else 2 if longest < 24 else 1
-    legend = 0.17 * (-(-len(comparison.methods) // columns) - 2)  # inches beyond the usual two rows
-    figure = Figure(figsize=(4.2, 3.4 + max(0.0, legend)), layout="constrained")
+    figure = Figure(figsize=(4.2, 3.4), layout="constrained")
     axes = figure.subplots()
     rows: Rows = [["method", "seed", "step", "epoch", key]]
     for method in comparison.methods:
@@ -136,7 +133,8 @@ def _along_the_run(comparison: Comparison, key: str, label: str) -> tuple[Figure
     count = count_words([len(comparison.runs_of(method)) for method in comparison.methods])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=f"optimiser step (seeds: n = {count})", ylabel=label)
-    legend_above(figure)
+    beyond = legend_above(figure) - 2  # rows beyond the usual two
+    figure.set_figheight(3.4 + 0.17 * max(0, beyond))
     return figure, rows
 
 

@@ -117,14 +117,19 @@ def draw_box(axes: Axes, y: float, height: float, values: Sequence[float], role:
     axes.plot(values, places, marker, color=color, markersize=2.2)
 
 
-def legend_above(figure: Figure) -> None:
-    """What the first axes show, above the figure, in as few rows as its width has room for."""
+def legend_above(figure: Figure) -> int:
+    """What the first axes show, above the figure, in as few rows as its width has room for.
+
+    Returns:
+        The number of rows.
+    """
     handles, labels = figure.axes[0].get_legend_handles_labels()
     for columns in range(len(labels), 0, -1):
         legend = figure.legend(handles, labels, loc="outside upper center", ncols=columns)
         if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
-            return
+            return -(-len(labels) // columns)
         legend.remove()
+    return 0
 
 
 def count_words(counts: Sequence[int]) -> str:
